@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The end-to-end harness: it starts the real program as a user would and talks to it over the real sockets.
+//!
+//! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
+//! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`oracle`] reads the transcripts of QEMU 10.0.2 and
+//! says where a program differs from them. The tests themselves are in `e2e/`.
+//!
+//! The same tests run against QEMU (`PLIANT_BIN=/usr/bin/qemu-system-x86_64`), which shows that the harness is right before
+//! the program is. Nothing here sleeps: everything waits for bytes or for the end of a process, with a generous deadline
+//! (`PLIANT_TEST_DEADLINE` seconds).
+//!
+//! ```no_run
+//! let mut vm = tests::Vm::new().line("-machine q35 -m 1G").qmp().hmp().start();
+//! assert_eq!(vm.hmp().run("info status"), "VM status: running\n");
+//! assert_eq!(vm.qmp().ok("query-status", serde_json::json!({}))["status"], "running");
+//! ```
+
+pub mod console;
+pub mod hmp;
+pub mod oracle;
+pub mod program;
+pub mod qmp;
+pub mod qtest;
+pub mod vm;
+pub mod wire;
+pub mod words;
+
+pub use hmp::Hmp;
+pub use program::{Need, Peer, have};
+pub use qmp::Qmp;
+pub use qtest::Qtest;
+pub use vm::{Exited, Vm, VmBuilder};
+pub use wire::{Wire, WireError};
+pub use words::words;
