@@ -1,0 +1,224 @@
+//! The command line: words into one [`CommandLine`], with QEMU's option names and complaints.
+//!
+//! This module knows the grammar and which options exist; what they mean is decided where the virtual machine
+//! is put together. Options that pliant does not have are refused, never ignored.
+
+pub(crate) mod grammar;
+mod table;
+
+use qapi::{Error, Result};
+
+use grammar::{Options, Pairs, keyval, options};
+pub(crate) use table::usage;
+use table::{Arg, lookup};
+
+/// An option's argument as it was written, to be parsed when its turn comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Raw {
+    /// `-device`
+    pub(crate) option: &'static str,
+    /// `virtio-mem-pci,id=vm0`
+    pub(crate) text: String,
+}
+
+impl Raw {
+    /// What stands before an error about it: `-device virtio-mem-pci,id=vm0: `.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{} {}: ", self.option, self.text)
+    }
+
+    /// Whether the argument is JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.text.starts_with('{')
+    }
+
+    /// The argument as an option list.
+    pub(crate) fn options(&self, implied: impl Into<Option<&'static str>>) -> Options {
+        options(&self.text, implied.into())
+    }
+}
+
+/// What to do instead of starting a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Info {
+    /// `-help`
+    Usage,
+    /// `-version`
+    Version,
+}
+
+/// Where a monitor goes and what it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MonitorOption {
+    /// `-monitor DEV`
+    Hmp(String),
+    /// `-qmp DEV`
+    Qmp(Raw),
+    /// `-qmp-pretty DEV`
+    QmpPretty(Raw),
+    /// `-mon OPTIONS`
+    Mon(Raw),
+}
+
+/// Everything the command line said, in the order that matters.
+#[derive(Debug, Default)]
+pub(crate) struct CommandLine {
+    pub(crate) machine: Pairs,
+    pub(crate) machine_help: bool,
+    pub(crate) accel: Vec<Raw>,
+    pub(crate) memory: Option<Raw>,
+    pub(crate) smp: Pairs,
+    pub(crate) smp_help: bool,
+    pub(crate) cpu: Option<String>,
+    pub(crate) numa: Vec<Raw>,
+    pub(crate) objects: Vec<Raw>,
+    pub(crate) devices: Vec<Raw>,
+    pub(crate) globals: Vec<Raw>,
+    pub(crate) name: Option<Raw>,
+    pub(crate) uuid: Option<Raw>,
+    pub(crate) append: Option<String>,
+    pub(crate) stopped: bool,
+    pub(crate) no_defaults: bool,
+    pub(crate) nographic: bool,
+    pub(crate) display: Option<Raw>,
+    pub(crate) no_reboot: bool,
+    pub(crate) no_shutdown: bool,
+    pub(crate) action: Vec<Raw>,
+    pub(crate) overcommit: Option<Raw>,
+    pub(crate) chardevs: Vec<Raw>,
+    pub(crate) monitors: Vec<MonitorOption>,
+    pub(crate) serials: Vec<Raw>,
+    pub(crate) qtest: Option<String>,
+    pub(crate) qtest_log: Option<String>,
+    pub(crate) daemonize: bool,
+    pub(crate) pidfile: Option<String>,
+    pub(crate) log_file: Option<String>,
+    pub(crate) trace: Vec<Raw>,
+    pub(crate) timestamp: bool,
+    pub(crate) msg_guest_name: bool,
+    pub(crate) info: Option<Info>,
+    /// Lines to print before going on (deprecated short forms).
+    pub(crate) warnings: Vec<String>,
+}
+
+impl CommandLine {
+    /// Parses the words after the program's name.
+    ///
+    /// # Errors
+    /// The first mistake, its option named in the text.
+    pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self> {
+        let mut line = Self::default();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let Some(bare) = word.strip_prefix('-').filter(|b| !b.is_empty()) else {
+                // QEMU takes a lone word for a disk image. Disks are not here yet, so neither is the guess.
+                return Err(Error::generic(format!(
+                    "{word}: disk images are not supported, and this is no option"
+                )));
+            };
+            let name = bare.strip_prefix('-').unwrap_or(bare);
+            let Some(option) = lookup(name) else {
+                return Err(Error::generic(format!("{word}: invalid option")));
+            };
+            let argument = match option.arg {
+                Arg::None => String::new(),
+                Arg::Required => {
+                    words.next().ok_or_else(|| Error::generic(format!("{word}: requires an argument")))?
+                }
+            };
+            line.take(option.name, argument)?;
+        }
+        Ok(line)
+    }
+
+    fn take(&mut self, option: &'static str, text: String) -> Result<()> {
+        let raw = Raw { option, text: text.clone() };
+        match option {
+            "-machine" => {
+                let parsed = keyval(&text, Some("type")).map_err(|e| e.prefixed(&raw.prefix()))?;
+                self.machine_help |= parsed.help;
+                merge(&mut self.machine, parsed.pairs);
+            }
+            "-smp" => {
+                let parsed = keyval(&text, Some("cpus")).map_err(|e| e.prefixed(&raw.prefix()))?;
+                self.smp_help |= parsed.help;
+                merge(&mut self.smp, parsed.pairs);
+            }
+            "-accel" => self.accel.push(raw),
+            "-m" => self.memory = Some(raw),
+            "-cpu" => self.cpu = Some(text),
+            "-numa" => self.numa.push(raw),
+            "-object" => self.objects.push(raw),
+            "-device" => self.devices.push(raw),
+            "-global" => self.globals.push(raw),
+            "-name" => self.name = Some(raw),
+            "-uuid" => self.uuid = Some(raw),
+            "-append" => self.append = Some(text),
+            "-S" => self.stopped = true,
+            "-nodefaults" => self.no_defaults = true,
+            // There are no configuration files to leave unread.
+            "-no-user-config" => {}
+            "-nographic" => self.nographic = true,
+            "-display" => self.display = Some(raw),
+            "-no-reboot" => self.no_reboot = true,
+            "-no-shutdown" => self.no_shutdown = true,
+            "-action" => self.action.push(raw),
+            "-overcommit" => self.overcommit = Some(raw),
+            "-chardev" => self.chardevs.push(raw),
+            "-monitor" => self.monitors.push(MonitorOption::Hmp(text)),
+            "-qmp" => self.monitors.push(MonitorOption::Qmp(raw)),
+            "-qmp-pretty" => self.monitors.push(MonitorOption::QmpPretty(raw)),
+            "-mon" => self.monitors.push(MonitorOption::Mon(raw)),
+            "-serial" => self.serials.push(raw),
+            "-qtest" => self.qtest = Some(text),
+            "-qtest-log" => self.qtest_log = Some(text),
+            "-daemonize" => self.daemonize = true,
+            "-pidfile" => self.pidfile = Some(text),
+            "-D" => self.log_file = Some(text),
+            "-trace" => self.trace.push(raw),
+            "-msg" => self.message_format(&raw)?,
+            "-version" => self.info = self.info.take().or(Some(Info::Version)),
+            "-h" => self.info = self.info.take().or(Some(Info::Usage)),
+            // The table and this match are two lists of one fact; the test below holds them together.
+            other => return Err(Error::generic(format!("{other}: invalid option"))),
+        }
+        Ok(())
+    }
+
+    fn message_format(&mut self, raw: &Raw) -> Result<()> {
+        let prefix = raw.prefix();
+        let parsed = raw.options(None);
+        self.warnings.extend(short_form_warnings(raw, &parsed));
+        let at = |e: Error| e.prefixed(&prefix);
+        parsed.only(&["timestamp", "guest-name"]).map_err(at)?;
+        self.timestamp = parsed.flag("timestamp").map_err(at)?.unwrap_or(self.timestamp);
+        self.msg_guest_name = parsed.flag("guest-name").map_err(at)?.unwrap_or(self.msg_guest_name);
+        Ok(())
+    }
+}
+
+/// QEMU's complaint about `server` for `server=on`, a warning and a line of advice.
+pub(crate) fn short_form_warnings(raw: &Raw, parsed: &Options) -> Vec<String> {
+    parsed
+        .short_form
+        .iter()
+        .map(|(word, full)| {
+            format!(
+                "{}warning: short-form boolean option '{word}' deprecated\nPlease use {full} instead",
+                raw.prefix()
+            )
+        })
+        .collect()
+}
+
+fn merge(into: &mut Pairs, pairs: Pairs) {
+    for (key, value) in pairs {
+        match into.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, old)) => *old = value,
+            None => into.push((key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Which options exist, whether they take an argument, and one line about each.
+
+/// Whether an option takes an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arg {
+    None,
+    Required,
+}
+
+/// One option.
+pub(crate) struct OptionInfo {
+    /// Canonical spelling with its dash.
+    pub(crate) name: &'static str,
+    /// Other spellings, without the dash.
+    aliases: &'static [&'static str],
+    pub(crate) arg: Arg,
+    /// How the argument looks.
+    shape: &'static str,
+    help: &'static str,
+}
+
+const fn flag(name: &'static str, aliases: &'static [&'static str], help: &'static str) -> OptionInfo {
+    OptionInfo { name, aliases, arg: Arg::None, shape: "", help }
+}
+
+const fn with(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    shape: &'static str,
+    help: &'static str,
+) -> OptionInfo {
+    OptionInfo { name, aliases, arg: Arg::Required, shape, help }
+}
+
+/// Every option, in the order `-help` shows them.
+pub(crate) const OPTIONS: &[OptionInfo] = &[
+    flag("-h", &["help"], "print this list"),
+    flag("-version", &[], "print the version"),
+    with("-machine", &["M"], "[type=]NAME[,PROP=VALUE...]", "which board; 'help' lists them"),
+    with("-accel", &[], "NAME[,PROP=VALUE...]", "what runs the vCPUs: kvm, sim or qtest; 'help' lists them"),
+    with("-cpu", &[], "MODEL[,FEATURE...]", "CPU model; 'help' lists them"),
+    with(
+        "-smp",
+        &[],
+        "[cpus=]N[,sockets=..][,dies=..][,cores=..][,threads=..][,maxcpus=..]",
+        "vCPUs and their topology",
+    ),
+    with("-m", &[], "[size=]SIZE[,slots=N,maxmem=SIZE]", "RAM (MiB without a suffix) and room to grow"),
+    with(
+        "-numa",
+        &[],
+        "node[,nodeid=N][,cpus=A-B][,memdev=ID] | dist,src=A,dst=B,val=N | cpu,node-id=N,socket-id=N...",
+        "guest NUMA; nodes without memory share the RAM evenly",
+    ),
+    with("-object", &[], "TYPE,id=ID[,PROP=VALUE...] | JSON", "a back end; 'help' lists the types"),
+    with("-device", &[], "DRIVER[,id=ID][,PROP=VALUE...] | JSON", "a device; 'help' lists the drivers"),
+    with("-global", &[], "DRIVER.PROP=VALUE", "a default for all devices of a driver"),
+    with("-name", &[], "[guest=]NAME[,process=NAME][,debug-threads=on|off]", "name of the virtual machine"),
+    with("-uuid", &[], "UUID", "identity of the virtual machine"),
+    with("-append", &[], "TEXT", "command line of the built-in guest: touch=none|page|all"),
+    flag("-S", &[], "do not start the vCPUs until 'cont'"),
+    flag("-no-reboot", &[], "exit where the guest would reboot"),
+    flag("-no-shutdown", &[], "stop where the guest would power off"),
+    with("-action", &[], "reboot=reset|shutdown,shutdown=poweroff|pause", "what reboot and power-off do"),
+    with(
+        "-overcommit",
+        &[],
+        "[mem-lock=on|off][,cpu-pm=on|off]",
+        "lock memory; let idle vCPUs keep their core",
+    ),
+    flag("-nodefaults", &[], "no default serial port and monitor"),
+    flag("-no-user-config", &["nodefconfig"], "accepted; there are no configuration files"),
+    with("-display", &[], "none", "no display"),
+    flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
+    with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),
+    with("-serial", &[], "DEV", "a serial port on a character device"),
+    with("-monitor", &[], "DEV", "a console for people"),
+    with("-qmp", &[], "DEV", "a QMP monitor"),
+    with("-qmp-pretty", &[], "DEV", "a QMP monitor that indents"),
+    with("-mon", &[], "[chardev=]ID[,mode=readline|control][,pretty=on|off]", "a monitor on a -chardev"),
+    with("-qtest", &[], "DEV", "where the qtest protocol is spoken (with -accel qtest)"),
+    with("-qtest-log", &[], "FILE", "log of the qtest protocol"),
+    flag("-daemonize", &[], "go to the background once started"),
+    with("-pidfile", &[], "FILE", "write the process id there"),
+    with("-D", &[], "FILE", "write the log there instead of stderr"),
+    with("-trace", &[], "[enable=]PATTERN", "log what matching modules do"),
+    with("-msg", &[], "[timestamp=on|off][,guest-name=on|off]", "how messages begin"),
+];
+
+/// The option spelled `name` (without dash).
+pub(crate) fn lookup(name: &str) -> Option<&'static OptionInfo> {
+    OPTIONS.iter().find(|o| o.name.strip_prefix('-') == Some(name) || o.aliases.contains(&name))
+}
+
+/// The text of `-help`.
+pub(crate) fn usage(program: &str) -> String {
+    let mut out = format!("usage: {program} [options]\n\n");
+    for o in OPTIONS {
+        let mut head = o.name.to_owned();
+        for alias in o.aliases {
+            head.push_str(&format!("|-{alias}"));
+        }
+        if !o.shape.is_empty() {
+            head.push(' ');
+            head.push_str(o.shape);
+        }
+        out.push_str(&format!("{head}\n        {}\n", o.help));
+    }
+    out.push_str(
+        "\nNames and numbers are QEMU's; a size takes a suffix k, M, G, T, P or E.\n\
+         A comma inside a value is written twice. Options may come in any order.\n",
+    );
+    out
+}
