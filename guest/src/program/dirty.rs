@@ -45,7 +45,19 @@ impl Dirty {
             *area = free;
             count += 1;
         }
-        Self { areas, count, size: 0, rate: 0, at: 0, round: 0, device: 0, block: 0, started: 0, written: 0 }
+        Self {
+            areas,
+            count,
+            size: 0,
+            rate: 0,
+            at: 0,
+            round: 0,
+            device: 0,
+            block: 0,
+            started: 0,
+            written: 0,
+            done: 0,
+        }
     }
 
     /// Starts, or stops with size or rate 0. Returns the bytes of base RAM in the job.
