@@ -1,7 +1,7 @@
 //! The end-to-end harness: it starts the real program as a user would and talks to it over the real sockets.
 //!
 //! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
-//! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`oracle`] reads the transcripts of QEMU 10.0.2 and
+//! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`pci`] and [`virtio_mem`] are a driver over qtest; [`oracle`] reads the transcripts of QEMU 10.0.2 and
 //! says where a program differs from them. The tests themselves are in `e2e/`.
 //!
 //! The same tests run against QEMU (`PLIANT_BIN=/usr/bin/qemu-system-x86_64`), which shows that the harness is right before
@@ -17,9 +17,11 @@
 pub mod console;
 pub mod hmp;
 pub mod oracle;
+pub mod pci;
 pub mod program;
 pub mod qmp;
 pub mod qtest;
+pub mod virtio_mem;
 pub mod vm;
 pub mod wire;
 pub mod words;
@@ -28,6 +30,7 @@ pub use hmp::Hmp;
 pub use program::{Need, Peer, have};
 pub use qmp::Qmp;
 pub use qtest::Qtest;
+pub use virtio_mem::VirtioMem;
 pub use vm::{Exited, Vm, VmBuilder};
 pub use wire::{Wire, WireError};
 pub use words::words;

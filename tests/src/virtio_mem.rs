@@ -1,0 +1,296 @@
+//! A virtio-mem driver that lives in the test and drives the device through qtest: virtio 1.3 over PCI, sections 4.1 and 5.15.
+//!
+//! It does what a transcript says, right or wrong: requests of any type and size, unusual features, vectors out of range. The
+//! ring and the buffers are in low guest memory; one request is in flight at a time and completion is polled for.
+
+use crate::pci::{self, Function};
+use crate::{Qtest, wire};
+
+/// Vendor and device ID of virtio-mem on PCI.
+pub const IDS: (u16, u16) = (0x1af4, 0x1058);
+/// Where BAR 4 is mapped, as in the recordings.
+pub const BAR4: u64 = 0xfe00_0000;
+/// `VIRTIO_F_VERSION_1`.
+pub const VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_MEM_F_ACPI_PXM`.
+pub const ACPI_PXM: u64 = 1 << 0;
+/// `VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE`.
+pub const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
+
+const ACKNOWLEDGE_DRIVER: u64 = 3;
+const FEATURES_OK: u64 = 8;
+const DRIVER_OK: u64 = 4;
+/// Guest memory for the ring and the buffers.
+const DESCRIPTORS: u64 = 0x10_0000;
+const AVAILABLE: u64 = 0x10_1000;
+const USED: u64 = 0x10_2000;
+const REQUEST: u64 = 0x10_3000;
+const RESPONSE: u64 = 0x10_4000;
+
+/// The types of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// Plug blocks.
+    Plug = 0,
+    /// Unplug blocks.
+    Unplug = 1,
+    /// Unplug all blocks.
+    UnplugAll = 2,
+    /// Tell the state of blocks.
+    State = 3,
+}
+
+/// The device's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// The proximity domain.
+    pub node_id: u16,
+    /// The first guest physical address.
+    pub addr: u64,
+    /// Bytes of address space.
+    pub region_size: u64,
+    /// Bytes from `addr` on in which blocks may be plugged now.
+    pub usable_region_size: u64,
+    /// Bytes that are plugged.
+    pub plugged_size: u64,
+    /// Bytes that should be plugged.
+    pub requested_size: u64,
+}
+
+impl std::fmt::Display for Config {
+    /// As the recordings have it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "block_size={:#x} node_id={:#x} addr={:#x} region_size={:#x} usable_region_size={:#x} plugged_size={:#x} \
+             requested_size={:#x}",
+            self.block_size,
+            self.node_id,
+            self.addr,
+            self.region_size,
+            self.usable_region_size,
+            self.plugged_size,
+            self.requested_size
+        )
+    }
+}
+
+/// The driver of one device.
+#[derive(Debug)]
+pub struct VirtioMem {
+    /// The device's PCI function.
+    pub function: Function,
+    common: u64,
+    isr: u64,
+    device: u64,
+    notify: u64,
+    available: u16,
+    /// The length that the device gave with the last used element.
+    pub used_len: u32,
+}
+
+impl VirtioMem {
+    /// Maps BAR 4 of a device (at [`BAR4`] plus a distance that its device number tells) and finds the structures in it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no virtio-mem device or it lacks a structure.
+    pub fn map(qtest: &mut Qtest, function: Function) -> Self {
+        let (vendor, device) = IDS;
+        let ids = function.read(qtest, 0, 4);
+        assert_eq!(ids, u64::from(vendor) | u64::from(device) << 16, "{function:?} is virtio-mem");
+        // The recordings have one device at the base; others follow in steps of its size.
+        let bar = BAR4 + 0x4000 * u64::from(function.device - 2);
+        function.write(qtest, 0x20, 4, bar);
+        function.write(qtest, 0x24, 4, 0);
+        function.write(qtest, pci::COMMAND, 2, pci::MEMORY_AND_MASTER);
+        let mut structures = [0; 5];
+        for (at, id) in function.capabilities(qtest) {
+            let kind = function.read(qtest, at + 3, 1) as usize;
+            if id == 9 && (1..5).contains(&kind) && function.read(qtest, at + 4, 1) == 4 {
+                structures[kind] = bar + function.read(qtest, at + 8, 4);
+            }
+        }
+        let [_, common, notify, isr, device] = structures;
+        assert!(
+            structures[1..].iter().all(|&s| s != 0),
+            "a modern device has all structures: {structures:x?}"
+        );
+        Self { function, common, isr, device, notify, available: 0, used_len: 0 }
+    }
+
+    /// The features that the device offers.
+    pub fn features(&self, qtest: &mut Qtest) -> u64 {
+        let mut half = |select| {
+            qtest.write(self.common, 4, select);
+            qtest.read(self.common + 4, 4)
+        };
+        half(0) | half(1) << 32
+    }
+
+    /// Resets and initialises the device with these features; whether it took them. On success the queue is ready.
+    pub fn init(&mut self, qtest: &mut Qtest, features: u64) -> bool {
+        self.set_status(qtest, 0);
+        self.set_status(qtest, 1);
+        self.set_status(qtest, ACKNOWLEDGE_DRIVER);
+        for select in 0..2 {
+            qtest.write(self.common + 8, 4, select);
+            qtest.write(self.common + 12, 4, features >> (32 * select) & 0xffff_ffff);
+        }
+        self.set_status(qtest, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+        if self.status(qtest) & FEATURES_OK == 0 {
+            return false;
+        }
+        qtest.memset(DESCRIPTORS, 0x5000, 0);
+        self.available = 0;
+        qtest.write(self.common + 22, 2, 0);
+        for (offset, address) in [(32, DESCRIPTORS), (40, AVAILABLE), (48, USED)] {
+            qtest.write(self.common + offset, 4, address & 0xffff_ffff);
+            qtest.write(self.common + offset + 4, 4, address >> 32);
+        }
+        qtest.write(self.common + 28, 2, 1);
+        self.set_status(qtest, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+        true
+    }
+
+    /// Initialises with what a Linux driver takes: version 1, and of the device's own features all but persistence.
+    pub fn init_usual(&mut self, qtest: &mut Qtest) -> bool {
+        let features = self.features(qtest) & (VERSION_1 | ACPI_PXM | UNPLUGGED_INACCESSIBLE);
+        self.init(qtest, features)
+    }
+
+    /// The device status.
+    pub fn status(&self, qtest: &mut Qtest) -> u64 {
+        qtest.read(self.common + 20, 1)
+    }
+
+    /// Writes the device status.
+    pub fn set_status(&self, qtest: &mut Qtest, status: u64) {
+        qtest.write(self.common + 20, 1, status);
+    }
+
+    /// Reads the common configuration structure.
+    pub fn common(&self, qtest: &mut Qtest, offset: u64, size: usize) -> u64 {
+        qtest.read(self.common + offset, size)
+    }
+
+    /// Writes the common configuration structure.
+    pub fn set_common(&self, qtest: &mut Qtest, offset: u64, size: usize, value: u64) {
+        qtest.write(self.common + offset, size, value);
+    }
+
+    /// Reads the device's own configuration.
+    pub fn device(&self, qtest: &mut Qtest, offset: u64, size: usize) -> u64 {
+        qtest.read(self.device + offset, size)
+    }
+
+    /// Writes the device's own configuration, which it ignores.
+    pub fn set_device(&self, qtest: &mut Qtest, offset: u64, size: usize, value: u64) {
+        qtest.write(self.device + offset, size, value);
+    }
+
+    /// Reads (and so clears) the interrupt status.
+    pub fn isr(&self, qtest: &mut Qtest) -> u64 {
+        qtest.read(self.isr, 1)
+    }
+
+    /// The configuration generation.
+    pub fn generation(&self, qtest: &mut Qtest) -> u64 {
+        qtest.read(self.common + 21, 1)
+    }
+
+    /// The device's whole configuration.
+    pub fn config(&self, qtest: &mut Qtest) -> Config {
+        Config {
+            block_size: self.device(qtest, 0, 8),
+            node_id: self.device(qtest, 8, 2) as u16,
+            addr: self.device(qtest, 16, 8),
+            region_size: self.device(qtest, 24, 8),
+            usable_region_size: self.device(qtest, 32, 8),
+            plugged_size: self.device(qtest, 40, 8),
+            requested_size: self.device(qtest, 48, 8),
+        }
+    }
+
+    /// Makes a request; the answer as the recordings name it: `ACK`, `NACK`, `BUSY`, `ERROR`, `ACK/MIXED`...
+    pub fn request(&mut self, qtest: &mut Qtest, kind: Kind, addr: u64, blocks: u16) -> String {
+        match self.request_raw(qtest, &bytes(kind as u16, addr, blocks), Some(10)) {
+            Some(response) => name(kind, &response),
+            None => "NO-RESPONSE".into(),
+        }
+    }
+
+    /// Puts any bytes on the queue, with room for so many bytes of a response (`None`: no buffer for it at all).
+    ///
+    /// Nothing comes back when the device has stopped working. That is not waited for: the device has had the notification
+    /// when it answers the next read of its status, and a device that needs a reset processes nothing more.
+    ///
+    /// # Panics
+    ///
+    /// If the device neither answers nor stops in time.
+    pub fn request_raw(&mut self, qtest: &mut Qtest, request: &[u8], room: Option<usize>) -> Option<Vec<u8>> {
+        const NEXT: u64 = 1;
+        const WRITE: u64 = 2;
+        const NEEDS_RESET: u64 = 0x40;
+        qtest.write_bytes(REQUEST, request);
+        qtest.memset(RESPONSE, 64, 0xff);
+        descriptor(qtest, 0, REQUEST, request.len(), if room.is_some() { NEXT } else { 0 });
+        if let Some(room) = room {
+            descriptor(qtest, 1, RESPONSE, room, WRITE);
+        }
+        qtest.write(AVAILABLE + 4 + 2 * u64::from(self.available % 128), 2, 0);
+        let before = qtest.read(USED + 2, 2) as u16;
+        self.available = self.available.wrapping_add(1);
+        qtest.write(AVAILABLE + 2, 2, self.available.into());
+        qtest.write(self.notify, 2, 0);
+        let until = std::time::Instant::now() + wire::patience();
+        while qtest.read(USED + 2, 2) as u16 == before {
+            if self.status(qtest) & NEEDS_RESET != 0 {
+                return None;
+            }
+            assert!(std::time::Instant::now() < until, "neither an answer nor a broken device");
+        }
+        self.used_len = qtest.read(USED + 4 + 8 * u64::from(before % 128) + 4, 4) as u32;
+        Some(qtest.bytes(RESPONSE, room.unwrap_or(0)))
+    }
+}
+
+/// The bytes of a request.
+pub fn bytes(kind: u16, addr: u64, blocks: u16) -> Vec<u8> {
+    let mut bytes = vec![0; 24];
+    bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+    bytes[8..16].copy_from_slice(&addr.to_le_bytes());
+    bytes[16..18].copy_from_slice(&blocks.to_le_bytes());
+    bytes
+}
+
+/// The name of a response.
+fn name(kind: Kind, response: &[u8]) -> String {
+    let word = |at: usize| u16::from_le_bytes([response[at], response[at + 1]]);
+    let answer = match word(0) {
+        0 => "ACK",
+        1 => "NACK",
+        2 => "BUSY",
+        3 => "ERROR",
+        other => return format!("unknown response {other}"),
+    };
+    match (kind, answer, word(8)) {
+        (Kind::State, "ACK", 0) => "ACK/PLUGGED".into(),
+        (Kind::State, "ACK", 1) => "ACK/UNPLUGGED".into(),
+        (Kind::State, "ACK", 2) => "ACK/MIXED".into(),
+        (Kind::State, "ACK", other) => format!("ACK/{other}"),
+        _ => answer.into(),
+    }
+}
+
+/// Writes a descriptor; one that has a next one has the following one.
+fn descriptor(qtest: &mut Qtest, index: u64, address: u64, len: usize, flags: u64) {
+    let at = DESCRIPTORS + 16 * index;
+    qtest.write(at, 8, address);
+    qtest.write(at + 8, 4, len as u64);
+    qtest.write(at + 12, 2, flags);
+    qtest.write(at + 14, 2, index + 1);
+}
