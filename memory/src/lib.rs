@@ -1,1 +1,61 @@
-//! Placeholder.
+//! Guest memory: RAM blocks, the tree of memory regions, the flat views rendered from it, and the objects that
+//! provide memory (`memory-backend-*`).
+//!
+//! The semantics are those of QEMU's memory API (`docs/devel/memory.rst` there): regions form a tree with
+//! priorities and aliases, each address space renders its root into a sorted list of ranges, and listeners
+//! (accelerators) are told the difference. Everything changes through a [`Transaction`]; readers look up a
+//! published [`FlatView`] and never take a lock.
+//!
+//! ```
+//! use memory::{Memory, RegionDesc, RamSpec, SIZE_ALL};
+//!
+//! let memory = Memory::new();
+//! let block = memory.create_ram(RamSpec::anonymous("ram0", 1 << 20)).unwrap();
+//! let mut tx = memory.transaction();
+//! let system = tx.container(RegionDesc::new("system", SIZE_ALL));
+//! let ram = tx.ram(RegionDesc::new("ram0", 1 << 20), block);
+//! tx.add_subregion(system, 0x1000, ram, 0);
+//! let space = tx.address_space("memory", system);
+//! drop(tx); // commits
+//!
+//! assert!(space.write(0x1000, &[1, 2, 3]).is_ok());
+//! assert_eq!(space.read_uint(0x1000, 4).0, 0x00030201);
+//! ```
+//!
+//! Left out: IOMMU regions, ROM devices, memory attributes (secure, requester id), big-endian devices.
+
+mod access;
+mod discard_manager;
+mod error;
+mod flatview;
+mod guest_memory;
+mod ioeventfd;
+mod listener;
+mod memory;
+mod ops;
+mod ram;
+mod region;
+mod render;
+mod space;
+mod text;
+mod transaction;
+
+pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
+pub use error::{DiscardError, Error, Result};
+pub use flatview::{FlatRange, FlatView};
+pub use guest_memory::{DirtyMarker, DirtySlice, GuestRam};
+pub use ioeventfd::IoEventFd;
+pub use listener::{IoEventFdSection, MemoryListener, Section};
+pub use memory::Memory;
+pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
+pub use ram::{
+    Backing, BlockRange, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec, create_memfd,
+    file_page_size, host_page_size,
+};
+pub use region::{Owner, RegionDesc, RegionId, RegionKind};
+pub use space::AddressSpace;
+pub use text::MtreeOptions;
+pub use transaction::Transaction;
+
+/// Size of a region that covers all 64-bit addresses.
+pub const SIZE_ALL: u128 = 1 << 64;

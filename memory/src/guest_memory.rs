@@ -1,0 +1,179 @@
+//! The RAM of a view as `vm-memory` has it, so that `virtio-queue` and other rust-vmm crates work on it.
+//!
+//! Read-only sections can be read and not written. Writes through the slices are marked in the block's dirty bitmap.
+
+use std::iter::FusedIterator;
+use std::sync::Arc;
+
+use vm_memory::bitmap::{BS, Bitmap, BitmapSlice, WithBitmapSlice};
+use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Result};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+
+use crate::flatview::FlatRange;
+use crate::ram::RamBlock;
+
+/// Marks writes in the dirty bitmap of a block; the type parameter of [`GuestRam`].
+#[derive(Debug, Clone)]
+pub struct DirtyMarker {
+    block: Arc<RamBlock>,
+    base: u64,
+}
+
+/// A [`DirtyMarker`] for a slice that starts `base` bytes into the block.
+#[derive(Debug, Clone, Copy)]
+pub struct DirtySlice<'a> {
+    block: &'a RamBlock,
+    base: u64,
+}
+
+impl<'a> DirtySlice<'a> {
+    pub(crate) fn new(block: &'a RamBlock, base: u64) -> Self {
+        Self { block, base }
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for DirtyMarker {
+    type S = DirtySlice<'a>;
+}
+
+impl Bitmap for DirtyMarker {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.block.mark_dirty(self.base + offset as u64, len as u64);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.block.dirty_log().is_some_and(|log| log.is_dirty(self.base + offset as u64))
+    }
+
+    fn slice_at(&self, offset: usize) -> DirtySlice<'_> {
+        DirtySlice { block: &self.block, base: self.base + offset as u64 }
+    }
+}
+
+impl WithBitmapSlice<'_> for DirtySlice<'_> {
+    type S = Self;
+}
+
+impl BitmapSlice for DirtySlice<'_> {}
+
+impl Bitmap for DirtySlice<'_> {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.block.mark_dirty(self.base + offset as u64, len as u64);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.block.dirty_log().is_some_and(|log| log.is_dirty(self.base + offset as u64))
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        Self { block: self.block, base: self.base + offset as u64 }
+    }
+}
+
+#[derive(Debug)]
+struct RamSection {
+    start: u64,
+    last: u64,
+    offset: u64,
+    block: Arc<RamBlock>,
+    writable: bool,
+}
+
+/// The RAM sections of a view, by ascending address.
+#[derive(Debug, Default)]
+pub struct GuestRam(Vec<RamSection>);
+
+impl GuestRam {
+    pub(crate) fn new(ranges: &[FlatRange]) -> Self {
+        let section = |r: &FlatRange| {
+            Some(RamSection {
+                start: r.addr,
+                last: r.last,
+                offset: r.offset,
+                block: r.block()?.clone(),
+                writable: !r.readonly && r.block()?.is_writable(),
+            })
+        };
+        Self(ranges.iter().filter_map(section).collect())
+    }
+
+    fn slice(
+        &self,
+        addr: u64,
+        count: usize,
+        access: Permissions,
+    ) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
+        let section = self.section(addr, access)?;
+        let left = usize::try_from(section.last - addr).unwrap_or(usize::MAX).saturating_add(1);
+        section.block.slice(section.offset + (addr - section.start), count.min(left))
+    }
+
+    fn section(&self, addr: u64, access: Permissions) -> Option<&RamSection> {
+        let at = self.0.partition_point(|s| s.last < addr);
+        self.0.get(at).filter(|s| s.start <= addr && (s.writable || !access.has_write()))
+    }
+}
+
+impl GuestMemory for GuestRam {
+    type PhysicalMemory = GuestMemoryMmap<()>;
+    type Bitmap = DirtyMarker;
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        let (mut at, mut left) = (addr.0, count as u64);
+        while left > 0 {
+            let Some(section) = self.section(at, access) else { return false };
+            let Some(beyond) = left.checked_sub(section.last - at + 1).filter(|&b| b > 0) else {
+                return true;
+            };
+            let Some(next) = section.last.checked_add(1) else { return false };
+            (at, left) = (next, beyond);
+        }
+        true
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>> {
+        Ok(Slices { ram: self, addr: Some(addr.0), count, access })
+    }
+}
+
+/// Slices that cover a guest range; see [`GuestMemory::get_slices`].
+struct Slices<'a> {
+    ram: &'a GuestRam,
+    /// None past the last address.
+    addr: Option<u64>,
+    count: usize,
+    access: Permissions,
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = Result<VolatileSlice<'a, DirtySlice<'a>>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.count == 0 {
+            return None;
+        }
+        let slice = match self.addr {
+            None => Err(Error::GuestAddressOverflow),
+            Some(addr) => {
+                let slice = self.ram.slice(addr, self.count, self.access);
+                slice.ok_or(Error::InvalidGuestAddress(GuestAddress(addr)))
+            }
+        };
+        match &slice {
+            Ok(slice) => {
+                self.addr = self.addr.and_then(|a| a.checked_add(slice.len() as u64));
+                self.count -= slice.len();
+            }
+            Err(_) => self.count = 0,
+        }
+        Some(slice)
+    }
+}
+
+impl FusedIterator for Slices<'_> {}
+impl<'a> GuestMemorySliceIterator<'a, DirtySlice<'a>> for Slices<'a> {}

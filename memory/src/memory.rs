@@ -1,0 +1,223 @@
+//! The memory of one VM: the region tree, the address spaces that show it, and the RAM blocks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::Result;
+use crate::flatview::FlatView;
+use crate::listener::{self, MemoryListener};
+use crate::ram::{RamBlock, RamList, RamSpec};
+use crate::region::{Arena, RegionId};
+use crate::render::{render, view_root};
+use crate::space::AddressSpace;
+use crate::text::{self, MtreeOptions};
+use crate::transaction::Transaction;
+
+/// Everything that is guarded by the topology lock.
+#[derive(Default)]
+pub(crate) struct Topology {
+    pub(crate) arena: Arena,
+    pub(crate) spaces: Vec<SpaceEntry>,
+    /// Whether all RAM is logged.
+    global_log: bool,
+}
+
+/// An address space with what only the topology needs of it.
+pub(crate) struct SpaceEntry {
+    pub(crate) space: Arc<AddressSpace>,
+    /// Regions that decide which view it has, sorted.
+    decided_by: Vec<RegionId>,
+    /// By ascending priority.
+    pub(crate) listeners: Vec<Arc<dyn MemoryListener>>,
+}
+
+/// The memory of one VM.
+#[derive(Default)]
+pub struct Memory {
+    topology: Mutex<Topology>,
+    ram: RamList,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+impl Memory {
+    /// No regions, no address spaces, no RAM.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Takes the topology lock and starts a batch of changes, committed when the guard is dropped. One thread must not
+    /// hold two.
+    pub fn transaction(&self) -> Transaction<'_> {
+        Transaction::new(self.topology())
+    }
+
+    pub(crate) fn topology(&self) -> MutexGuard<'_, Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a RAM block. Its memory is not touched.
+    ///
+    /// # Errors
+    /// [`crate::Error::MapAnonymous`], [`crate::Error::MapFile`], [`crate::Error::BadSize`].
+    pub fn create_ram(&self, spec: RamSpec) -> Result<Arc<RamBlock>> {
+        self.ram.create(spec)
+    }
+
+    /// The blocks that are alive, biggest first.
+    pub fn ram_blocks(&self) -> Vec<Arc<RamBlock>> {
+        self.ram.blocks()
+    }
+
+    /// The text of `info ramblock`.
+    pub fn ramblock_text(&self) -> String {
+        self.ram.text()
+    }
+
+    /// The text of `info mtree` with its options.
+    pub fn mtree_text(&self, options: MtreeOptions) -> qapi::Result<String> {
+        text::mtree(&self.topology(), options)
+    }
+
+    /// Registers a listener for an address space and replays its view as one batch.
+    pub fn add_listener(&self, space: &Arc<AddressSpace>, listener: Arc<dyn MemoryListener>) {
+        let mut topology = self.topology();
+        let global_log = topology.global_log;
+        let Some(entry) = topology.spaces.iter_mut().find(|e| Arc::ptr_eq(&e.space, space)) else { return };
+        let view = space.view();
+        let only = std::slice::from_ref(&listener);
+        listener.begin();
+        if global_log && let Err(error) = listener.log_global_start() {
+            tracing::warn!(%error, "dirty log of a new listener");
+        }
+        listener::notify(only, &FlatView::default(), &view);
+        listener::notify_eventfds(only, &[], &view.ioeventfds);
+        listener.commit();
+        let at = entry.listeners.partition_point(|l| l.priority() <= listener.priority());
+        entry.listeners.insert(at, listener);
+    }
+
+    /// Takes a listener out after telling it, in one batch, that everything is gone.
+    pub fn remove_listener(&self, space: &Arc<AddressSpace>, listener: &Arc<dyn MemoryListener>) {
+        let mut topology = self.topology();
+        let Some(entry) = topology.spaces.iter_mut().find(|e| Arc::ptr_eq(&e.space, space)) else { return };
+        let Some(at) = entry.listeners.iter().position(|l| Arc::ptr_eq(l, listener)) else { return };
+        let listener = entry.listeners.remove(at);
+        let view = space.view();
+        listener.begin();
+        listener::notify(std::slice::from_ref(&listener), &view, &FlatView::default());
+        listener::notify_eventfds(std::slice::from_ref(&listener), &view.ioeventfds, &[]);
+        listener.commit();
+    }
+
+    /// Starts logging writes to all RAM: dirty bitmaps are created, all pages clean, and listeners are told.
+    ///
+    /// # Errors
+    /// What a listener says; logging stays off.
+    #[doc(alias = "memory_global_dirty_log_start")]
+    pub fn start_global_dirty_log(&self) -> qapi::Result<()> {
+        let mut topology = self.topology();
+        if topology.global_log {
+            return Ok(());
+        }
+        self.ram.blocks().iter().for_each(|b| b.start_dirty_log());
+        let mut started: Vec<Arc<dyn MemoryListener>> = Vec::new();
+        for listener in topology.spaces.iter().flat_map(|e| &e.listeners) {
+            if let Err(error) = listener.log_global_start() {
+                started.iter().rev().for_each(|l| l.log_global_stop());
+                self.ram.blocks().iter().for_each(|b| b.stop_dirty_log());
+                return Err(qapi::Error::generic(error));
+            }
+            started.push(listener.clone());
+        }
+        topology.global_log = true;
+        Ok(())
+    }
+
+    /// Stops logging writes to all RAM and drops the dirty bitmaps.
+    #[doc(alias = "memory_global_dirty_log_stop")]
+    pub fn stop_global_dirty_log(&self) {
+        let mut topology = self.topology();
+        if std::mem::take(&mut topology.global_log) {
+            topology.spaces.iter().flat_map(|e| &e.listeners).rev().for_each(|l| l.log_global_stop());
+            self.ram.blocks().iter().for_each(|b| b.stop_dirty_log());
+        }
+    }
+
+    /// Has every listener bring the dirty bitmaps up to date.
+    #[doc(alias = "memory_global_dirty_log_sync")]
+    pub fn sync_dirty_log(&self) {
+        let topology = self.topology();
+        for entry in topology.spaces.iter().filter(|e| !e.listeners.is_empty()) {
+            let view = entry.space.view();
+            for range in view.ranges.iter().filter(|r| r.block().is_some() && (r.log || topology.global_log))
+            {
+                let section = range.section();
+                entry.listeners.iter().for_each(|l| l.log_sync(&section));
+            }
+        }
+    }
+}
+
+impl Topology {
+    /// Adds an address space; its view is rendered by the next commit.
+    pub(crate) fn add_space(&mut self, space: Arc<AddressSpace>) {
+        self.arena[space.root()].uses += 1;
+        let decided_by = vec![space.root()];
+        self.spaces.push(SpaceEntry { space, decided_by, listeners: Vec::new() });
+    }
+
+    pub(crate) fn remove_space(&mut self, space: &Arc<AddressSpace>) {
+        if let Some(at) = self.spaces.iter().position(|e| Arc::ptr_eq(&e.space, space)) {
+            let entry = self.spaces.remove(at);
+            self.arena[entry.space.root()].uses -= 1;
+            let old = entry.space.publish(Arc::default());
+            entry.listeners.iter().for_each(|l| l.begin());
+            listener::notify(&entry.listeners, &old, &FlatView::default());
+            listener::notify_eventfds(&entry.listeners, &old.ioeventfds, &[]);
+            entry.listeners.iter().for_each(|l| l.commit());
+        }
+    }
+
+    /// Renders the address spaces that could show any of `touched` (sorted) and tells their listeners.
+    pub(crate) fn commit(&mut self, touched: &[RegionId]) {
+        let hit = |ids: &[RegionId]| touched.iter().any(|id| ids.binary_search(id).is_ok());
+        let mut fresh: HashMap<Option<RegionId>, Arc<FlatView>> = HashMap::new();
+        let mut affected = Vec::new();
+        for (index, entry) in self.spaces.iter().enumerate() {
+            let view = entry.space.view();
+            if hit(&entry.decided_by) || hit(&view.seen) {
+                affected.push(index);
+            } else {
+                fresh.insert(view.root, view);
+            }
+        }
+        let mut changes = Vec::new();
+        for index in affected {
+            let mut decided_by = Vec::new();
+            let root = view_root(&self.arena, self.spaces[index].space.root(), &mut decided_by);
+            decided_by.sort_unstable();
+            decided_by.dedup();
+            let entry = &mut self.spaces[index];
+            entry.decided_by = decided_by;
+            let new = fresh.entry(root).or_insert_with(|| Arc::new(render(&self.arena, root)));
+            if !Arc::ptr_eq(&entry.space.view(), new) {
+                changes.push((index, new.clone()));
+            }
+        }
+        let listeners = |i: &usize| &self.spaces[*i].listeners;
+        changes.iter().flat_map(|(i, _)| listeners(i)).for_each(|l| l.begin());
+        for (index, new) in &changes {
+            let entry = &self.spaces[*index];
+            let old = entry.space.view();
+            listener::notify(&entry.listeners, &old, new);
+            entry.space.publish(new.clone());
+            listener::notify_eventfds(&entry.listeners, &old.ioeventfds, &new.ioeventfds);
+        }
+        changes.iter().flat_map(|(i, _)| listeners(i)).for_each(|l| l.commit());
+    }
+}

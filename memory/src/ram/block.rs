@@ -1,0 +1,439 @@
+//! One RAM block and ranges of it.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use vm_memory::VolatileSlice;
+
+use super::dirty::DirtyBitmap;
+use super::file::{file_page_size, host_page_size};
+use super::mapping::{Advice, HostPolicy, MapRequest, Mapping};
+use crate::discard_manager::DiscardManager;
+use crate::error::{Error, Result};
+use crate::guest_memory::DirtySlice;
+
+/// Alignment of a block's host address: what transparent huge pages need.
+#[doc(alias = "QEMU_VMALLOC_ALIGN")]
+const HOST_ALIGN: u64 = 2 << 20;
+
+/// Where the memory of a block comes from.
+#[derive(Debug)]
+pub enum Backing {
+    /// Private anonymous memory: unused parts read as the shared zero page.
+    Anonymous,
+    /// Anonymous memory that other processes can map (a memfd inside).
+    AnonymousShared,
+    /// A file or memfd.
+    File(FileBacking),
+}
+
+/// A file that backs a block.
+#[derive(Debug)]
+pub struct FileBacking {
+    /// The open file.
+    pub file: File,
+    /// Where the block starts in it; a multiple of the page size.
+    pub offset: u64,
+    /// Whether stores reach the file.
+    pub shared: bool,
+    /// Whether the descriptor was opened for reading only.
+    pub readonly_fd: bool,
+}
+
+/// What a block is made from.
+#[derive(Debug)]
+pub struct RamSpec {
+    /// Name in `info ramblock` until a device renames it.
+    pub name: String,
+    /// Bytes in use; rounded up to the page size.
+    pub size: u64,
+    /// Bytes it may grow to; `size` if smaller.
+    pub max_size: u64,
+    /// Where it comes from.
+    pub backing: Backing,
+    /// Whether swap space is reserved.
+    pub reserve: bool,
+    /// Alignment of the host address beyond the usual, a power of two or 0.
+    pub align: u64,
+    /// Whether the mapping is read-only (ROM).
+    pub rom: bool,
+}
+
+impl RamSpec {
+    /// Private anonymous memory of `size` bytes.
+    pub fn anonymous(name: impl Into<String>, size: u64) -> Self {
+        Self {
+            name: name.into(),
+            size,
+            max_size: size,
+            backing: Backing::Anonymous,
+            reserve: true,
+            align: 0,
+            rom: false,
+        }
+    }
+
+    /// The same with another backing.
+    #[must_use]
+    pub fn backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
+        self
+    }
+}
+
+/// A contiguous piece of host memory for the guest.
+#[derive(Debug)]
+#[doc(alias = "RAMBlock")]
+pub struct RamBlock {
+    name: Mutex<String>,
+    offset: u64,
+    used: AtomicU64,
+    page_size: u64,
+    file: Option<FileBacking>,
+    shared_anonymous: bool,
+    /// Shown as `ro` by `info ramblock`.
+    rom: AtomicBool,
+    pub(super) mapping: Mapping,
+    dirty: ArcSwapOption<DirtyBitmap>,
+    discard: ArcSwapOption<DiscardManager>,
+}
+
+impl RamBlock {
+    /// Maps the memory. `offset` is the block's place in the space of all RAM.
+    pub(super) fn map(spec: RamSpec, offset: u64) -> Result<Self> {
+        let RamSpec { name, size, max_size, backing, reserve, align, rom } = spec;
+        let (file, shared_anonymous) = match backing {
+            Backing::Anonymous => (None, false),
+            Backing::AnonymousShared => {
+                let memfd = super::file::MemfdSpec { name: "ram-block", ..Default::default() };
+                let file = super::file::create_memfd(&memfd, aligned(size.max(max_size), host_page_size())?)?;
+                (Some(FileBacking { file, offset: 0, shared: true, readonly_fd: false }), true)
+            }
+            Backing::File(file) => (Some(file), false),
+        };
+        let page_size = file.as_ref().map_or_else(host_page_size, |f| file_page_size(&f.file));
+        let used = aligned(size, page_size)?;
+        let max = aligned(max_size.max(size), page_size)?;
+        let len = usize::try_from(max).map_err(|_| Error::BadSize(max))?;
+        let mapping = Mapping::new(&MapRequest {
+            len,
+            align: usize::try_from(HOST_ALIGN.max(page_size).max(align))
+                .map_err(|_| Error::BadSize(align))?,
+            file: file.as_ref().map(|f| (&f.file, f.offset)),
+            shared: file.as_ref().is_some_and(|f| f.shared),
+            reserve,
+            writable: !rom,
+        })
+        .map_err(|source| match &file {
+            Some(_) if !shared_anonymous => Error::MapFile(source),
+            _ => Error::MapAnonymous { name: name.clone(), source },
+        })?;
+        let block = Self {
+            name: Mutex::new(name),
+            offset,
+            used: AtomicU64::new(used),
+            page_size,
+            file,
+            shared_anonymous,
+            rom: AtomicBool::new(rom),
+            mapping,
+            dirty: ArcSwapOption::empty(),
+            discard: ArcSwapOption::empty(),
+        };
+        // Hints: a kernel without the feature, or a mapping it does not apply to, is no error.
+        for advice in [Advice::HugePage, Advice::DontFork] {
+            if let Err(error) = block.mapping.advise(0, max, advice) {
+                tracing::debug!(?advice, %error, "madvise");
+            }
+        }
+        Ok(block)
+    }
+
+    /// Name, as `info ramblock` and the migration stream have it.
+    #[doc(alias = "idstr")]
+    pub fn name(&self) -> String {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Renames the block: a device prefixes its own path (`0000:00:02.0/mem0`).
+    pub fn set_name(&self, name: impl Into<String>) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.into();
+    }
+
+    /// Place in the space of all RAM.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes in use.
+    pub fn size(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes mapped.
+    pub fn max_size(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
+    /// Changes the bytes in use, up to [`max_size`](Self::max_size).
+    ///
+    /// # Errors
+    /// [`Error::OutOfBlock`] beyond it.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        let size = aligned(size, self.page_size)?;
+        if size > self.max_size() {
+            return Err(self.out_of_block(0, size));
+        }
+        self.used.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of a page of what backs the block.
+    pub fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// Whether other processes see stores.
+    pub fn is_shared(&self) -> bool {
+        self.file.as_ref().is_some_and(|f| f.shared)
+    }
+
+    /// Whether unpopulated parts read as the shared zero page, costing no memory.
+    #[doc(alias = "virtio_mem_has_shared_zeropage")]
+    pub fn has_shared_zeropage(&self) -> bool {
+        self.file.is_none() && self.page_size == host_page_size()
+    }
+
+    /// File and offset, for those that share the memory with other processes.
+    pub fn file(&self) -> Option<(&File, u64)> {
+        self.file.as_ref().map(|f| (&f.file, f.offset))
+    }
+
+    pub(super) fn backing(&self) -> Option<&FileBacking> {
+        self.file.as_ref()
+    }
+
+    /// Whether it is `memory-backend-ram,share=on` rather than a file of the user.
+    pub fn is_shared_anonymous(&self) -> bool {
+        self.shared_anonymous
+    }
+
+    /// Whether `info ramblock` shows it as `ro`.
+    pub fn is_rom(&self) -> bool {
+        self.rom.load(Ordering::Relaxed)
+    }
+
+    /// Shows the block as `ro`. The mapping stays as it is.
+    pub fn set_rom(&self, rom: bool) {
+        self.rom.store(rom, Ordering::Relaxed);
+    }
+
+    /// Whether the host mapping can be written.
+    pub fn is_writable(&self) -> bool {
+        self.mapping.writable()
+    }
+
+    /// Host address of the first byte. Whoever keeps it keeps the block.
+    pub fn host_address(&self) -> *mut u8 {
+        self.mapping.addr()
+    }
+
+    /// `len` bytes at `offset`.
+    pub fn range(self: &Arc<Self>, offset: u64, len: u64) -> Option<BlockRange> {
+        (offset.checked_add(len)? <= self.max_size()).then(|| BlockRange { block: self.clone(), offset, len })
+    }
+
+    /// A volatile slice whose writes are marked dirty.
+    pub fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
+        self.mapping.slice(offset, len, DirtySlice::new(self, offset))
+    }
+
+    /// Copies out of the block.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBlock`].
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let slice = self.mapping.slice(offset, buf.len(), ());
+        slice.ok_or_else(|| self.out_of_block(offset, buf.len() as u64))?.copy_to(buf);
+        Ok(())
+    }
+
+    /// Copies into the block and marks what was written dirty.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBlock`]; also where the mapping is read-only.
+    pub fn write(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        if !self.mapping.writable() {
+            return Err(self.out_of_block(offset, buf.len() as u64));
+        }
+        let slice = self.mapping.slice(offset, buf.len(), ());
+        slice.ok_or_else(|| self.out_of_block(offset, buf.len() as u64))?.copy_from(buf);
+        self.mark_dirty(offset, buf.len() as u64);
+        Ok(())
+    }
+
+    /// Starts a dirty bitmap with every page clean; keeps the one that is there.
+    pub fn start_dirty_log(&self) {
+        if self.dirty.load().is_none() {
+            self.dirty.store(Some(Arc::new(DirtyBitmap::new(self.max_size()))));
+        }
+    }
+
+    /// Drops the dirty bitmap.
+    pub fn stop_dirty_log(&self) {
+        self.dirty.store(None);
+    }
+
+    /// The dirty bitmap, while logging.
+    pub fn dirty_log(&self) -> Option<Arc<DirtyBitmap>> {
+        self.dirty.load_full()
+    }
+
+    /// Marks bytes dirty; costs a load when nobody logs.
+    pub fn mark_dirty(&self, offset: u64, len: u64) {
+        if let Some(bitmap) = &*self.dirty.load() {
+            bitmap.mark(offset, len);
+        }
+    }
+
+    /// The manager that knows which parts are populated, if the block has one.
+    pub fn discard_manager(&self) -> Option<Arc<DiscardManager>> {
+        self.discard.load_full()
+    }
+
+    pub(crate) fn set_discard_manager(&self, manager: Option<Arc<DiscardManager>>) {
+        self.discard.store(manager);
+    }
+
+    /// Lets the kernel merge equal pages, or stop.
+    pub fn set_mergeable(&self, on: bool) {
+        self.hint(Advice::Mergeable(on));
+    }
+
+    /// Includes the block in core dumps, or not.
+    pub fn set_dump(&self, on: bool) {
+        self.hint(Advice::Dump(on));
+    }
+
+    fn hint(&self, advice: Advice) {
+        if let Err(error) = self.mapping.advise(0, self.max_size(), advice) {
+            tracing::debug!(?advice, %error, "madvise");
+        }
+    }
+
+    /// Binds the memory to host nodes.
+    ///
+    /// # Errors
+    /// [`Error::Bind`].
+    pub fn bind(&self, policy: HostPolicy, nodes: &[u16]) -> Result<()> {
+        let Some(&last) = nodes.iter().max() else { return Ok(()) };
+        let mut mask = vec![0u64; usize::from(last) / 64 + 1];
+        for &node in nodes {
+            mask[usize::from(node) / 64] |= 1 << (node % 64);
+        }
+        // The kernel looks at one bit less than it is told.
+        self.mapping.bind(policy, &mask, u64::from(last) + 2).map_err(Error::Bind)
+    }
+
+    /// Allocates all pages of a range with `threads` threads.
+    ///
+    /// # Errors
+    /// [`Error::Prealloc`]; what was allocated stays.
+    pub fn prealloc(&self, offset: u64, len: u64, threads: u32) -> Result<()> {
+        let pages = len.div_ceil(self.page_size);
+        let workers = u64::from(threads.max(1)).min(pages).max(1);
+        let share = pages.div_ceil(workers) * self.page_size;
+        let run = |part: u64| {
+            let start = part * share;
+            let len = share.min(len.saturating_sub(start));
+            if len == 0 { Ok(()) } else { self.mapping.advise(offset + start, len, Advice::PopulateWrite) }
+        };
+        if workers == 1 {
+            return run(0).map_err(Error::Prealloc);
+        }
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = (0..workers).map(|part| scope.spawn(move || run(part))).collect();
+            let mut result = Ok(());
+            for part in parts {
+                let done = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                result = result.and(done);
+            }
+            result
+        })
+        .map_err(Error::Prealloc)
+    }
+
+    fn out_of_block(&self, offset: u64, len: u64) -> Error {
+        Error::OutOfBlock { name: self.name(), offset, len }
+    }
+}
+
+fn aligned(size: u64, page: u64) -> Result<u64> {
+    match size.checked_next_multiple_of(page) {
+        Some(size) if size > 0 => Ok(size),
+        _ => Err(Error::BadSize(size)),
+    }
+}
+
+/// A part of a block. That it exists proves that it is inside.
+#[derive(Debug, Clone)]
+pub struct BlockRange {
+    block: Arc<RamBlock>,
+    offset: u64,
+    len: u64,
+}
+
+impl BlockRange {
+    /// The block.
+    pub fn block(&self) -> &Arc<RamBlock> {
+        &self.block
+    }
+
+    /// Start in the block.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a range is a length of memory, not a collection")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// A part of this range.
+    pub fn sub(&self, offset: u64, len: u64) -> Option<Self> {
+        (offset.checked_add(len)? <= self.len).then(|| Self {
+            block: self.block.clone(),
+            offset: self.offset + offset,
+            len,
+        })
+    }
+
+    /// Host address of the first byte. Whoever keeps it keeps the range.
+    pub fn host_address(&self) -> *mut u8 {
+        self.block.host_address().wrapping_add(self.offset as usize)
+    }
+
+    /// Copies the start of the range out; returns how many bytes were copied.
+    pub fn copy_to(&self, buf: &mut [u8]) -> usize {
+        self.slice().copy_to(buf)
+    }
+
+    /// Copies into the start of the range and marks it dirty; returns how many bytes were copied. Nothing is copied
+    /// where the mapping is read-only.
+    pub fn copy_from(&self, buf: &[u8]) -> usize {
+        if !self.block.is_writable() {
+            return 0;
+        }
+        let count = buf.len().min(self.len as usize);
+        self.slice().copy_from(&buf[..count]);
+        count
+    }
+
+    /// The bytes as a volatile slice; writes through it are marked dirty.
+    pub fn slice(&self) -> VolatileSlice<'_, DirtySlice<'_>> {
+        self.block.slice(self.offset, self.len as usize).expect("a block range is inside its block")
+    }
+}

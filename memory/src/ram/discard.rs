@@ -1,0 +1,82 @@
+//! Giving memory back to the host.
+
+use std::io;
+
+use super::RamBlock;
+use super::file::{host_page_size, punch_hole};
+use super::mapping::Advice;
+use crate::error::{DiscardError, errno_text};
+
+impl RamBlock {
+    /// Gives the pages of `len` bytes at `offset` back to the host; they read as zeroes afterwards.
+    ///
+    /// Private anonymous memory is dropped with `MADV_DONTNEED`. Of a file, the hole is punched in the file itself
+    /// (also for a private mapping, which other users of the file will notice; there is a warning) and the pages of
+    /// the mapping are dropped. `offset` and `len` are multiples of [`page_size`](Self::page_size).
+    ///
+    /// # Errors
+    /// Ranges that are unaligned or outside, files open for reading only, and what the kernel says.
+    #[doc(alias = "ram_block_discard_range")]
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), DiscardError> {
+        let fail = |what: String, errno: i32| DiscardError {
+            report: format!("ram_block_discard_range: {what}"),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        let page = self.page_size();
+        if !offset.is_multiple_of(page) {
+            return Err(fail(format!("Unaligned start address: {offset:#x}"), libc::EINVAL));
+        }
+        if !len.is_multiple_of(page) {
+            return Err(fail(format!("Unaligned length: {len:#x}"), libc::EINVAL));
+        }
+        if offset.checked_add(len).is_none_or(|end| end > self.max_size()) {
+            let name = self.name();
+            return Err(fail(format!("Overrun block '{name}' ({offset:#x}/{len:#x})"), libc::EINVAL));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        if let Some(backing) = self.backing() {
+            if backing.readonly_fd {
+                let what = "Discarding RAM with readonly files is not supported";
+                return Err(fail(what.to_owned(), libc::EPERM));
+            }
+            if !backing.shared {
+                warn_private_once();
+            }
+            punch_hole(&backing.file, backing.offset + offset, len).map_err(|e| {
+                let what =
+                    format!("Failed to fallocate {}:{offset:x}+{len:x} ({})", self.name(), errno_text(&e));
+                fail(what, e.raw_os_error().unwrap_or(libc::EIO))
+            })?;
+        }
+        // Huge pages are gone with the hole; the kernel refuses to advise on less than all of them.
+        if page == host_page_size() {
+            // A shared mapping of a file falls back on the file, where the hole is now.
+            let advice =
+                if self.backing().is_none() && self.is_shared() { Advice::Remove } else { Advice::DontNeed };
+            self.mapping.advise(offset, len, advice).map_err(|e| {
+                let what = format!(
+                    "Failed to discard range {}:{offset:x}+{len:x} ({})",
+                    self.name(),
+                    errno_text(&e)
+                );
+                fail(what, e.raw_os_error().unwrap_or(libc::EIO))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn warn_private_once() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "ram_block_discard_range: Discarding RAM in private file mappings is possibly dangerous, because it will \
+             modify the underlying file and will affect other users of the file"
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests;

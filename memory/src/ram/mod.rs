@@ -1,0 +1,18 @@
+//! RAM blocks: memory that the host gives and the guest uses.
+//!
+//! A [`RamBlock`] owns its mapping and unmaps it when dropped. Nothing touches the memory of a block unless asked to:
+//! a block of 1 TiB costs address space and nothing else.
+
+mod block;
+mod dirty;
+mod discard;
+mod file;
+mod list;
+mod mapping;
+
+pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
+pub use dirty::DirtyBitmap;
+pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
+pub use mapping::HostPolicy;
+
+pub(crate) use list::RamList;

@@ -1,0 +1,289 @@
+//! The only way to change the topology.
+
+use std::sync::{Arc, MutexGuard};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::discard_manager::DiscardManager;
+use crate::error::{Error, Result};
+use crate::ioeventfd::IoEventFd;
+use crate::memory::Topology;
+use crate::ops::RegionOps;
+use crate::ram::RamBlock;
+use crate::region::{Region, RegionDesc, RegionId, RegionKind};
+use crate::space::AddressSpace;
+
+/// A batch of changes under the topology lock; dropping it commits them: affected views are rendered once and
+/// listeners get one batch each.
+///
+/// All methods panic when given the id of a region that was destroyed: ids come from devices of this program, never
+/// from the guest.
+#[doc(alias = "memory_region_transaction_begin")]
+pub struct Transaction<'a> {
+    topology: MutexGuard<'a, Topology>,
+    touched: Vec<RegionId>,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(topology: MutexGuard<'a, Topology>) -> Self {
+        Self { topology, touched: Vec::new() }
+    }
+
+    /// Commits now; the same as dropping the guard.
+    pub fn commit(self) {}
+
+    fn insert(&mut self, desc: RegionDesc, kind: RegionKind) -> RegionId {
+        self.topology.arena.insert(desc, kind)
+    }
+
+    fn change(&mut self, id: RegionId) -> &mut Region {
+        self.touched.push(id);
+        &mut self.topology.arena[id]
+    }
+
+    /// A region that only holds others.
+    pub fn container(&mut self, desc: RegionDesc) -> RegionId {
+        self.insert(desc, RegionKind::Container)
+    }
+
+    /// A region that a device answers; subregions may cover parts of it.
+    pub fn io(&mut self, desc: RegionDesc, ops: Arc<dyn RegionOps>) -> RegionId {
+        self.insert(desc, RegionKind::Io(ops))
+    }
+
+    /// RAM. The size may not exceed the block's; what exceeds it is cut off.
+    pub fn ram(&mut self, mut desc: RegionDesc, block: Arc<RamBlock>) -> RegionId {
+        desc.size = desc.size.min(u128::from(block.max_size()));
+        self.insert(desc, RegionKind::Ram(block))
+    }
+
+    /// Memory the guest cannot write; `info ramblock` shows the block as `ro`.
+    pub fn rom(&mut self, desc: RegionDesc, block: Arc<RamBlock>) -> RegionId {
+        block.set_rom(true);
+        let id = self.ram(desc, block);
+        self.topology.arena[id].readonly = true;
+        id
+    }
+
+    /// A window onto `target`, starting `offset` bytes into it.
+    pub fn alias(&mut self, desc: RegionDesc, target: RegionId, offset: u64) -> RegionId {
+        self.topology.arena[target].uses += 1;
+        let id = self.insert(desc, RegionKind::Alias(target));
+        self.topology.arena[id].alias_offset = offset;
+        id
+    }
+
+    /// Puts `child` at `offset` of `parent`. Where children overlap, the higher priority wins, and of equal
+    /// priorities the one added last.
+    ///
+    /// # Panics
+    /// If `child` is in a container already, or `parent` is reachable from it.
+    pub fn add_subregion(&mut self, parent: RegionId, offset: u64, child: RegionId, priority: i32) {
+        let arena = &self.topology.arena;
+        assert!(arena[child].container.is_none(), "'{}' is in a container", arena[child].core.name);
+        assert!(!self.reaches(child, parent), "'{}' would contain itself", arena[child].core.name);
+        let region = self.change(child);
+        (region.container, region.addr, region.priority) = (Some(parent), offset, priority);
+        self.touched.push(parent);
+        let arena = &mut self.topology.arena;
+        let siblings = &arena[parent].subregions;
+        let at = siblings.iter().position(|&s| priority >= arena[s].priority).unwrap_or(siblings.len());
+        arena[parent].subregions.insert(at, child);
+    }
+
+    /// Takes `child` out of `parent`; not being in it is no error.
+    pub fn del_subregion(&mut self, parent: RegionId, child: RegionId) {
+        if self.topology.arena[child].container != Some(parent) {
+            return;
+        }
+        self.change(child).container = None;
+        self.change(parent).subregions.retain(|&s| s != child);
+    }
+
+    fn reaches(&self, from: RegionId, to: RegionId) -> bool {
+        let region = &self.topology.arena[from];
+        from == to
+            || region.alias_target().is_some_and(|t| self.reaches(t, to))
+            || region.subregions.iter().any(|&s| self.reaches(s, to))
+    }
+
+    /// Shows or hides a region with everything below it.
+    pub fn set_enabled(&mut self, id: RegionId, enabled: bool) {
+        if self.topology.arena[id].enabled != enabled {
+            self.change(id).enabled = enabled;
+        }
+    }
+
+    /// Moves a region in its container.
+    pub fn set_address(&mut self, id: RegionId, addr: u64) {
+        if self.topology.arena[id].addr == addr {
+            return;
+        }
+        // Aliases of the region see its contents at the same place, yet rendering them reads the address.
+        self.change(id).addr = addr;
+        let Some(parent) = self.topology.arena[id].container else { return };
+        // The one that moved last is on top of its equals, as if it had been added again.
+        let priority = self.topology.arena[id].priority;
+        self.del_subregion(parent, id);
+        self.add_subregion(parent, addr, id, priority);
+    }
+
+    /// Changes the size of a region (cut off at a block's end).
+    pub fn set_size(&mut self, id: RegionId, size: u128) {
+        let max = match &self.topology.arena[id].core.kind {
+            RegionKind::Ram(block) => u128::from(block.max_size()),
+            _ => crate::SIZE_ALL,
+        };
+        let size = size.min(max);
+        if self.topology.arena[id].size != size {
+            self.change(id).size = size;
+        }
+    }
+
+    /// Moves the window of an alias over its target.
+    pub fn set_alias_offset(&mut self, id: RegionId, offset: u64) {
+        if self.topology.arena[id].alias_offset != offset {
+            self.change(id).alias_offset = offset;
+        }
+    }
+
+    /// Makes a region, and everything seen through it, read-only or not.
+    pub fn set_readonly(&mut self, id: RegionId, readonly: bool) {
+        if self.topology.arena[id].readonly != readonly {
+            self.change(id).readonly = readonly;
+        }
+    }
+
+    /// Keeps what is seen through a region apart from its neighbours in the view, so that it can be mapped and
+    /// unmapped without touching them.
+    pub fn set_unmergeable(&mut self, id: RegionId, unmergeable: bool) {
+        if self.topology.arena[id].unmergeable != unmergeable {
+            self.change(id).unmergeable = unmergeable;
+        }
+    }
+
+    /// Says who knows which parts of a RAM region are populated. Must happen before the region is mapped.
+    ///
+    /// # Errors
+    /// [`Error::RegionInUse`] if it has a manager already, or is no RAM.
+    pub fn set_discard_manager(&mut self, id: RegionId, manager: Option<Arc<DiscardManager>>) -> Result<()> {
+        let region = &self.topology.arena[id];
+        match &region.core.kind {
+            RegionKind::Ram(block) if manager.is_none() || block.discard_manager().is_none() => {
+                block.set_discard_manager(manager);
+                Ok(())
+            }
+            _ => Err(Error::RegionInUse(region.core.name.to_string())),
+        }
+    }
+
+    /// Logs writes to a RAM region, or stops.
+    pub fn set_log(&mut self, id: RegionId, log: bool) {
+        if self.topology.arena[id].log != log {
+            if log && let RegionKind::Ram(block) = &self.topology.arena[id].core.kind {
+                block.start_dirty_log();
+            }
+            self.change(id).log = log;
+        }
+    }
+
+    /// Has writes of `size` bytes (0: any size) at `offset`, with the value if given, signal `fd` instead of reaching
+    /// the device.
+    pub fn add_ioeventfd(
+        &mut self,
+        id: RegionId,
+        offset: u64,
+        size: u8,
+        datamatch: Option<u64>,
+        fd: Arc<EventFd>,
+    ) {
+        self.change(id).ioeventfds.push(IoEventFd { addr: offset, size, datamatch, fd });
+    }
+
+    /// Undoes [`add_ioeventfd`](Self::add_ioeventfd) with the same arguments.
+    pub fn del_ioeventfd(
+        &mut self,
+        id: RegionId,
+        offset: u64,
+        size: u8,
+        datamatch: Option<u64>,
+        fd: &Arc<EventFd>,
+    ) {
+        let gone = IoEventFd { addr: offset, size, datamatch, fd: fd.clone() };
+        self.change(id).ioeventfds.retain(|fd| *fd != gone);
+    }
+
+    /// Takes a region out of its container, its subregions out of it, and forgets it.
+    ///
+    /// # Errors
+    /// [`Error::RegionInUse`] while an alias or an address space names it.
+    pub fn destroy(&mut self, id: RegionId) -> Result<()> {
+        let region = &self.topology.arena[id];
+        if region.uses > 0 {
+            return Err(Error::RegionInUse(region.core.name.to_string()));
+        }
+        if let Some(parent) = region.container {
+            self.del_subregion(parent, id);
+        }
+        for child in self.change(id).subregions.clone() {
+            self.del_subregion(id, child);
+        }
+        if let Some(target) = self.topology.arena[id].alias_target() {
+            self.topology.arena[target].uses -= 1;
+        }
+        self.topology.arena.remove(id);
+        Ok(())
+    }
+
+    /// Creates an address space that shows `root`. Its view is there once the transaction is committed.
+    pub fn address_space(&mut self, name: impl Into<String>, root: RegionId) -> Arc<AddressSpace> {
+        let space = Arc::new(AddressSpace::new(name.into(), root));
+        self.topology.add_space(space.clone());
+        self.touched.push(root);
+        space
+    }
+
+    /// Removes an address space; its listeners are told that everything is gone, and it shows nothing.
+    pub fn remove_address_space(&mut self, space: &Arc<AddressSpace>) {
+        self.topology.remove_space(space);
+    }
+
+    /// Name of a region.
+    pub fn name(&self, id: RegionId) -> Arc<str> {
+        self.topology.arena[id].core.name.clone()
+    }
+
+    /// Size of a region.
+    pub fn size(&self, id: RegionId) -> u128 {
+        self.topology.arena[id].size
+    }
+
+    /// Container of a region and the offset in it.
+    pub fn container_of(&self, id: RegionId) -> Option<(RegionId, u64)> {
+        let region = &self.topology.arena[id];
+        region.container.map(|c| (c, region.addr))
+    }
+
+    /// Whether a region is shown.
+    pub fn is_enabled(&self, id: RegionId) -> bool {
+        self.topology.arena[id].enabled
+    }
+
+    /// Kind of a region.
+    pub fn kind(&self, id: RegionId) -> RegionKind {
+        self.topology.arena[id].core.kind.clone()
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        if !self.touched.is_empty() {
+            self.topology.commit(&self.touched);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
