@@ -3,9 +3,32 @@
 //!
 //! This is floor 0 of the house (`docs/architecture.md`): it knows the *shape* of commands and events and
 //! nothing of what they do.
+//!
+//! - [`json`] is the stream: bytes to [`Value`]s and back.
+//! - `schema/*.json` say which commands, events and types there are. The build script generates [`types`],
+//!   [`events`] and [`commands`] from them; [`visit`] holds what the generated code calls.
+//! - [`dispatch`] runs a command by name; [`introspect`] is the answer of `query-qmp-schema`;
+//!   [`schema`] is the model that the generator and the reference (`docs/qmp-reference.md`) are made from.
 
+mod dispatch;
 mod error;
+pub mod introspect;
+pub mod json;
+pub mod schema;
 mod value;
+pub mod visit;
 
+include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+
+/// Types and events of `tests/schema/selftest.json`, which has one of everything.
+#[cfg(test)]
+#[expect(dead_code, unreachable_pub, reason = "generated for the library's surface, used by its own tests")]
+mod selftest {
+    include!(concat!(env!("OUT_DIR"), "/selftest.rs"));
+}
+
+pub use commands::Handlers;
+pub use dispatch::{CommandInfo, commands, dispatch, lookup, not_found};
 pub use error::{Error, ErrorClass, Result};
 pub use value::{Dict, Value};
+pub use visit::{Enum, FromValue, ToValue};

@@ -31,6 +31,11 @@ impl Dict {
         Self::default()
     }
 
+    /// An object of members whose keys the caller knows to be unique; linear, where inserting is quadratic.
+    pub(crate) fn from_unique(members: Vec<(String, Value)>) -> Self {
+        Self(members)
+    }
+
     /// Value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v)

@@ -1,0 +1,1 @@
+//! The schema as a page of documentation, `docs/qmp-reference.md`.

@@ -1,0 +1,1 @@
+//! Schema language, checks, introspection, and agreement with QEMU 10.0.2.

@@ -1,0 +1,1 @@
+//! Errors of the generated readers, through the self-test schema.
