@@ -1,0 +1,211 @@
+//! How the arguments of a console command are written, and what is said of one written wrongly.
+//!
+//! A command declares its arguments ([`Spec`]); [`parse`] turns the rest of a line into typed [`Args`]. Integer
+//! expressions, registers and `/fmt` belong to commands that are not here yet.
+
+use std::collections::BTreeMap;
+
+/// Kind of an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A word, or a `"quoted string"` with escapes.
+    Word,
+    /// A word that may be missing.
+    OptionalWord,
+    /// The rest of the line, verbatim.
+    Rest,
+    /// `-x`: set or not.
+    Flag(char),
+    /// `[TYPE,]k=v,…` as behind `-device`, a word that is split later.
+    Options,
+    /// A decimal, octal or hexadecimal number.
+    Number,
+    /// A number that may be missing.
+    OptionalNumber,
+}
+
+/// Name and kind of an argument.
+pub(crate) type Spec = (&'static str, Kind);
+
+/// Parsed arguments.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Args {
+    words: BTreeMap<&'static str, String>,
+    numbers: BTreeMap<&'static str, i64>,
+    flags: Vec<&'static str>,
+}
+
+impl Args {
+    /// A word that the grammar requires.
+    pub(crate) fn word(&self, name: &str) -> &str {
+        self.words.get(name).map_or("", String::as_str)
+    }
+    /// A word that may be missing.
+    pub(crate) fn optional(&self, name: &str) -> Option<&str> {
+        self.words.get(name).map(String::as_str)
+    }
+    /// A number, if given.
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
+        self.numbers.get(name).copied()
+    }
+    /// Whether a flag was given.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.flags.contains(&name)
+    }
+}
+
+/// Parses `text` for a command called `command`. The error is the line to print.
+pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, String> {
+    let mut args = Args::default();
+    let mut rest = text.trim_start();
+    for (name, kind) in specs {
+        rest = rest.trim_start();
+        match kind {
+            Kind::Word | Kind::OptionalWord => match word(rest) {
+                Some((value, tail)) if !(value.is_empty() && tail.len() == rest.len()) => {
+                    args.words.insert(name, value);
+                    rest = tail;
+                }
+                Some(_) if *kind == Kind::OptionalWord && rest.is_empty() => {}
+                _ => return Err(format!("{command}: string expected")),
+            },
+            Kind::Rest | Kind::Options => {
+                if rest.is_empty() {
+                    return Err(format!("{command}: string expected"));
+                }
+                args.words.insert(name, rest.to_owned());
+                rest = "";
+            }
+            Kind::Flag(letter) => rest = flag(command, specs, name, *letter, rest, &mut args)?,
+            Kind::Number | Kind::OptionalNumber => {
+                if rest.is_empty() && *kind == Kind::OptionalNumber {
+                    continue;
+                }
+                let end = rest.find(' ').unwrap_or(rest.len());
+                let value = number(&rest[..end])?;
+                args.numbers.insert(name, value);
+                rest = &rest[end..];
+            }
+        }
+    }
+    if rest.trim_start().is_empty() {
+        Ok(args)
+    } else {
+        Err(format!("{command}: extraneous characters at the end of line"))
+    }
+}
+
+/// One flag; a dash with a letter that no later flag has either is refused.
+fn flag<'t>(
+    command: &str,
+    specs: &[Spec],
+    name: &'static str,
+    letter: char,
+    rest: &'t str,
+    args: &mut Args,
+) -> Result<&'t str, String> {
+    let Some(found) = rest.strip_prefix('-').and_then(|r| r.chars().next()) else { return Ok(rest) };
+    if found == letter {
+        args.flags.push(name);
+        return Ok(rest[1..].strip_prefix(found).unwrap_or(""));
+    }
+    let known = specs.iter().any(|(_, k)| *k == Kind::Flag(found));
+    if known { Ok(rest) } else { Err(format!("{command}: unsupported option -{found}")) }
+}
+
+/// A word up to a blank, or a string in double quotes; `None` for a broken quotation.
+fn word(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(char::is_whitespace).unwrap_or(text.len());
+        return Some((text[..end].to_owned(), &text[end..]));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((value, &quoted[at + 1..])),
+            '\\' => value.push(match chars.next()?.1 {
+                'n' => '\n',
+                'r' => '\r',
+                c @ ('\\' | '\'' | '"') => c,
+                _ => return None,
+            }),
+            c => value.push(c),
+        }
+    }
+    None
+}
+
+fn number(text: &str) -> Result<i64, String> {
+    let bad = |c: Option<char>| match c {
+        Some(c) => format!("invalid char '{c}' in expression"),
+        None => "unexpected end of expression".to_owned(),
+    };
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d));
+    let (digits, radix) = match digits.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
+        None => (digits, 10),
+    };
+    if let Some(c) = digits.chars().find(|c| !c.is_digit(radix)) {
+        return Err(bad(Some(c)));
+    }
+    if digits.is_empty() {
+        return Err(bad(None));
+    }
+    let value = u64::from_str_radix(digits, radix).map_err(|_| "number too large".to_owned())? as i64;
+    Ok(if negative { value.wrapping_neg() } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: &[Spec] = &[
+        ("json", Kind::Flag('j')),
+        ("path", Kind::Word),
+        ("property", Kind::Word),
+        ("value", Kind::Rest),
+    ];
+    const GET: &[Spec] = &[("path", Kind::Word), ("property", Kind::Word)];
+
+    #[test]
+    fn the_last_argument_of_qom_set_is_verbatim() {
+        let args = parse("qom-set", SET, "vm0 requested-size \"64M\" ").unwrap();
+        assert_eq!(args.word("value"), "\"64M\" ");
+        assert!(parse("qom-set", SET, "-j vm0 size 1").unwrap().flag("json"));
+        assert_eq!(parse("qom-set", SET, "-x vm0 a 1"), Err("qom-set: unsupported option -x".into()));
+        assert_eq!(parse("qom-set", SET, ""), Err("qom-set: string expected".into()));
+    }
+
+    #[test]
+    fn double_quotes_quote_and_single_ones_do_not() {
+        assert_eq!(parse("qom-get", GET, "\"vm0\" 'a'").unwrap().word("property"), "'a'");
+        assert_eq!(parse("qom-get", GET, "vm0 \"a\\nb\"").unwrap().word("property"), "a\nb");
+        assert_eq!(parse("qom-get", GET, "vm0 \"si"), Err("qom-get: string expected".into()));
+        assert_eq!(parse("qom-get", GET, "vm0 \"a\\qb\""), Err("qom-get: string expected".into()));
+        let extra = Err("qom-get: extraneous characters at the end of line".into());
+        assert_eq!(parse("qom-get", GET, "vm0 size # c"), extra);
+        assert_eq!(parse("quit", &[], "now"), Err("quit: extraneous characters at the end of line".into()));
+    }
+
+    #[test]
+    fn flags_must_stand_alone() {
+        let flags: &[Spec] = &[("flat", Kind::Flag('f')), ("dispatch", Kind::Flag('d'))];
+        assert!(parse("mtree", flags, "-f -d").unwrap().flag("dispatch"));
+        assert!(parse("mtree", flags, "-d").unwrap().flag("dispatch"));
+        assert_eq!(
+            parse("mtree", flags, "-fd"),
+            Err("mtree: extraneous characters at the end of line".into())
+        );
+        assert_eq!(parse("mtree", flags, "-x"), Err("mtree: unsupported option -x".into()));
+    }
+
+    #[test]
+    fn numbers_name_the_character_that_is_wrong() {
+        let one: &[Spec] = &[("size", Kind::Number)];
+        assert_eq!(parse("x", one, "0x10").unwrap().number("size"), Some(16));
+        assert_eq!(parse("x", one, "a"), Err("invalid char 'a' in expression".into()));
+        assert_eq!(parse("x", one, ""), Err("unexpected end of expression".into()));
+    }
+}

@@ -1,0 +1,184 @@
+//! The `info` commands: QMP replies as QEMU's console shows them.
+
+use qapi::{Dict, Result, Value};
+
+use super::args::Args;
+use super::{Execute, flag, items, member, number, text};
+
+/// Prints a `HumanReadableText` reply.
+pub(super) fn human(x: &dyn Execute, command: &str) -> Result<String> {
+    Ok(text(&x.query(command)?, "human-readable-text").to_owned())
+}
+
+pub(super) fn chardev(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-chardev")?;
+    Ok(items(&reply).iter().map(|c| format!("{}: filename={}\n", text(c, "label"), text(c, "filename"))).collect())
+}
+
+pub(super) fn cpus(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-cpus-fast")?;
+    let line = |c: &Value| {
+        let index = number(c, "cpu-index");
+        let mark = if index == 0 { '*' } else { ' ' };
+        format!("{mark} CPU #{index}: thread_id={}\n", number(c, "thread-id"))
+    };
+    Ok(items(&reply).iter().map(line).collect())
+}
+
+pub(super) fn hotpluggable_cpus(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-hotpluggable-cpus")?;
+    let mut out = "Hotpluggable CPUs:\n".to_owned();
+    for cpu in items(&reply) {
+        out.push_str(&format!("  type: \"{}\"\n", text(cpu, "type")));
+        out.push_str(&format!("  vcpus_count: \"{}\"\n", number(cpu, "vcpus-count")));
+        if let Some(path) = member(cpu, "qom-path").and_then(Value::as_str) {
+            out.push_str(&format!("  qom_path: \"{path}\"\n"));
+        }
+        out.push_str("  CPUInstance Properties:\n");
+        for name in ["node-id", "socket-id", "die-id", "module-id", "core-id", "thread-id"] {
+            if let Some(id) = member(cpu, "props").and_then(|p| member(p, name)).and_then(Value::as_i64) {
+                out.push_str(&format!("    {name}: \"{id}\"\n"));
+            }
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn kvm(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-kvm")?;
+    let state = match (flag(&reply, "present"), flag(&reply, "enabled")) {
+        (true, true) => "enabled",
+        (true, false) => "disabled",
+        (false, _) => "not compiled",
+    };
+    Ok(format!("kvm support: {state}\n"))
+}
+
+pub(super) fn memdev(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-memdev")?;
+    let mut out = String::new();
+    for m in items(&reply) {
+        out.push_str(&format!("memory backend: {}\n", text(m, "id")));
+        out.push_str(&format!("  size:  {}\n", number(m, "size")));
+        for name in ["merge", "dump", "prealloc", "share"] {
+            out.push_str(&format!("  {name}: {}\n", flag(m, name)));
+        }
+        if member(m, "reserve").is_some() {
+            out.push_str(&format!("  reserve: {}\n", flag(m, "reserve")));
+        }
+        out.push_str(&format!("  policy: {}\n", text(m, "policy")));
+        let nodes: Vec<u64> =
+            member(m, "host-nodes").map(items).unwrap_or_default().iter().filter_map(Value::as_u64).collect();
+        out.push_str(&format!("  host nodes: {}\n", ranges(&nodes)));
+    }
+    out.push('\n');
+    Ok(out)
+}
+
+/// `0-2,5` for 0, 1, 2, 5.
+pub(super) fn ranges(numbers: &[u64]) -> String {
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    for n in numbers {
+        match parts.last_mut() {
+            Some((_, end)) if end.checked_add(1) == Some(*n) => *end = *n,
+            _ => parts.push((*n, *n)),
+        }
+    }
+    let part = |(a, b): &(u64, u64)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn memory_devices(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-memory-devices")?;
+    let mut out = String::new();
+    for device in items(&reply) {
+        let kind = text(device, "type");
+        let Some(data) = member(device, "data") else { continue };
+        out.push_str(&format!("Memory device [{kind}]: \"{}\"\n", text(data, "id")));
+        match kind {
+            "dimm" | "nvdimm" => {
+                out.push_str(&format!("  addr: 0x{:x}\n", number(data, "addr")));
+                for name in ["slot", "node", "size"] {
+                    out.push_str(&format!("  {name}: {}\n", number(data, name)));
+                }
+                out.push_str(&format!("  memdev: {}\n", text(data, "memdev")));
+                for name in ["hotplugged", "hotpluggable"] {
+                    out.push_str(&format!("  {name}: {}\n", flag(data, name)));
+                }
+            }
+            _ => {
+                out.push_str(&format!("  memaddr: 0x{:x}\n", number(data, "memaddr")));
+                let names: &[&str] = match kind {
+                    "virtio-mem" => &["node", "requested-size", "size", "max-size", "block-size"],
+                    _ => &["size"],
+                };
+                for name in names {
+                    out.push_str(&format!("  {name}: {}\n", number(data, name)));
+                }
+                out.push_str(&format!("  memdev: {}\n", text(data, "memdev")));
+            }
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn memory_size_summary(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-memory-size-summary")?;
+    let mut out = format!("base memory: {}\n", number(&reply, "base-memory"));
+    if member(&reply, "plugged-memory").is_some() {
+        out.push_str(&format!("plugged memory: {}\n", number(&reply, "plugged-memory")));
+    }
+    Ok(out)
+}
+
+pub(super) fn mtree(x: &dyn Execute, args: &Args) -> Result<String> {
+    let mut arguments = Dict::new();
+    for name in ["flatview", "dispatch-tree", "owner", "disabled"] {
+        if args.flag(name) {
+            arguments.insert(name, true);
+        }
+    }
+    Ok(text(&x.execute("x-pliant-query-mtree", arguments)?, "human-readable-text").to_owned())
+}
+
+pub(super) fn qtree(x: &dyn Execute, args: &Args) -> Result<String> {
+    let mut arguments = Dict::new();
+    if args.flag("brief") {
+        arguments.insert("brief", true);
+    }
+    Ok(text(&x.execute("x-pliant-query-qtree", arguments)?, "human-readable-text").to_owned())
+}
+
+pub(super) fn name(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-name")?;
+    Ok(member(&reply, "name").and_then(Value::as_str).map(|n| format!("{n}\n")).unwrap_or_default())
+}
+
+pub(super) fn uuid(x: &dyn Execute) -> Result<String> {
+    Ok(format!("{}\n", text(&x.query("query-uuid")?, "UUID")))
+}
+
+pub(super) fn version(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-version")?;
+    let part = |n| member(&reply, "qemu").map_or(0, |q| number(q, n));
+    Ok(format!("{}.{}.{}{}\n", part("major"), part("minor"), part("micro"), text(&reply, "package")))
+}
+
+pub(super) fn status(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-status")?;
+    let running = flag(&reply, "running");
+    let mut line = format!("VM status: {}", if running { "running" } else { "paused" });
+    let state = text(&reply, "status");
+    if !running && state != "paused" {
+        line.push_str(&format!(" ({state})"));
+    }
+    Ok(line + "\n")
+}
+
+pub(super) fn virtio(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("x-query-virtio")?;
+    if items(&reply).is_empty() {
+        return Ok("No VirtIO devices\n".to_owned());
+    }
+    Ok(items(&reply).iter().map(|d| format!("{} [{}]\n", text(d, "path"), text(d, "name"))).collect())
+}

@@ -1,0 +1,79 @@
+//! The console for people: grammar, command table, formatters, completion, line editing.
+//!
+//! Everything a command does it does over QMP commands ([`Execute`]), so that the console can do nothing a
+//! program could not, and the text is the only thing this module knows better.
+
+mod args;
+mod command;
+mod complete;
+mod console;
+mod info;
+mod objects;
+mod pci;
+mod readline;
+
+pub(crate) use console::Console;
+
+use qapi::{Dict, Error, Result, Value, json};
+
+pub(crate) use command::run_line;
+
+/// What executes QMP commands for the console.
+pub(crate) trait Execute {
+    /// Runs `command` and gives its return value.
+    fn execute(&self, command: &str, arguments: Dict) -> Result<Value>;
+
+    /// Runs a command without arguments.
+    fn query(&self, command: &str) -> Result<Value> {
+        self.execute(command, Dict::new())
+    }
+}
+
+impl<F: Fn(&str, Dict) -> Result<Value>> Execute for F {
+    fn execute(&self, command: &str, arguments: Dict) -> Result<Value> {
+        self(command, arguments)
+    }
+}
+
+/// How an error looks on the console.
+fn error_text(error: &Error) -> String {
+    let mut text = format!("Error: {}\n", error.desc());
+    for hint in error.hint() {
+        text.push_str(hint);
+        text.push('\n');
+    }
+    text
+}
+
+/// Member of a reply as text; empty when it is missing.
+fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+    value.as_dict().and_then(|d| d.get(name)).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Member of a reply as a number; 0 when it is missing.
+fn number(value: &Value, name: &str) -> u64 {
+    value.as_dict().and_then(|d| d.get(name)).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Member of a reply as a boolean; false when it is missing.
+fn flag(value: &Value, name: &str) -> bool {
+    value.as_dict().and_then(|d| d.get(name)).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// Member of a reply.
+fn member<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    value.as_dict().and_then(|d| d.get(name))
+}
+
+/// Elements of a list member, or of the value itself when it is a list.
+fn items(value: &Value) -> &[Value] {
+    value.as_list().unwrap_or_default()
+}
+
+/// `qom-get`'s way to print a value.
+fn pretty(value: &Value) -> String {
+    format!("{}\n", json::to_string_pretty(value))
+}
+
+#[cfg(test)]
+mod tests;
