@@ -48,7 +48,7 @@ impl Session {
     /// Takes bytes from the client.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.parser.feed(bytes);
-        while let Some(value) = self.parser.next_value() {
+        while let Some(value) = self.parser.next() {
             self.ready.push_back(value);
         }
     }

@@ -1,0 +1,123 @@
+//! QMP on a character device.
+
+mod commands;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chardev::{CharEvent, Chardev, Frontend, Port};
+use qapi::{Dict, Value, json};
+
+use crate::server::{Server, lock};
+pub(crate) use commands::{NoSession, SessionHandler};
+use session::{Session, Step, reply};
+
+/// Bytes taken from a client at a time.
+const READ_CHUNK: usize = 4096;
+
+/// The far end of a QMP monitor, as far as events need it.
+pub(crate) struct Peer {
+    port: Port,
+    pretty: bool,
+    /// Whether the client has negotiated, so that it may see events.
+    ready: AtomicBool,
+}
+
+impl Peer {
+    fn send(&self, value: &Value) {
+        let mut text = if self.pretty { json::to_string_pretty(value) } else { json::to_string(value) };
+        if self.pretty {
+            text = text.replace('\n', "\r\n");
+        }
+        text.push_str("\r\n");
+        // A client that does not read is cut off by the character device, not waited for.
+        let _ = self.port.write_all(text.as_bytes());
+    }
+
+    pub(crate) fn send_event(&self, event: &Value) {
+        if self.ready.load(Ordering::Relaxed) {
+            self.send(event);
+        }
+    }
+}
+
+struct Monitor {
+    server: Arc<Server>,
+    peer: Arc<Peer>,
+    session: std::sync::Mutex<Session>,
+}
+
+/// Starts QMP on `chardev`.
+pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool) -> qapi::Result<Arc<Peer>> {
+    let peer = Arc::new(Peer { port: chardev.reserve()?, pretty, ready: AtomicBool::new(false) });
+    let monitor = Monitor {
+        server: Arc::clone(server),
+        peer: Arc::clone(&peer),
+        session: std::sync::Mutex::new(Session::new()),
+    };
+    peer.port.set_handler(Box::new(monitor));
+    Ok(peer)
+}
+
+impl Monitor {
+    fn work(&self) {
+        loop {
+            let step = lock(&self.session).next_step();
+            match step {
+                None => return,
+                Some(Step::Reply(value)) => self.peer.send(&value),
+                Some(Step::Run(request)) => {
+                    // The session is not locked while the command runs: `qmp_capabilities` changes it.
+                    let handler = SessionHandler { server: &self.server, session: &self.session };
+                    let result = self.server.run(&handler, &request.command, request.arguments);
+                    self.peer.send(&reply(request.id, result));
+                    self.peer.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn greet(&self) {
+        let capabilities: Vec<&str> = vec!["oob"];
+        let hello = Dict::new()
+            .with("version", commands::version(&self.server.version))
+            .with("capabilities", capabilities);
+        self.peer.send(&Dict::new().with("QMP", hello).into());
+    }
+}
+
+impl Frontend for Monitor {
+    fn can_read(&mut self) -> usize {
+        // A client that does not read its replies gets no more commands in.
+        if self.peer.port.is_congested() { 0 } else { READ_CHUNK }
+    }
+
+    fn read(&mut self, data: &[u8]) {
+        lock(&self.session).push(data);
+        self.work();
+    }
+
+    fn event(&mut self, event: CharEvent) {
+        match event {
+            CharEvent::Opened => {
+                *lock(&self.session) = Session::new();
+                self.peer.ready.store(false, Ordering::Relaxed);
+                self.greet();
+            }
+            CharEvent::Closed => self.peer.ready.store(false, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    fn writable(&mut self) {
+        self.peer.port.accept_input();
+    }
+
+    fn must_drain(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! All monitors of one virtual machine.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use chardev::Chardev;
+use mainloop::{Clock, Handle};
+use qapi::commands::SessionCommands;
+use qapi::events::Event;
+use qapi::{Dict, Handlers, Result, Value};
+
+use crate::emit::Stamped;
+use crate::hmp::Console;
+use crate::qmp::{self, Peer};
+use crate::throttle::{Throttle, WINDOW_NS};
+
+/// What stands behind the commands.
+pub trait Backend: Send + Sync {
+    /// The handlers of all schema modules; those of the session module are the monitor's own.
+    fn handlers<'a>(&'a self, session: &'a dyn SessionCommands) -> Handlers<'a>;
+}
+
+/// What the greeting says of the program.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// Version of QEMU whose interface is spoken: major, minor, micro.
+    pub qemu: [u32; 3],
+    /// What is behind it.
+    pub package: String,
+}
+
+/// The monitors of a virtual machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Monitors(Arc<Server>);
+
+pub(crate) struct Server {
+    pub(crate) loop_handle: Handle,
+    /// Clock of the rate limits: guest time under qtest, else real time.
+    clock: Clock,
+    pub(crate) version: Version,
+    backend: OnceLock<Arc<dyn Backend>>,
+    peers: Mutex<Vec<Weak<Peer>>>,
+    throttle: Mutex<Throttle<(&'static str, String), Stamped>>,
+}
+
+impl Monitors {
+    /// Monitors on `loop_handle`. Commands work once [`Monitors::set_backend`] was called.
+    pub fn new(loop_handle: Handle, clock: Clock, version: Version) -> Self {
+        Self(Arc::new(Server {
+            loop_handle,
+            clock,
+            version,
+            backend: OnceLock::new(),
+            peers: Mutex::default(),
+            throttle: Mutex::new(Throttle::new()),
+        }))
+    }
+
+    /// Connects the commands, once, before the loop runs.
+    pub fn set_backend(&self, backend: Arc<dyn Backend>) {
+        // A second call is a mistake without consequence: the first backend stays.
+        let _ = self.0.backend.set(backend);
+    }
+
+    /// Speaks QMP on `chardev`.
+    ///
+    /// # Errors
+    /// When the device is in use.
+    pub fn add_qmp(&self, chardev: &Arc<Chardev>, pretty: bool) -> Result<()> {
+        let peer = qmp::attach(&self.0, chardev, pretty)?;
+        let mut peers = lock(&self.0.peers);
+        peers.retain(|p| p.strong_count() > 0);
+        peers.push(Arc::downgrade(&peer));
+        Ok(())
+    }
+
+    /// Serves the console on `chardev`.
+    ///
+    /// # Errors
+    /// When the device is in use.
+    pub fn add_hmp(&self, chardev: &Arc<Chardev>) -> Result<()> {
+        Console::attach(&self.0, chardev)
+    }
+
+    /// Tells every client that something happened. From the loop thread it is written before this returns, so that
+    /// an event precedes the reply to the command that caused it; from other threads it is posted.
+    pub fn emit(&self, event: &Event) {
+        let event = Stamped::new(event);
+        if self.0.loop_handle.on_loop_thread() {
+            self.0.emit(event);
+        } else {
+            let server = Arc::clone(&self.0);
+            self.0.loop_handle.post(move || server.emit(event));
+        }
+    }
+}
+
+impl Server {
+    fn emit(self: &Arc<Self>, event: Stamped) {
+        let Some(key) = event.limit() else { return self.broadcast(&event) };
+        let passes = lock(&self.throttle).offer(key.clone(), event);
+        if let Some(event) = passes {
+            self.broadcast(&event);
+            self.open_window(key);
+        }
+    }
+
+    fn open_window(self: &Arc<Self>, key: (&'static str, String)) {
+        let server = Arc::downgrade(self);
+        let end = self.loop_handle.now_ns(self.clock) + WINDOW_NS;
+        let close = move || {
+            let Some(server) = server.upgrade() else { return };
+            let pending = lock(&server.throttle).close(&key);
+            if let Some(event) = pending {
+                server.broadcast(&event);
+                server.open_window(key);
+            }
+        };
+        self.loop_handle.timer(self.clock, end, close).detach();
+    }
+
+    fn broadcast(&self, event: &Stamped) {
+        let peers: Vec<Arc<Peer>> = lock(&self.peers).iter().filter_map(Weak::upgrade).collect();
+        let value = event.to_value();
+        peers.iter().for_each(|peer| peer.send_event(&value));
+    }
+
+    /// Runs a command for a session.
+    pub(crate) fn run(&self, session: &dyn SessionCommands, command: &str, arguments: Dict) -> Result<Value> {
+        match self.backend.get() {
+            Some(backend) => qapi::dispatch(&backend.handlers(session), command, arguments),
+            None => Err(qapi::Error::generic("the virtual machine is not there yet")),
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes guard is changed by whole assignments; a panic cannot leave it torn.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
