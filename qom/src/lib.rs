@@ -31,8 +31,10 @@
 //! ```
 
 mod class;
+mod commands;
 mod input;
 mod object;
+pub mod options;
 mod property;
 pub mod size;
 mod tree;

@@ -3,12 +3,11 @@
 //! This module knows the grammar and which options exist; what they mean is decided where the virtual machine
 //! is put together. Options that pliant does not have are refused, never ignored.
 
-pub(crate) mod grammar;
 mod table;
 
 use qapi::{Error, Result};
 
-use grammar::{Options, Pairs, keyval, options};
+use qom::options::{Options, Pairs, keyval, options};
 pub(crate) use table::usage;
 use table::{Arg, lookup};
 

@@ -2,7 +2,9 @@
 
 use qapi::{Error, Result};
 
-use crate::cli::{Raw, grammar};
+use qom::options as grammar;
+
+use crate::cli::Raw;
 
 /// What the virtual machine is called.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

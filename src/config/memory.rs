@@ -38,7 +38,7 @@ impl Default for Memory {
 /// QEMU's; those about the text name the option, those about the sizes do not.
 pub(crate) fn parse(raw: Option<&Raw>) -> Result<Memory> {
     let Some(raw) = raw else { return Ok(Memory::default()) };
-    let options = crate::cli::grammar::options(&raw.text, Some("size"));
+    let options = qom::options::options(&raw.text, Some("size"));
     let at = |e: Error| e.prefixed(&raw.prefix());
     options.only(&["size", "slots", "maxmem"]).map_err(at)?;
     // "-m help" is no list of keys in QEMU but a size that is none.

@@ -4,7 +4,7 @@
 use qapi::{Error, Result};
 
 use crate::cli::Raw;
-use crate::cli::grammar::{Options, invalid_parameter};
+use qom::options::{Options, invalid_parameter};
 
 /// One `-numa` option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Numa {
 /// # Errors
 /// QEMU's, without the option's prefix.
 pub(crate) fn parse(raw: &Raw) -> Result<Numa> {
-    let options = crate::cli::grammar::options(&raw.text, Some("type"));
+    let options = qom::options::options(&raw.text, Some("type"));
     let kind = if options.help { "help" } else { options.get("type").unwrap_or("") };
     match kind {
         "node" => node(&options),

@@ -2,7 +2,7 @@
 
 use qapi::{Error, Result};
 
-use crate::cli::grammar::Pairs;
+use qom::options::Pairs;
 
 /// A complete topology: the product of the levels is `maxcpus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

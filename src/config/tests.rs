@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli::Raw;
-use crate::cli::grammar::keyval;
+use qom::options::keyval;
 
 fn m(text: &str) -> Result<memory::Memory, String> {
     memory::parse(Some(&Raw { option: "-m", text: text.into() })).map_err(|e| e.to_string())

@@ -161,12 +161,8 @@ fn number(text: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    const SET: &[Spec] = &[
-        ("json", Kind::Flag('j')),
-        ("path", Kind::Word),
-        ("property", Kind::Word),
-        ("value", Kind::Rest),
-    ];
+    const SET: &[Spec] =
+        &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)];
     const GET: &[Spec] = &[("path", Kind::Word), ("property", Kind::Word)];
 
     #[test]

@@ -72,9 +72,14 @@ pub(crate) const COMMANDS: &[Command] = &[
         &[Source::Commands, Source::Infos],
         |_, a| Ok(help(a.optional("name"), a.optional("subcommand"))),
     ),
-    command("info", &[("item", Kind::Rest)], "[subcommand]", "show a part of the state", &[Source::Infos], |_, _| {
-        Ok(help(Some("info"), None))
-    }),
+    command(
+        "info",
+        &[("item", Kind::Rest)],
+        "[subcommand]",
+        "show a part of the state",
+        &[Source::Infos],
+        |_, _| Ok(help(Some("info"), None)),
+    ),
     command(
         "object_add",
         &[("object", Kind::Options)],
@@ -109,12 +114,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     ),
     command(
         "qom-set",
-        &[
-            ("json", Kind::Flag('j')),
-            ("path", Kind::Word),
-            ("property", Kind::Word),
-            ("value", Kind::Rest),
-        ],
+        &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)],
         "[-j] path property value",
         "set a property of an object (-j: the value is JSON)",
         &[Source::Paths, Source::Properties],

@@ -56,9 +56,7 @@ fn argument(x: &dyn Execute, command: &Command, before: &[&str], typed: &str) ->
     let words: Vec<&&str> = before.iter().filter(|w| !w.starts_with('-')).collect();
     let takes = command.args.iter().filter(|(_, k)| !matches!(k, Kind::Flag(_))).count();
     match command.sources.get(words.len()) {
-        Some(source) if words.len() < takes => {
-            offer(x, *source, typed, words.last().map_or("", |w| **w))
-        }
+        Some(source) if words.len() < takes => offer(x, *source, typed, words.last().map_or("", |w| **w)),
         _ => Vec::new(),
     }
 }

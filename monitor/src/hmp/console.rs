@@ -54,8 +54,9 @@ impl Console {
         self.flush();
         let history: Vec<String> = self.editor.history().collect();
         let server = Arc::clone(&self.server);
-        let execute =
-            |command: &str, arguments: Dict| -> Result<Value> { server.run(&NoSession(&server), command, arguments) };
+        let execute = |command: &str, arguments: Dict| -> Result<Value> {
+            server.run(&NoSession(&server), command, arguments)
+        };
         let text = run_line(&execute, line, &history).replace('\n', "\r\n");
         self.send(text.as_bytes());
         self.editor.show_prompt();
@@ -63,8 +64,9 @@ impl Console {
 
     fn complete(&mut self, before: &str) {
         let server = Arc::clone(&self.server);
-        let execute =
-            |command: &str, arguments: Dict| -> Result<Value> { server.run(&NoSession(&server), command, arguments) };
+        let execute = |command: &str, arguments: Dict| -> Result<Value> {
+            server.run(&NoSession(&server), command, arguments)
+        };
         let (found, typed) = candidates(&execute, before);
         self.editor.complete(found, typed);
     }

@@ -12,7 +12,10 @@ pub(super) fn human(x: &dyn Execute, command: &str) -> Result<String> {
 
 pub(super) fn chardev(x: &dyn Execute) -> Result<String> {
     let reply = x.query("query-chardev")?;
-    Ok(items(&reply).iter().map(|c| format!("{}: filename={}\n", text(c, "label"), text(c, "filename"))).collect())
+    Ok(items(&reply)
+        .iter()
+        .map(|c| format!("{}: filename={}\n", text(c, "label"), text(c, "filename")))
+        .collect())
 }
 
 pub(super) fn cpus(x: &dyn Execute) -> Result<String> {

@@ -60,9 +60,11 @@ fn print_bridge(bridge: &Value, out: &mut String) {
     out.push_str(&format!("      BUS {}.\n", number(bus, "number")));
     out.push_str(&format!("      secondary bus {}.\n", number(bus, "secondary")));
     out.push_str(&format!("      subordinate bus {}.\n", number(bus, "subordinate")));
-    for (name, title) in
-        [("io_range", "IO range"), ("memory_range", "memory range"), ("prefetchable_range", "prefetchable memory range")]
-    {
+    for (name, title) in [
+        ("io_range", "IO range"),
+        ("memory_range", "memory range"),
+        ("prefetchable_range", "prefetchable memory range"),
+    ] {
         if let Some(range) = member(bus, name) {
             let (base, limit) = (number(range, "base"), number(range, "limit"));
             let width = if name == "io_range" { 4 } else { 8 };
@@ -80,7 +82,5 @@ fn print_region(region: &Value, out: &mut String) {
     }
     let bits = if flag(region, "mem_type_64") { 64 } else { 32 };
     let prefetchable = if flag(region, "prefetch") { " prefetchable" } else { "" };
-    out.push_str(&format!(
-        "      BAR{bar}: {bits} bit{prefetchable} memory at 0x{addr:08x} [0x{end:08x}]\n"
-    ));
+    out.push_str(&format!("      BAR{bar}: {bits} bit{prefetchable} memory at 0x{addr:08x} [0x{end:08x}]\n"));
 }

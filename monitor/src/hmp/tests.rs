@@ -31,8 +31,10 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
                    "mem_type_64": true}]}]}]"#
         }
         "qom-list" => match path {
-            "/machine/peripheral" => r#"[{"name": "type", "type": "string"},
-                {"name": "vm0", "type": "child<virtio-mem-pci>"}]"#,
+            "/machine/peripheral" => {
+                r#"[{"name": "type", "type": "string"},
+                {"name": "vm0", "type": "child<virtio-mem-pci>"}]"#
+            }
             "/objects" => r#"[{"name": "mem0", "type": "child<memory-backend-ram>"}]"#,
             "/" => r#"[{"name": "machine", "type": "child<pc-q35-10.0-machine>"}]"#,
             "/machine" => r#"[{"name": "peripheral", "type": "child<container>"}]"#,

@@ -120,8 +120,7 @@ fn not_now(text: &str) -> Error {
 fn check_members(dict: &Dict, oob: bool) -> Result<()> {
     let mut command: Option<&str> = None;
     // Members are judged in the order QEMU keeps them in.
-    for key in json::wire_order(dict) {
-        let Some(value) = dict.get(key) else { continue };
+    for (key, value) in json::wire_order(dict) {
         match key {
             "execute" | "exec-oob" => {
                 if key == "exec-oob" && !oob {

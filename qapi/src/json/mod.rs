@@ -27,4 +27,4 @@ mod writer;
 mod tests;
 
 pub use stream::{Parser, parse};
-pub use writer::{to_string, to_string_pretty};
+pub use writer::{to_string, to_string_pretty, wire_order};

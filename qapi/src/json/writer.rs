@@ -19,6 +19,14 @@ pub fn to_string_pretty(value: &Value) -> String {
     writer.out
 }
 
+/// Members in the order they are written, which is also the order in which QEMU judges them.
+pub fn wire_order(dict: &Dict) -> Vec<(&str, &Value)> {
+    let mut order: Vec<_> =
+        dict.iter().enumerate().map(|(i, (k, v))| (bucket(k), usize::MAX - i, k, v)).collect();
+    order.sort_unstable_by_key(|&(bucket, newest_first, ..)| (bucket, newest_first));
+    order.into_iter().map(|(_, _, key, value)| (key, value)).collect()
+}
+
 /// Number of buckets in the table whose iteration order members are written in.
 const BUCKETS: u32 = 512;
 
@@ -61,11 +69,8 @@ impl Writer {
     }
 
     fn dict(&mut self, dict: &Dict) {
-        let mut order: Vec<_> =
-            dict.iter().enumerate().map(|(i, (k, v))| (bucket(k), usize::MAX - i, k, v)).collect();
-        order.sort_unstable_by_key(|&(bucket, newest_first, ..)| (bucket, newest_first));
         self.open('{');
-        for (i, (_, _, key, value)) in order.into_iter().enumerate() {
+        for (i, (key, value)) in wire_order(dict).into_iter().enumerate() {
             self.separate(i);
             self.string(key);
             self.out.push_str(": ");

@@ -7,27 +7,27 @@
 use qapi::{Error, Result};
 
 /// Keys and values in the order they were written.
-pub(crate) type Pairs = Vec<(String, String)>;
+pub type Pairs = Vec<(String, String)>;
 
 /// What splitting an option list found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
+pub struct Options {
     /// The pairs; a flag `x` is `x=on`, `nox` is `x=off`.
-    pub(crate) pairs: Pairs,
+    pub pairs: Pairs,
     /// Flags written without a value, which QEMU warns about.
-    pub(crate) short_form: Vec<(String, String)>,
+    pub short_form: Vec<(String, String)>,
     /// Whether the word `help` or `?` was among them.
-    pub(crate) help: bool,
+    pub help: bool,
 }
 
 impl Options {
     /// Last value of `key`, as QEMU lets later values win.
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+    pub fn get(&self, key: &str) -> Option<&str> {
         self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
     /// Refuses keys that are not in `known`.
-    pub(crate) fn only(&self, known: &[&str]) -> Result<()> {
+    pub fn only(&self, known: &[&str]) -> Result<()> {
         match self.pairs.iter().find(|(k, _)| !known.contains(&k.as_str())) {
             Some((k, _)) => Err(invalid_parameter(k)),
             None => Ok(()),
@@ -35,7 +35,7 @@ impl Options {
     }
 
     /// A flag's value.
-    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some("on") => Ok(Some(true)),
@@ -45,12 +45,12 @@ impl Options {
     }
 }
 
-pub(crate) fn invalid_parameter(key: &str) -> Error {
+pub fn invalid_parameter(key: &str) -> Error {
     Error::generic(format!("Invalid parameter '{key}'"))
 }
 
 /// Splits an option list; `implied` is the key of a first word without `=`.
-pub(crate) fn options(text: &str, implied: Option<&str>) -> Options {
+pub fn options(text: &str, implied: Option<&str>) -> Options {
     let mut out = Options::default();
     let mut rest = text;
     let mut first = true;
@@ -118,18 +118,18 @@ fn take_value(text: &str) -> (String, &str) {
 
 /// What splitting a keyval list found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Keyval {
+pub struct Keyval {
     /// The pairs, keys still dotted; a later value of the same key has replaced the earlier one.
-    pub(crate) pairs: Pairs,
+    pub pairs: Pairs,
     /// Whether the word `help` or `?` was among them.
-    pub(crate) help: bool,
+    pub help: bool,
 }
 
 /// Splits a keyval list; `implied` is the key of a first word without `=`.
 ///
 /// # Errors
 /// QEMU's, for bad keys and bare words.
-pub(crate) fn keyval(text: &str, implied: Option<&str>) -> Result<Keyval> {
+pub fn keyval(text: &str, implied: Option<&str>) -> Result<Keyval> {
     let mut out = Keyval { pairs: Vec::new(), help: false };
     let mut rest = text;
     let mut first = true;
