@@ -177,3 +177,6 @@ impl<'a> Iterator for Slices<'a> {
 
 impl FusedIterator for Slices<'_> {}
 impl<'a> GuestMemorySliceIterator<'a, DirtySlice<'a>> for Slices<'a> {}
+
+#[cfg(test)]
+mod tests;

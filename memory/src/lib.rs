@@ -25,6 +25,7 @@
 //! Left out: IOMMU regions, ROM devices, memory attributes (secure, requester id), big-endian devices.
 
 mod access;
+mod backend;
 mod discard_manager;
 mod error;
 mod flatview;
@@ -32,6 +33,7 @@ mod guest_memory;
 mod ioeventfd;
 mod listener;
 mod memory;
+mod object;
 mod ops;
 mod ram;
 mod region;
@@ -40,6 +42,7 @@ mod space;
 mod text;
 mod transaction;
 
+pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};
 pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
 pub use error::{DiscardError, Error, Result};
 pub use flatview::{FlatRange, FlatView};

@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use qom::ObjectRef;
+
+use crate::backend::BackendDefaults;
 use crate::error::Result;
 use crate::flatview::FlatView;
 use crate::listener::{self, MemoryListener};
+use crate::object::RegionObjects;
 use crate::ram::{RamBlock, RamList, RamSpec};
 use crate::region::{Arena, RegionId};
 use crate::render::{render, view_root};
@@ -18,6 +22,8 @@ use crate::transaction::Transaction;
 pub(crate) struct Topology {
     pub(crate) arena: Arena,
     pub(crate) spaces: Vec<SpaceEntry>,
+    /// Makes the object of a region, once the classes are registered.
+    pub(crate) objects: Option<RegionObjects>,
     /// Whether all RAM is logged.
     global_log: bool,
 }
@@ -36,6 +42,7 @@ pub(crate) struct SpaceEntry {
 pub struct Memory {
     topology: Mutex<Topology>,
     ram: RamList,
+    backend_defaults: Mutex<BackendDefaults>,
 }
 
 impl std::fmt::Debug for Memory {
@@ -54,6 +61,21 @@ impl Memory {
     /// hold two.
     pub fn transaction(&self) -> Transaction<'_> {
         Transaction::new(self.topology())
+    }
+
+    /// Says which object (`/machine/unattached`) has the regions without owner as children, those that exist already
+    /// included. Needs [`crate::register`] to have run.
+    pub fn set_unattached(&self, container: ObjectRef) {
+        self.topology().set_unattached(container);
+    }
+
+    /// What memory backends created from now on start with.
+    pub fn set_backend_defaults(&self, defaults: BackendDefaults) {
+        *self.backend_defaults.lock().unwrap_or_else(PoisonError::into_inner) = defaults;
+    }
+
+    pub(crate) fn backend_defaults(&self) -> BackendDefaults {
+        *self.backend_defaults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn topology(&self) -> MutexGuard<'_, Topology> {

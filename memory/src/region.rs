@@ -4,7 +4,9 @@
 //! [`destroy`](crate::Transaction::destroy) never names another region.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use qom::{Object, ObjectRef};
 
 use crate::ioeventfd::IoEventFd;
 use crate::ops::RegionOps;
@@ -18,17 +20,19 @@ pub struct RegionId {
 }
 
 /// To whom a region belongs: printed by `info mtree -o`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub enum Owner {
     /// Nobody; the object tree has it under `/machine/unattached`.
     #[default]
     None,
-    /// An object that is no device, by its canonical path.
+    /// An object: the region becomes its child `NAME[0]`, and goes when the region is destroyed.
+    Qom(Weak<dyn Object>),
+    /// An object that is no device, only to be printed, by its canonical path.
     Object {
         /// Such as `/objects/mem0`.
         path: String,
     },
-    /// A device: printed by id if it has one, else by path.
+    /// A device, only to be printed: by id if it has one, else by path.
     Device {
         /// The user's id.
         id: Option<String>,
@@ -38,6 +42,11 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// An object of the tree.
+    pub fn of(object: &ObjectRef) -> Self {
+        Self::Qom(Arc::downgrade(object))
+    }
+
     /// An object at `path`.
     pub fn object(path: impl Into<String>) -> Self {
         Self::Object { path: path.into() }
@@ -58,6 +67,17 @@ pub struct RegionDesc {
     pub size: u128,
     /// To whom it belongs.
     pub owner: Owner,
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Qom(object) => write!(f, "Qom({:?})", object.upgrade().map(|o| o.path())),
+            Self::Object { path } => write!(f, "Object({path})"),
+            Self::Device { id, path } => write!(f, "Device({id:?}, {path})"),
+        }
+    }
 }
 
 impl RegionDesc {
@@ -92,7 +112,7 @@ impl fmt::Debug for RegionKind {
         match self {
             Self::Container => f.write_str("Container"),
             Self::Io(_) => f.write_str("Io"),
-            Self::Ram(block) => write!(f, "Ram({})", block.name()),
+            Self::Ram(block) => write!(f, "Ram({})", block.label()),
             Self::Alias(id) => write!(f, "Alias({id:?})"),
         }
     }
@@ -107,10 +127,11 @@ pub(crate) struct RegionCore {
 }
 
 /// A region as the topology holds it.
-#[derive(Debug)]
 pub(crate) struct Region {
     pub(crate) core: Arc<RegionCore>,
     pub(crate) owner: Owner,
+    /// What stands for it in the object tree.
+    pub(crate) object: Option<ObjectRef>,
     pub(crate) size: u128,
     /// Offset in the container.
     pub(crate) addr: u64,
@@ -141,7 +162,7 @@ impl Region {
 }
 
 /// All regions of a [`crate::Memory`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Arena {
     slots: Vec<(u32, Option<Region>)>,
     free: Vec<u32>,
@@ -158,6 +179,7 @@ impl Arena {
         slot.1 = Some(Region {
             core: Arc::new(RegionCore { id, name: desc.name.into(), kind }),
             owner: desc.owner,
+            object: None,
             size: desc.size.min(crate::SIZE_ALL),
             addr: 0,
             container: None,
@@ -180,6 +202,10 @@ impl Arena {
         slot.0 = slot.0.wrapping_add(1);
         self.free.push(id.index);
         Some(region)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<RegionId> {
+        self.slots.iter().filter_map(|slot| Some(slot.1.as_ref()?.core.id)).collect()
     }
 
     pub(crate) fn get(&self, id: RegionId) -> Option<&Region> {

@@ -5,6 +5,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use qom::ObjectRef;
+
 use crate::flatview::FlatView;
 use crate::memory::{SpaceEntry, Topology};
 use crate::region::{Arena, Owner, Region, RegionId, RegionKind};
@@ -126,6 +128,9 @@ impl Printer<'_> {
         }
         match &region.owner {
             Owner::None => out.push_str(" parent:{obj path=/machine/unattached}"),
+            Owner::Qom(object) => {
+                put!(out, "{}", object.upgrade().map_or(" orphan".into(), |o| owner_text(&o)))
+            }
             Owner::Object { path } => put!(out, " owner:{{obj path={path}}}"),
             Owner::Device { id: Some(id), .. } => put!(out, " owner:{{dev id={id}}}"),
             Owner::Device { id: None, path } => put!(out, " owner:{{dev path={path}}}"),
@@ -187,6 +192,19 @@ impl Printer<'_> {
             out.push('\n');
         }
         out.push('\n');
+    }
+}
+
+/// A device with an id by that, everything else by path, or by type outside of the tree.
+#[doc(alias = "mtree_expand_owner")]
+fn owner_text(object: &ObjectRef) -> String {
+    let device = object.core().class().is_a("device");
+    let label = if device { "dev" } else { "obj" };
+    let path = object.path();
+    match path.strip_prefix("/machine/peripheral/") {
+        Some(id) if device && !id.contains('/') => format!(" owner:{{{label} id={id}}}"),
+        _ if path.is_empty() => format!(" owner:{{{label} type={}}}", object.core().class().name()),
+        _ => format!(" owner:{{{label} path={path}}}"),
     }
 }
 

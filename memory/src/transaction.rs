@@ -33,7 +33,9 @@ impl<'a> Transaction<'a> {
     pub fn commit(self) {}
 
     fn insert(&mut self, desc: RegionDesc, kind: RegionKind) -> RegionId {
-        self.topology.arena.insert(desc, kind)
+        let id = self.topology.arena.insert(desc, kind);
+        self.topology.show(id);
+        id
     }
 
     fn change(&mut self, id: RegionId) -> &mut Region {
@@ -231,6 +233,7 @@ impl<'a> Transaction<'a> {
         if let Some(target) = self.topology.arena[id].alias_target() {
             self.topology.arena[target].uses -= 1;
         }
+        self.topology.hide(id);
         self.topology.arena.remove(id);
         Ok(())
     }

@@ -87,6 +87,7 @@ impl RamSpec {
 #[derive(Debug)]
 #[doc(alias = "RAMBlock")]
 pub struct RamBlock {
+    label: String,
     name: Mutex<String>,
     offset: u64,
     used: AtomicU64,
@@ -131,7 +132,8 @@ impl RamBlock {
             _ => Error::MapAnonymous { name: name.clone(), source },
         })?;
         let block = Self {
-            name: Mutex::new(name),
+            name: Mutex::new(name.clone()),
+            label: name,
             offset,
             used: AtomicU64::new(used),
             page_size,
@@ -157,9 +159,27 @@ impl RamBlock {
         self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Renames the block: a device prefixes its own path (`0000:00:02.0/mem0`).
+    /// Renames the block; see [`register_name`](Self::register_name) for the usual names.
     pub fn set_name(&self, name: impl Into<String>) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.into();
+    }
+
+    /// The name it was created with, which error texts have.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Gives the block its name for `info ramblock` and migration: the label, behind the path of the device that maps
+    /// it (`0000:00:02.0/mem0`) if there is one.
+    #[doc(alias = "vmstate_register_ram")]
+    pub fn register_name(&self, device: Option<&str>) {
+        self.set_name(device.map_or_else(|| self.label.clone(), |path| format!("{path}/{}", self.label)));
+    }
+
+    /// Takes the name away again.
+    #[doc(alias = "vmstate_unregister_ram")]
+    pub fn unregister_name(&self) {
+        self.set_name("");
     }
 
     /// Place in the space of all RAM.
@@ -366,7 +386,7 @@ impl RamBlock {
     }
 
     fn out_of_block(&self, offset: u64, len: u64) -> Error {
-        Error::OutOfBlock { name: self.name(), offset, len }
+        Error::OutOfBlock { name: self.label.clone(), offset, len }
     }
 }
 

@@ -30,7 +30,7 @@ impl RamBlock {
             return Err(fail(format!("Unaligned length: {len:#x}"), libc::EINVAL));
         }
         if offset.checked_add(len).is_none_or(|end| end > self.max_size()) {
-            let name = self.name();
+            let name = self.label();
             return Err(fail(format!("Overrun block '{name}' ({offset:#x}/{len:#x})"), libc::EINVAL));
         }
         if len == 0 {
@@ -46,7 +46,7 @@ impl RamBlock {
             }
             punch_hole(&backing.file, backing.offset + offset, len).map_err(|e| {
                 let what =
-                    format!("Failed to fallocate {}:{offset:x}+{len:x} ({})", self.name(), errno_text(&e));
+                    format!("Failed to fallocate {}:{offset:x}+{len:x} ({})", self.label(), errno_text(&e));
                 fail(what, e.raw_os_error().unwrap_or(libc::EIO))
             })?;
         }
@@ -58,13 +58,20 @@ impl RamBlock {
             self.mapping.advise(offset, len, advice).map_err(|e| {
                 let what = format!(
                     "Failed to discard range {}:{offset:x}+{len:x} ({})",
-                    self.name(),
+                    self.label(),
                     errno_text(&e)
                 );
                 fail(what, e.raw_os_error().unwrap_or(libc::EIO))
             })?;
         }
         Ok(())
+    }
+
+    /// Throws away what is behind the whole block, so that the host need not write it back (`discard-data=on`).
+    pub fn discard_contents(&self) {
+        if let Err(error) = self.mapping.advise(0, self.max_size(), Advice::Remove) {
+            tracing::debug!(%error, "MADV_REMOVE");
+        }
     }
 }
 
