@@ -127,12 +127,12 @@ fn sorted(request: &Value, reply: &Value) -> Value {
 fn guest(vm: &mut Vm, what: &str) {
     let qtest = vm.qtest();
     if what.starts_with("(guest plugs one block)") {
-        let mut driver = VirtioMem::map(qtest, Function::at(2));
+        let mut driver = VirtioMem::map(qtest, Function::at(2), 0);
         assert!(driver.init_usual(qtest));
         let base = driver.config(qtest).addr;
         assert_eq!(driver.request(qtest, Kind::Plug, base, 1), "ACK");
     } else if what.starts_with("(guest unplugs all)") {
-        let mut driver = VirtioMem::map(qtest, Function::at(2));
+        let mut driver = VirtioMem::map(qtest, Function::at(2), 0);
         assert!(driver.init_usual(qtest));
         assert_eq!(driver.request(qtest, Kind::UnplugAll, 0, 0), "ACK");
     } else if what.starts_with("(guest ejects slot 2") {

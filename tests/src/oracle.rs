@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod gaps;
 pub mod report;
 pub mod transcript;
+pub mod view;
 
 use std::path::PathBuf;
 use std::{fs, io};

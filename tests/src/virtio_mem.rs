@@ -8,8 +8,10 @@ use crate::{Qtest, wire};
 
 /// Vendor and device ID of virtio-mem on PCI.
 pub const IDS: (u16, u16) = (0x1af4, 0x1058);
-/// Where BAR 4 is mapped, as in the recordings.
+/// Where the recordings have BAR 4 of the first device; the others follow in steps of 64 KiB.
 pub const BAR4: u64 = 0xfe00_0000;
+/// Where the recordings have BAR 1 (the MSI-X table) of the first device; the others follow in steps of 4 KiB.
+pub const BAR1: u64 = 0xfe80_0000;
 /// `VIRTIO_F_VERSION_1`.
 pub const VERSION_1: u64 = 1 << 32;
 /// `VIRTIO_MEM_F_ACPI_PXM`.
@@ -93,17 +95,17 @@ pub struct VirtioMem {
 }
 
 impl VirtioMem {
-    /// Maps BAR 4 of a device (at [`BAR4`] plus a distance that its device number tells) and finds the structures in it.
+    /// Maps the BARs of a device where the recordings have them for the `nth` one, and finds the structures in BAR 4.
     ///
     /// # Panics
     ///
     /// If there is no virtio-mem device or it lacks a structure.
-    pub fn map(qtest: &mut Qtest, function: Function) -> Self {
+    pub fn map(qtest: &mut Qtest, function: Function, nth: u64) -> Self {
         let (vendor, device) = IDS;
         let ids = function.read(qtest, 0, 4);
         assert_eq!(ids, u64::from(vendor) | u64::from(device) << 16, "{function:?} is virtio-mem");
-        // The recordings have one device at the base; others follow in steps of its size.
-        let bar = BAR4 + 0x4000 * u64::from(function.device - 2);
+        let bar = BAR4 + 0x1_0000 * nth;
+        function.write(qtest, 0x14, 4, BAR1 + 0x1000 * nth);
         function.write(qtest, 0x20, 4, bar);
         function.write(qtest, 0x24, 4, 0);
         function.write(qtest, pci::COMMAND, 2, pci::MEMORY_AND_MASTER);

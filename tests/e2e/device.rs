@@ -1,0 +1,28 @@
+//! The virtio-mem device as a driver sees it, from the oracle's `4-device/`: configuration space, features, MSI-X, requests and
+//! their answers, violations, events and their throttling.
+
+mod config_space;
+mod events;
+mod features;
+mod msix;
+mod requests;
+
+use tests::Vm;
+use tests::oracle::transcript::Line;
+
+use crate::replay::first_start;
+
+/// The first machine of a transcript, with all monitors and qtest.
+fn start(steps: &[Line]) -> Vm {
+    Vm::new().args(first_start(steps)).qmp().hmp().qtest().start()
+}
+
+/// As the recorder, a Python program, wrote truth.
+fn python(truth: bool) -> &'static str {
+    if truth { "True" } else { "False" }
+}
+
+/// Bytes as digits without anything between.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,163 @@
+//! What of a monitor command's output must equal the oracle's.
+//!
+//! Much of what the `info` commands print is about devices that this program does not have, about addresses in the host, or in
+//! the order of a hash table. A view of an output is the part that has to be the same, in an order of our own. A
+//! command without a view is not compared.
+
+use std::collections::BTreeSet;
+
+/// The comparable part of what a command printed, or nothing if that is not compared.
+pub fn view(command: &str, output: &str) -> Option<String> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words.as_slice() {
+        ["info", "memdev"] => Some(blocks(output, "memory backend: ")),
+        ["info", "mtree", options @ ..] if options.contains(&"-d") => None,
+        ["info", "mtree", options @ ..] if options.contains(&"-f") => Some(flat_views(output)),
+        ["info", "mtree", ..] => Some(memory_trees(output)),
+        ["info", "qtree"] => Some(devices(output)),
+        ["info", "pci"] => Some(pci_functions(output)),
+        ["info", "ramblock"] => Some(ram_blocks(output)),
+        ["info", "qom-tree"] => Some(objects(output)),
+        ["info", what, ..] => COMPARED.contains(what).then(|| output.trim_end().to_owned()),
+        _ => Some(output.trim_end().to_owned()),
+    }
+}
+
+/// The `info` commands whose whole output is compared.
+const COMPARED: [&str; 11] = [
+    "status",
+    "kvm",
+    "numa",
+    "memory-devices",
+    "memory_size_summary",
+    "name",
+    "uuid",
+    "virtio",
+    "virtio-status",
+    "virtio-queue-status",
+    "balloon",
+];
+
+/// Names of memory regions that belong to memory devices, and so are the same in both programs.
+fn of_memory_device(line: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "device-memory",
+        "mem0",
+        "mem1",
+        "memslot-",
+        "virtio-mem",
+        "virtio-pci-",
+        ": virtio-pci",
+        "ram0",
+        "ram1",
+    ];
+    // The bus master's region is named after the device and is about the board.
+    NAMES.iter().any(|name| line.contains(name)) && !line.starts_with("address-space: virtio-mem-pci")
+}
+
+/// Paragraphs that each begin with a word, sorted.
+fn blocks(output: &str, begin: &str) -> String {
+    let mut blocks: Vec<&str> = output.split(begin).map(str::trim_end).collect();
+    blocks.sort_unstable();
+    blocks.join(&format!("\n{begin}"))
+}
+
+/// Of `info mtree`: the address space `device-memory`, and where its region is in `memory`; the regions of the virtio
+/// devices. Indentation is kept within a tree.
+fn memory_trees(output: &str) -> String {
+    let mut trees = BTreeSet::new();
+    for tree in output.split("\n\n") {
+        let (head, body) = tree.split_once('\n').unwrap_or((tree, ""));
+        let kept: Vec<&str> = body.lines().filter(|line| of_memory_device(line)).collect();
+        // The board's other address spaces may show the same by other ways (SMM, PCI bus masters).
+        let ours =
+            ["address-space: memory", "address-space: device-memory", "address-space: virtio-pci-cfg-mem-as"];
+        if !kept.is_empty() && ours.contains(&head.trim()) {
+            trees.insert(format!("{head}\n{}\n", kept.join("\n")));
+        }
+    }
+    trees.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Of `info mtree -f`: the ranges of memory devices, whichever flat view they are in.
+fn flat_views(output: &str) -> String {
+    let ranges: BTreeSet<&str> =
+        output.lines().filter(|line| line.starts_with("  ") && of_memory_device(line)).collect();
+    ranges.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Of `info qtree`: the virtio-mem devices with all below them, sorted, without the indentation of the board around them.
+fn devices(output: &str) -> String {
+    let mut found = subtrees(output, |line| line.starts_with("dev: virtio-mem-pci,"));
+    found.sort();
+    found.concat()
+}
+
+/// Of `info qom-tree`: the backends and the virtio-mem devices with all below them.
+fn objects(output: &str) -> String {
+    subtrees(output, |line| {
+        line.ends_with("(virtio-mem-pci)")
+            || line.ends_with("(memory-backend-ram)")
+            || line == "/objects (container)"
+    })
+    .concat()
+}
+
+/// The lines that satisfy a condition, each with the lines that are indented deeper below it.
+fn subtrees(output: &str, begins: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut depth = None;
+    for line in output.lines() {
+        let text = line.trim_start();
+        let indent = line.len() - text.len();
+        if depth.is_some_and(|depth| indent <= depth) {
+            depth = None;
+        }
+        if depth.is_none() && begins(text) {
+            depth = Some(indent);
+            found.push(String::new());
+        }
+        if let (Some(depth), Some(tree)) = (depth, found.last_mut()) {
+            tree.push_str(&line[depth..]);
+            tree.push('\n');
+        }
+    }
+    found
+}
+
+/// Of `info pci`: the virtio-mem functions.
+fn pci_functions(output: &str) -> String {
+    let functions = output.split_inclusive('\n').fold(Vec::new(), |mut functions: Vec<String>, line| {
+        if line.starts_with("  Bus") || functions.is_empty() {
+            functions.push(String::new());
+        }
+        functions.last_mut().expect("there is one now").push_str(line);
+        functions
+    });
+    functions.into_iter().filter(|function| function.contains("PCI device 1af4:1058")).collect()
+}
+
+/// Of `info ramblock`: the heading and the blocks of backends, with the digits of addresses replaced.
+fn ram_blocks(output: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (index, line) in output.lines().enumerate() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let ours = ["mem0", "mem1", "ram0", "ram1"].iter().any(|backend| name.ends_with(backend));
+        if index == 0 || ours {
+            lines.push(line.split(' ').map(hide_number).collect::<Vec<_>>().join(" "));
+        }
+    }
+    lines[1..].sort_unstable();
+    lines.join("\n")
+}
+
+/// Offsets and host addresses depend on the other blocks; sizes are 32-bit numbers with zeros before them here.
+fn hide_number(word: &str) -> String {
+    match word.strip_prefix("0x") {
+        Some(digits) => format!("0x{}", "-".repeat(digits.len())),
+        None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

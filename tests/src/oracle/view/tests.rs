@@ -1,0 +1,30 @@
+use super::view;
+
+#[test]
+fn a_command_without_a_view_is_not_compared() {
+    assert_eq!(view("info cpus", "CPU 0"), None);
+    assert_eq!(view("info mtree -f -d", "x"), None);
+    assert_eq!(view("qom-set vm0 requested-size 0", "Error\n"), Some("Error".into()));
+}
+
+#[test]
+fn backends_are_a_set() {
+    let (a, b) = ("memory backend: a\n  x\n", "memory backend: b\n  y\n");
+    assert_eq!(view("info memdev", &format!("{a}{b}\n")), view("info memdev", &format!("{b}{a}\n")));
+}
+
+#[test]
+fn devices_are_cut_out_of_the_board() {
+    let board = "bus: main\n  dev: x, id \"\"\n    dev: virtio-mem-pci, id \"vm0\"\n      addr = 1\n  dev: y, id \"\"\n";
+    assert_eq!(view("info qtree", board).unwrap(), "dev: virtio-mem-pci, id \"vm0\"\n  addr = 1\n");
+}
+
+#[test]
+fn only_the_virtio_mem_functions_count() {
+    let all = "  Bus  0, device   0, function 0:\n    Host bridge: PCI device 8086:1237\n\
+               \x20 Bus  0, device   2, function 0:\n    Class 0255: PCI device 1af4:1058\n";
+    assert_eq!(
+        view("info pci", all).unwrap(),
+        "  Bus  0, device   2, function 0:\n    Class 0255: PCI device 1af4:1058\n"
+    );
+}
