@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod device;
+mod guest;
 mod harness;
 mod replay;
 mod runtime_errors;
+mod scenarios;
 mod startup_errors;

@@ -3,16 +3,20 @@
 //! Each step is compared under the id `FILE:LINE`. Steps that come after a difference are still played: what they find may be a
 //! consequence.
 
+mod guest;
+
 use std::collections::HashMap;
 
 use serde_json::Value;
 use tests::oracle::catalogue::machine_options;
 use tests::oracle::transcript::{Line, Step, event_data, parse};
-use tests::oracle::view::view;
+use tests::oracle::view::{device_memory, json_view, view};
 use tests::oracle::{Gaps, Report, read};
-use tests::pci::{COMMAND, Function};
+use tests::pci::{COMMAND, Function, open_bridge};
 use tests::virtio_mem::{IDS, Kind, VirtioMem};
 use tests::{Peer, Qtest, Vm, program};
+
+pub(crate) use guest::Guest;
 
 /// A session that is being played.
 pub(crate) struct Player {
@@ -25,6 +29,7 @@ pub(crate) struct Player {
     /// Whether events still come when the oracle's came. QEMU's virtual clock cannot be moved without the qtest accelerator.
     events: bool,
     file: String,
+    guest: Guest,
 }
 
 /// Reads a file of the oracle (a path below its folder) with its own kinds of notes.
@@ -44,9 +49,16 @@ pub(crate) fn first_start(lines: &[Line]) -> Vec<String> {
 impl Player {
     /// A session with a machine that runs; the gap list is `gaps-NAME` for a file `FOLDER/NAME.txt`.
     pub(crate) fn new(file: &str, vm: Vm) -> Self {
+        Self::with_guest(file, vm, Guest::Absent)
+    }
+
+    /// As [`Player::new`], with a guest whose work is waited for where an output is not yet the oracle's.
+    pub(crate) fn with_guest(file: &str, vm: Vm, guest: Guest) -> Self {
         let name = file.rsplit('/').next().unwrap_or(file).trim_end_matches(".txt").to_owned();
         let report = Report::new(file, Gaps::load(&[&format!("gaps-{name}")]));
-        Self { vm, report, drivers: HashMap::new(), events: true, file: name }
+        // Whose events depend on what a guest does when are another test's.
+        let events = matches!(guest, Guest::Absent);
+        Self { vm, report, drivers: HashMap::new(), events, file: name, guest }
     }
 
     /// The id of a step.
@@ -68,28 +80,59 @@ impl Player {
     }
 
     fn hmp(&mut self, id: &str, command: &str, expected: &str) {
-        // Recorders note which part of an output they kept, three blanks behind the command.
-        let (command, part) = command.split_once("   [").unwrap_or((command, ""));
-        let Some(mut expected) = view(command, expected) else { return };
-        let mut got = self.vm.hmp().run(command);
-        if let Some(part) = part.strip_suffix(']') {
-            expected = expected.trim_end().to_owned();
-            got = got.split("\n\n").find(|tree| tree.starts_with(part)).unwrap_or("(not there)").to_owned()
-                + "\n";
-            got = view(command, &got).unwrap_or_default().trim_end().to_owned();
-        } else {
-            got = view(command, &got).unwrap_or_default();
+        // Recorders note which part of an output they kept, some blanks behind the command.
+        let (command, part) = command.split_once("   ").unwrap_or((command, ""));
+        let part = part.trim().trim_start_matches('[').trim_end_matches(']');
+        if command.starts_with("device_del") && expected.is_empty() {
+            self.unplug(id, command);
+            return;
         }
-        self.report.text(id, &format!("(qemu) {command}"), &expected, &got);
+        let firmware = self.guest != Guest::Absent;
+        let cut = |output: &str| match part {
+            "" if firmware => view(command, output).and_then(|text| without_firmware(command, &text)),
+            "" => view(command, output),
+            // The recorder cut a part out of a tree, and we do the same.
+            _ if part.starts_with("only the device-memory part") => Some(device_memory(output)),
+            _ if part.starts_with("only") => None,
+            _ => {
+                let tree = output.split("\n\n").find(|tree| tree.starts_with(part)).unwrap_or("(not there)");
+                view(command, tree).map(|text| text.trim_end().to_owned())
+            }
+        };
+        let Some(expected) = cut(expected) else { return };
+        let mut got = self.vm.hmp().run(command);
+        // A second look after the guest has worked, if there is one.
+        while cut(&got).as_ref() != Some(&expected) && command.starts_with("info ") && self.settle() {
+            got = self.vm.hmp().run(command);
+        }
+        self.report.text(id, &format!("(qemu) {command}"), &expected, &cut(&got).unwrap_or_default());
     }
 
     fn qmp(&mut self, id: &str, request: &Value, expected: &[Value]) {
-        let got = self.vm.qmp().request(request).unwrap();
+        if self.guest != Guest::Absent && request["execute"] == "x-query-virtio-status" {
+            return;
+        }
+        if request["execute"] == "device_del" {
+            self.settle();
+        }
+        let mut got = self.vm.qmp().request(request).unwrap();
         for message in expected {
-            match message.get("event") {
-                Some(_) => self.event(id, message),
-                None => self.report.json(id, &format!("-> {request}"), message, &got),
+            if message.get("event").is_some() {
+                self.event(id, message);
+                continue;
             }
+            let Some(message) = json_view(request, message) else { continue };
+            while json_view(request, &got).as_ref() != Some(&message)
+                && request["execute"].as_str().is_some_and(|command| command.starts_with("query-"))
+                && self.settle()
+            {
+                got = self.vm.qmp().request(request).unwrap();
+            }
+            let got = json_view(request, &got).unwrap_or_default();
+            self.report.json(id, &format!("-> {request}"), &message, &got);
+        }
+        if request["execute"] == "device_del" && got.get("return").is_some() {
+            self.eject();
         }
     }
 
@@ -148,7 +191,11 @@ impl Player {
             self.drivers.remove(&nth);
         }
         let driver = self.drivers.entry(nth).or_insert_with(|| {
-            let all = Function::find(qtest, 0, IDS.0, IDS.1);
+            let mut all = Function::find(qtest, 0, IDS.0, IDS.1);
+            for port in Function::find(qtest, 0, 0x1b36, 0x000c) {
+                open_bridge(qtest, port, 1);
+                all.extend(Function::find(qtest, 1, IDS.0, IDS.1));
+            }
             VirtioMem::map(qtest, all[nth as usize], nth)
         });
         with(driver, qtest)
@@ -169,6 +216,14 @@ impl Player {
     pub(crate) fn finish(self) {
         self.report.finish();
     }
+}
+
+/// An output without what is the choice of a guest and its firmware: where BARs are, the numbers of interrupt lines, shadowed
+/// memory below 1 MiB, and what the driver negotiated.
+fn without_firmware(command: &str, text: &str) -> Option<String> {
+    const CHOICES: [&str; 6] = ["virtio-pci", " BAR", " IRQ ", " bar ", "): ram0", "): ram1"];
+    let told = |line: &&str| !CHOICES.iter().any(|word| line.contains(word));
+    (!command.contains("virtio-status")).then(|| text.lines().filter(told).collect::<Vec<_>>().join("\n"))
 }
 
 /// What a note of a request says: the type, the address, the number of blocks and the answer.

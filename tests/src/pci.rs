@@ -86,3 +86,11 @@ impl Function {
         qtest.out(0xcf8, 4, address);
     }
 }
+
+/// Gives a bridge's secondary bus a number and the memory window in which [`crate::VirtioMem::map`] maps BARs.
+pub fn open_bridge(qtest: &mut Qtest, bridge: Function, bus: u8) {
+    let bus = u64::from(bus);
+    bridge.write(qtest, 0x18, 4, bus << 16 | bus << 8);
+    bridge.write(qtest, 0x20, 4, 0xfe80_fe00);
+    bridge.write(qtest, COMMAND, 2, MEMORY_AND_MASTER);
+}

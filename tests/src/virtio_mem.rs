@@ -18,16 +18,19 @@ pub const VERSION_1: u64 = 1 << 32;
 pub const ACPI_PXM: u64 = 1 << 0;
 /// `VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE`.
 pub const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
+/// `VIRTIO_MEM_F_PERSISTENT_SUSPEND`.
+pub const PERSISTENT_SUSPEND: u64 = 1 << 2;
 
 const ACKNOWLEDGE_DRIVER: u64 = 3;
 const FEATURES_OK: u64 = 8;
 const DRIVER_OK: u64 = 4;
-/// Guest memory for the ring and the buffers.
-const DESCRIPTORS: u64 = 0x10_0000;
-const AVAILABLE: u64 = 0x10_1000;
-const USED: u64 = 0x10_2000;
-const REQUEST: u64 = 0x10_3000;
-const RESPONSE: u64 = 0x10_4000;
+/// Guest memory for the first device's ring and buffers; the others follow in steps of 64 KiB.
+const RING: u64 = 0x10_0000;
+/// Offsets in it; the descriptors are at its start.
+const AVAILABLE: u64 = 0x1000;
+const USED: u64 = 0x2000;
+const REQUEST: u64 = 0x3000;
+const RESPONSE: u64 = 0x4000;
 
 /// The types of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,7 @@ pub struct VirtioMem {
     isr: u64,
     device: u64,
     notify: u64,
+    ring: u64,
     available: u16,
     /// The length that the device gave with the last used element.
     pub used_len: u32,
@@ -121,7 +125,8 @@ impl VirtioMem {
             structures[1..].iter().all(|&s| s != 0),
             "a modern device has all structures: {structures:x?}"
         );
-        Self { function, common, isr, device, notify, available: 0, used_len: 0 }
+        let ring = RING + 0x1_0000 * nth;
+        Self { function, common, isr, device, notify, ring, available: 0, used_len: 0 }
     }
 
     /// The features that the device offers.
@@ -146,10 +151,10 @@ impl VirtioMem {
         if self.status(qtest) & FEATURES_OK == 0 {
             return false;
         }
-        qtest.memset(DESCRIPTORS, 0x5000, 0);
+        qtest.memset(self.ring, 0x5000, 0);
         self.available = 0;
         qtest.write(self.common + 22, 2, 0);
-        for (offset, address) in [(32, DESCRIPTORS), (40, AVAILABLE), (48, USED)] {
+        for (offset, address) in [(32, self.ring), (40, self.ring + AVAILABLE), (48, self.ring + USED)] {
             qtest.write(self.common + offset, 4, address & 0xffff_ffff);
             qtest.write(self.common + offset + 4, 4, address >> 32);
         }
@@ -158,9 +163,10 @@ impl VirtioMem {
         true
     }
 
-    /// Initialises with what a Linux driver takes: version 1, and of the device's own features all but persistence.
+    /// Initialises with what the recorder's driver took: version 1, and all of the device's own features that are offered.
     pub fn init_usual(&mut self, qtest: &mut Qtest) -> bool {
-        let features = self.features(qtest) & (VERSION_1 | ACPI_PXM | UNPLUGGED_INACCESSIBLE);
+        let own = ACPI_PXM | UNPLUGGED_INACCESSIBLE | PERSISTENT_SUSPEND;
+        let features = self.features(qtest) & (VERSION_1 | own);
         self.init(qtest, features)
     }
 
@@ -237,26 +243,28 @@ impl VirtioMem {
         const NEXT: u64 = 1;
         const WRITE: u64 = 2;
         const NEEDS_RESET: u64 = 0x40;
-        qtest.write_bytes(REQUEST, request);
-        qtest.memset(RESPONSE, 64, 0xff);
-        descriptor(qtest, 0, REQUEST, request.len(), if room.is_some() { NEXT } else { 0 });
+        let [available, used, out, answer] =
+            [AVAILABLE, USED, REQUEST, RESPONSE].map(|offset| self.ring + offset);
+        qtest.write_bytes(out, request);
+        qtest.memset(answer, 64, 0xff);
+        descriptor(qtest, self.ring, 0, out, request.len(), if room.is_some() { NEXT } else { 0 });
         if let Some(room) = room {
-            descriptor(qtest, 1, RESPONSE, room, WRITE);
+            descriptor(qtest, self.ring, 1, answer, room, WRITE);
         }
-        qtest.write(AVAILABLE + 4 + 2 * u64::from(self.available % 128), 2, 0);
-        let before = qtest.read(USED + 2, 2) as u16;
+        qtest.write(available + 4 + 2 * u64::from(self.available % 128), 2, 0);
+        let before = qtest.read(used + 2, 2) as u16;
         self.available = self.available.wrapping_add(1);
-        qtest.write(AVAILABLE + 2, 2, self.available.into());
+        qtest.write(available + 2, 2, self.available.into());
         qtest.write(self.notify, 2, 0);
         let until = std::time::Instant::now() + wire::patience();
-        while qtest.read(USED + 2, 2) as u16 == before {
+        while qtest.read(used + 2, 2) as u16 == before {
             if self.status(qtest) & NEEDS_RESET != 0 {
                 return None;
             }
             assert!(std::time::Instant::now() < until, "neither an answer nor a broken device");
         }
-        self.used_len = qtest.read(USED + 4 + 8 * u64::from(before % 128) + 4, 4) as u32;
-        Some(qtest.bytes(RESPONSE, room.unwrap_or(0)))
+        self.used_len = qtest.read(used + 4 + 8 * u64::from(before % 128) + 4, 4) as u32;
+        Some(qtest.bytes(answer, room.unwrap_or(0)))
     }
 }
 
@@ -289,8 +297,8 @@ fn name(kind: Kind, response: &[u8]) -> String {
 }
 
 /// Writes a descriptor; one that has a next one has the following one.
-fn descriptor(qtest: &mut Qtest, index: u64, address: u64, len: usize, flags: u64) {
-    let at = DESCRIPTORS + 16 * index;
+fn descriptor(qtest: &mut Qtest, ring: u64, index: u64, address: u64, len: usize, flags: u64) {
+    let at = ring + 16 * index;
     qtest.write(at, 8, address);
     qtest.write(at + 8, 4, len as u64);
     qtest.write(at + 12, 2, flags);

@@ -33,7 +33,7 @@ pub struct Line {
 }
 
 /// Beginnings of what recorders note in all transcripts.
-const NOTES: [&str; 5] = ["req ", "config-space", "qtest: ", "guest# ", "  ("];
+const NOTES: [&str; 5] = ["req ", "config-space", "qtest: clock", "guest# ", "  ("];
 
 /// Reads a transcript; `notes` are the beginnings of this file's own notes.
 ///

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 /// The comparable part of what a command printed, or nothing if that is not compared.
 pub fn view(command: &str, output: &str) -> Option<String> {
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -18,13 +20,40 @@ pub fn view(command: &str, output: &str) -> Option<String> {
         ["info", "pci"] => Some(pci_functions(output)),
         ["info", "ramblock"] => Some(ram_blocks(output)),
         ["info", "qom-tree"] => Some(objects(output)),
+        ["qom-list", ..] => Some(sorted_lines(output)),
         ["info", what, ..] => COMPARED.contains(what).then(|| output.trim_end().to_owned()),
         _ => Some(output.trim_end().to_owned()),
     }
 }
 
+/// The comparable form of a QMP reply, or nothing if that is not compared.
+///
+/// Members of objects have no order in JSON anyway; here lists lose theirs where it is a hash table's.
+pub fn json_view(request: &Value, reply: &Value) -> Option<Value> {
+    let mut reply = reply.clone();
+    let command = request["execute"].as_str().unwrap_or_default();
+    let key = match command {
+        // What the host, the other devices of the board or the package are.
+        "query-version" | "query-cpus-fast" | "query-migrate" | "query-pci" | "x-query-ramblock"
+        | "x-query-roms" => {
+            return None;
+        }
+        // Addresses that the guest's driver chose.
+        "x-query-virtio-queue-status" => return None,
+        "qom-list" if request["arguments"]["path"] == "/machine" => return None,
+        "qom-list" | "qom-list-properties" | "device-list-properties" => "name",
+        "query-memdev" => "id",
+        "query-chardev" => "label",
+        _ => return Some(reply),
+    };
+    if let Some(list) = reply.get_mut("return").and_then(Value::as_array_mut) {
+        list.sort_by_key(|member| member[key].to_string());
+    }
+    Some(reply)
+}
+
 /// The `info` commands whose whole output is compared.
-const COMPARED: [&str; 11] = [
+const COMPARED: [&str; 10] = [
     "status",
     "kvm",
     "numa",
@@ -34,7 +63,6 @@ const COMPARED: [&str; 11] = [
     "uuid",
     "virtio",
     "virtio-status",
-    "virtio-queue-status",
     "balloon",
 ];
 
@@ -53,6 +81,20 @@ fn of_memory_device(line: &str) -> bool {
     ];
     // The bus master's region is named after the device and is about the board.
     NAMES.iter().any(|name| line.contains(name)) && !line.starts_with("address-space: virtio-mem-pci")
+}
+
+/// Lines in the order of the alphabet.
+fn sorted_lines(output: &str) -> String {
+    let mut lines: Vec<&str> = output.trim_end().lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+/// Of `info mtree`: the lines of the region `device-memory` in the address space `memory`, as they are.
+pub fn device_memory(output: &str) -> String {
+    let memory = output.split("\n\n").find(|tree| tree.contains("address-space: memory\n")).unwrap_or(output);
+    let trees = subtrees(memory, |line| line.ends_with(": device-memory"));
+    trees.first().cloned().unwrap_or_default()
 }
 
 /// Paragraphs that each begin with a word, sorted.

@@ -1,0 +1,50 @@
+//! Machines with a guest on a vCPU: the built-in one follows requested sizes in both directions, on KVM and on `sim`.
+
+use tests::oracle::transcript::{Line, Step};
+use tests::{Need, Vm, have};
+
+use crate::replay::{Guest, Player, first_start, lines};
+
+#[test]
+fn sizes_on_pc_with_a_guest_on_kvm_are_the_oracles() {
+    replay("1-scenarios/guest-pc.txt", "kvm");
+}
+
+#[test]
+fn sizes_on_q35_with_a_guest_on_kvm_are_the_oracles() {
+    replay("1-scenarios/guest-q35.txt", "kvm");
+}
+
+#[test]
+fn sizes_on_q35_with_a_guest_on_sim_are_the_oracles() {
+    replay("1-scenarios/guest-q35.txt", "sim");
+}
+
+/// The part of a session that a guest of any kind does alike: requested sizes and what is said of them.
+fn replay(file: &str, accel: &str) {
+    if !have(&[Need::Oracle, Need::Pliant]) || (accel == "kvm" && !have(&[Need::Kvm])) {
+        return;
+    }
+    let steps = lines(file, &["(", "free", "exit "]);
+    let args = crate::scenarios::without_linux(first_start(&steps));
+    let vm = Vm::new().accel(accel).args(args).qmp().hmp().start();
+    let mut player = Player::with_guest(file, vm, Guest::Real);
+    for line in steps.iter().filter(|line| about_sizes(line)) {
+        player.play(line);
+    }
+    player.finish();
+}
+
+fn about_sizes(line: &Line) -> bool {
+    match &line.step {
+        Step::Hmp(command, _) => {
+            let sizes =
+                ["info memory-devices", "info numa", "info memory_size_summary"].contains(&command.as_str());
+            sizes || command.starts_with("qom-set") || command == "system_reset"
+        }
+        Step::Qmp(request, _) => {
+            request["execute"] == "qom-set" || request["execute"] == "query-memory-devices"
+        }
+        _ => false,
+    }
+}
