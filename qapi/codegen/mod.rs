@@ -4,6 +4,7 @@
 
 mod commands;
 mod types;
+mod unions;
 
 use super::schema::{Kind, Member, Schema, TypeRef};
 

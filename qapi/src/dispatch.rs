@@ -50,3 +50,6 @@ pub fn not_found(command: &str) -> Error {
 pub(crate) fn no_arguments(arguments: Dict) -> Result<()> {
     Members::new(arguments, &Path::ROOT).finish()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,21 +14,22 @@ mod dispatch;
 mod error;
 pub mod introspect;
 pub mod json;
+pub mod reference;
 pub mod schema;
 mod value;
 pub mod visit;
 
 include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 
-/// Types and events of `tests/schema/selftest.json`, which has one of everything.
-#[cfg(test)]
-#[expect(dead_code, unreachable_pub, reason = "generated for the library's surface, used by its own tests")]
-mod selftest {
-    include!(concat!(env!("OUT_DIR"), "/selftest.rs"));
-}
-
 pub use commands::Handlers;
 pub use dispatch::{CommandInfo, commands, dispatch, lookup, not_found};
 pub use error::{Error, ErrorClass, Result};
 pub use value::{Dict, Value};
 pub use visit::{Enum, FromValue, ToValue};
+
+/// Types and events of `tests/schema/selftest.json`, which has one of everything.
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "generated for the library's surface, used by its own tests")]
+mod selftest {
+    include!(concat!(env!("OUT_DIR"), "/selftest.rs"));
+}

@@ -10,9 +10,9 @@ use super::{syntax, utf8};
 use crate::{Error, Result, Value};
 
 /// Most bytes of token text in one value.
-const MAX_TEXT: usize = 64 << 20;
+pub(super) const MAX_TEXT: usize = 64 << 20;
 /// Most tokens in one value.
-const MAX_TOKENS: usize = 2 << 20;
+pub(super) const MAX_TOKENS: usize = 2 << 20;
 /// Deepest nesting of arrays and objects.
 const MAX_NESTING: i64 = 1024;
 /// Buffers larger than this are given back after a value.
@@ -45,6 +45,8 @@ pub struct Parser {
     token_start: usize,
     braces: i64,
     brackets: i64,
+    max_text: usize,
+    max_tokens: usize,
     ready: VecDeque<Result<Value>>,
 }
 
@@ -57,12 +59,19 @@ impl Default for Parser {
 impl Parser {
     /// A parser at the beginning of a stream.
     pub fn new() -> Self {
+        Self::with_limits(MAX_TEXT, MAX_TOKENS)
+    }
+
+    /// A parser that takes at most `max_text` bytes (which must fit `u32`) and `max_tokens` tokens in one value.
+    pub(super) fn with_limits(max_text: usize, max_tokens: usize) -> Self {
         Self {
             state: State::Start,
             tokens: Tokens::default(),
             token_start: 0,
             braces: 0,
             brackets: 0,
+            max_text,
+            max_tokens,
             ready: VecDeque::new(),
         }
     }
@@ -102,7 +111,7 @@ impl Parser {
                     }
                 }
             }
-            if self.tokens.text.len() - self.token_start > MAX_TEXT {
+            if self.tokens.text.len() - self.token_start > self.max_text {
                 return Some(Err(self.limit("size")));
             }
         }
@@ -141,7 +150,7 @@ impl Parser {
             State::InString(quote) => {
                 self.tokens.text.push(b);
                 // Plain text of a string goes in one piece, but no further than the limit is noticed.
-                let room = (MAX_TEXT + 1).saturating_sub(self.tokens.text.len() - self.token_start);
+                let room = (self.max_text + 1).saturating_sub(self.tokens.text.len() - self.token_start);
                 let plain = input
                     .iter()
                     .take(room)
@@ -166,17 +175,17 @@ impl Parser {
             _ => {}
         }
         let end = self.tokens.text.len();
-        if end + 1 > MAX_TEXT {
+        if end + 1 > self.max_text {
             return Some(Err(self.limit("size")));
         }
-        if self.tokens.list.len() + 1 > MAX_TOKENS {
+        if self.tokens.list.len() + 1 > self.max_tokens {
             return Some(Err(self.limit("count")));
         }
         if self.braces + self.brackets > MAX_NESTING {
             self.reset();
             return Some(Err(Error::generic("JSON nesting depth limit exceeded")));
         }
-        let end32 = u32::try_from(end).expect("MAX_TEXT fits u32");
+        let end32 = u32::try_from(end).expect("max_text fits u32");
         self.tokens.list.push(Token { kind, end: end32 });
         self.token_start = end;
         let open = (self.braces > 0 || self.brackets > 0) && self.braces >= 0 && self.brackets >= 0;

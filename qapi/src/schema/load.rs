@@ -27,6 +27,9 @@ pub fn load(modules: &[(&str, &str)]) -> Loaded<Schema> {
             && let [only] = members.as_slice()
             && let Some(base) = only.name.strip_prefix(NAMED_BASE)
         {
+            if let Some(base) = whole.find(base) {
+                ty.doc.members.extend(base.doc.members.iter().cloned());
+            }
             *members = whole.members(base).into_iter().cloned().collect();
         }
     }
@@ -56,7 +59,7 @@ fn add(schema: &mut Schema, module: usize, expression: &Expression) -> Loaded<()
         }
         "struct" => {
             keys(node, &["struct", "data", "base", "features"])?;
-            let base = node.get("base").map(|b| text(b)).transpose()?;
+            let base = node.get("base").map(text).transpose()?;
             Kind::Struct { base, members: members_of(node.get("data"))? }
         }
         "union" => union(node)?,
@@ -211,20 +214,31 @@ mod check {
     pub(super) fn all(schema: &Schema) -> Loaded<()> {
         names(schema)?;
         for ty in &schema.types {
-            kind(schema, &ty.kind, &ty.doc).map_err(|e| format!("{}: {e}", ty.name))?;
-            documented(&ty.doc, &ty.features).map_err(|e| format!("{}: {e}", ty.name))?;
+            let check = || {
+                let mut features: Vec<&str> = ty.features.iter().map(String::as_str).collect();
+                match &ty.kind {
+                    Kind::Enum(values) => {
+                        features.extend(values.iter().flat_map(|v| &v.features).map(String::as_str))
+                    }
+                    Kind::Struct { members, .. } | Kind::Union { members, .. } => {
+                        features.extend(members.iter().flat_map(|m| &m.features).map(String::as_str));
+                    }
+                    Kind::Alternate(_) => {}
+                }
+                kind(schema, &ty.kind, &ty.doc)?;
+                documented(&ty.doc, &features)
+            };
+            check().map_err(|e| format!("{}: {e}", ty.name))?;
         }
         for command in &schema.commands {
             let check = || {
-                args(schema, &command.args, &command.doc)?;
-                documented(&command.doc, &command.features)?;
+                args(schema, &command.args, &command.doc, &command.features)?;
                 command.returns.as_ref().map_or(Ok(()), |ty| resolves(schema, ty))
             };
             check().map_err(|e| format!("{}: {e}", command.name))?;
         }
         for event in &schema.events {
-            args(schema, &event.args, &event.doc)
-                .and_then(|()| documented(&event.doc, &event.features))
+            args(schema, &event.args, &event.doc, &event.features)
                 .map_err(|e| format!("{}: {e}", event.name))?;
         }
         Ok(())
@@ -259,7 +273,7 @@ mod check {
                 let Some(Kind::Enum(values)) = schema.find(&ty.ty.name).map(|t| &t.kind) else {
                     return Err(format!("'{tag}' is not an enumeration"));
                 };
-                members.iter().try_for_each(|m| resolves(schema, &m.ty))?;
+                all_members(schema, members, doc)?;
                 branches.iter().try_for_each(|(case, ty)| {
                     if !values.iter().any(|v| v.name == *case) {
                         return Err(format!("'{case}' is no value of the tag"));
@@ -274,19 +288,23 @@ mod check {
         }
     }
 
-    fn args(schema: &Schema, args: &Args, doc: &Doc) -> Loaded<()> {
+    fn args(schema: &Schema, args: &Args, doc: &Doc, features: &[String]) -> Loaded<()> {
+        let mut features: Vec<&str> = features.iter().map(String::as_str).collect();
         match args {
-            Args::None => Ok(()),
-            Args::Inline(members) => all_members(schema, members, doc),
-            Args::Boxed(name) => object(schema, name),
+            Args::None => {}
+            Args::Inline(members) => {
+                all_members(schema, members, doc)?;
+                features.extend(members.iter().flat_map(|m| &m.features).map(String::as_str));
+            }
+            Args::Boxed(name) => object(schema, name)?,
         }
+        documented(doc, &features)
     }
 
     fn all_members(schema: &Schema, members: &[Member], doc: &Doc) -> Loaded<()> {
         for member in members {
             resolves(schema, &member.ty)?;
             described(doc, &member.name)?;
-            documented(doc, &member.features)?;
         }
         // A text about a member that is not there is a typing error.
         match doc.members.iter().find(|(name, _)| !members.iter().any(|m| m.name == *name)) {
@@ -302,9 +320,13 @@ mod check {
         }
     }
 
-    fn documented(doc: &Doc, features: &[String]) -> Loaded<()> {
-        match features.iter().find(|f| doc.feature(f).is_none()) {
-            Some(feature) => Err(format!("feature '{feature}' is not documented")),
+    /// The block describes just these features.
+    fn documented(doc: &Doc, features: &[&str]) -> Loaded<()> {
+        if let Some(feature) = features.iter().find(|f| doc.feature(f).is_none()) {
+            return Err(format!("feature '{feature}' is not documented"));
+        }
+        match doc.features.iter().find(|(name, _)| !features.contains(&name.as_str())) {
+            Some((name, _)) => Err(format!("documents feature '{name}', which is not there")),
             None => Ok(()),
         }
     }

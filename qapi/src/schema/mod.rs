@@ -7,7 +7,6 @@
 pub mod doc;
 pub mod introspect;
 pub mod load;
-pub mod reference;
 pub mod syntax;
 
 #[cfg(test)]

@@ -1,1 +1,0 @@
-//! The schema as a page of documentation, `docs/qmp-reference.md`.
