@@ -1,1 +1,180 @@
-//! Placeholder.
+//! Accelerators: what executes the guest's code and delivers its interrupts.
+//!
+//! | name | what runs | interrupts | needs |
+//! | --- | --- | --- | --- |
+//! | `kvm` | vCPU threads in `/dev/kvm` | in-kernel PIC, IOAPIC, LAPIC, PIT | `/dev/kvm` |
+//! | `qtest` | nothing; a test client plays the guest over a text protocol | recorded, reported on request | – |
+//! | `sim` | the built-in guest's program on a host thread | wake the program | – |
+//!
+//! The board sees [`Accel`] and [`IrqChip`] only. Its order of calls: [`open`], [`Accel::attach`] with the address
+//! spaces, devices built, [`Accel::create_vcpus`], [`Accel::set_boot`], [`Accel::reset`], [`Accel::resume`]; at the end
+//! [`Accel::shutdown`].
+//!
+//! # Rules of the road
+//!
+//! - vCPU threads run device callbacks (port and memory-mapped I/O) with no lock of this crate held. Such a callback may
+//!   call everything here, but it must not wait for the main loop thread (post instead): the main loop may be inside
+//!   [`Accel::pause`], which waits for the callback to return.
+//! - [`Accel::pause`] and [`Accel::reset`] are called with no lock held that a device callback may want.
+//! - [`VcpuEvents`] is called on vCPU threads and only posts.
+//!
+//! ```
+//! use accel::{AccelSpec, open};
+//!
+//! // A list as `-accel foo -accel qtest`: the first that works.
+//! let specs = [AccelSpec::option("foo"), AccelSpec::option("qtest")];
+//! let opened = open(&specs).unwrap();
+//! assert_eq!(opened.accel.name(), "qtest");
+//! assert_eq!(opened.messages, ["-accel foo: invalid accelerator foo", "falling back to qtest"]);
+//! ```
+//!
+//! Left out: TCG and other emulation of instructions, split irqchip, nested state, migration of vCPU state.
+
+pub mod cpu;
+pub mod irq;
+pub mod kvm;
+pub mod qtest;
+mod select;
+pub mod sim;
+
+mod control;
+
+use std::sync::Arc;
+
+use memory::{AddressSpace, Memory};
+
+pub use cpu::CpuModel;
+pub use irq::{Interrupt, IrqChip, MsiMessage, MsiRoute, UserIrqChip};
+pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
+
+/// The vCPUs to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VcpuConfig {
+    /// APIC ID of each vCPU in order of index; the first is the boot processor. Never empty.
+    pub apic_ids: Vec<u32>,
+    /// Model and features, from `-cpu`.
+    pub cpu: CpuModel,
+}
+
+impl VcpuConfig {
+    /// `count` vCPUs (at least one) with consecutive APIC IDs.
+    #[must_use]
+    pub fn new(count: u32, cpu: CpuModel) -> Self {
+        Self { apic_ids: (0..count.max(1)).collect(), cpu }
+    }
+}
+
+/// A created vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuInfo {
+    /// Counts from 0 in order of creation.
+    pub index: u32,
+    /// Its local APIC's ID.
+    pub apic_id: u32,
+    /// The host's id of the thread that runs it; the process's id when it has none of its own.
+    pub thread_id: i32,
+}
+
+/// How the boot processor starts after a reset, instead of at the reset vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootState {
+    /// The Xen PVH boot protocol: 32-bit protected mode with flat segments, paging off, interrupts off.
+    Pvh {
+        /// Guest-physical address of the first instruction (`eip`).
+        entry: u32,
+        /// Guest-physical address of `hvm_start_info` (`ebx`).
+        start_info: u32,
+    },
+}
+
+/// What vCPUs tell the board. Called on vCPU threads; implementations post to the main loop and return at once.
+///
+/// After each of these the vCPU executes no further instruction until [`Accel::reset`], except that
+/// [`VcpuEvents::shutdown`] and [`VcpuEvents::reset`] leave the decision to the board.
+pub trait VcpuEvents: Send + Sync {
+    /// The processor shut itself down (a fault while delivering a double fault).
+    fn triple_fault(&self, cpu: u32);
+    /// The guest asked the hypervisor for a reset.
+    fn reset(&self, cpu: u32);
+    /// The guest asked the hypervisor to power off.
+    fn shutdown(&self, cpu: u32);
+    /// The accelerator cannot continue this vCPU; `text` is for a log or the person at the terminal.
+    fn internal_error(&self, cpu: u32, text: &str);
+}
+
+/// An accelerator. Methods may be called from any thread unless said otherwise; the calls that change the run state
+/// ([`Accel::reset`], [`Accel::resume`], [`Accel::pause`], [`Accel::shutdown`]) exclude each other, so that a second caller
+/// waits.
+pub trait Accel: Send + Sync {
+    /// `kvm`, `qtest` or `sim`.
+    fn name(&self) -> &'static str;
+
+    /// Connects to the address spaces: from now on guest accesses go there, and RAM that appears there appears to
+    /// the guest. Called once, before [`Accel::create_vcpus`].
+    ///
+    /// # Errors
+    /// The host has no memory or descriptors left, or this accelerator was attached before.
+    fn attach(
+        &self,
+        memory: &Arc<Memory>,
+        system: &Arc<AddressSpace>,
+        io: &Arc<AddressSpace>,
+    ) -> qapi::Result<()>;
+
+    /// Creates all vCPUs, paused and in reset state.
+    ///
+    /// # Errors
+    /// More than the accelerator can have, a feature it does not know, not attached, or called twice.
+    fn create_vcpus(&self, config: VcpuConfig, events: Arc<dyn VcpuEvents>) -> qapi::Result<()>;
+
+    /// The vCPUs in order of index.
+    fn vcpus(&self) -> Vec<VcpuInfo>;
+
+    /// The boot processor's state at the next resets; `None` is the architecture's reset vector.
+    fn set_boot(&self, boot: Option<BootState>);
+
+    /// Puts vCPUs, interrupt controllers and the PIT into reset state. Only while paused.
+    fn reset(&self);
+
+    /// Lets the vCPUs run. Nothing happens if they do.
+    fn resume(&self);
+
+    /// Stops the vCPUs. On return none executes guest code, and none is inside a device callback except the
+    /// calling thread itself if it is a vCPU thread (it stops before its next instruction).
+    fn pause(&self);
+
+    /// Ends and joins the vCPU threads (but not the calling thread). No other method but [`Accel::vcpus`] is of use afterwards.
+    fn shutdown(&self);
+
+    /// The interrupt controller.
+    fn irq(&self) -> Arc<dyn IrqChip>;
+
+    /// The controller outside the kernel, if that is what [`Accel::irq`] leads to.
+    fn user_chip(&self) -> Option<&Arc<UserIrqChip>> {
+        None
+    }
+
+    /// Physical address bits of the host's processor as guests can have them, if this accelerator runs on it.
+    fn host_phys_bits(&self) -> Option<u32> {
+        None
+    }
+
+    /// Memory slots in all and those not in use; `None` when there is no such limit.
+    fn memory_slots(&self) -> Option<MemorySlots> {
+        None
+    }
+
+    /// Whether guest code may be run by hardware (`query-kvm`).
+    fn is_kvm(&self) -> bool {
+        self.name() == "kvm"
+    }
+}
+
+/// How many memory slots an accelerator has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySlots {
+    /// All that it can have.
+    pub max: u32,
+    /// Not in use now.
+    pub free: u32,
+}

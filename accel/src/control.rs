@@ -1,0 +1,223 @@
+//! The run state of vCPU threads: who may run, who must stop, who has stopped.
+//!
+//! One [`Control`] for all vCPUs of an accelerator. The board sets a *goal*; each vCPU thread asks [`Control::next`] what to do
+//! and reports its *phase* by asking:
+//!
+//! ```text
+//!              resume                        next() -> Run
+//!   goal Pause ------> goal Run      Parked ---------------> Running
+//!        ^               |              ^                       |
+//!        +---- pause ----+              +--- next() (waits) ----+   stop flag set, or broken
+//!   shutdown: goal Exit (final)         next() -> Exit: Gone (final)
+//! ```
+//!
+//! - A vCPU is *broken* after an error or a triple fault: it stays parked under goal Run until a reset.
+//! - A reset is a flag that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
+//!   vCPU's registers belong to its thread.
+//! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
+//!   device callback) counts as stopped for the time of the call; so two that do so at once do not wait for each other.
+//!
+//! No lost wake-up: the stop flag is stored before the kick, and a vCPU thread clears the effect of a kick before it reads
+//! the flag (see [`crate::kvm`] for the kernel's half).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+/// What a vCPU thread does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Execute guest code until the stop flag is set.
+    Run,
+    /// Load the reset state, then call [`Control::reset_done`] and ask again.
+    Reset,
+    /// Return from the thread's function.
+    Exit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Pause,
+    Run,
+    Exit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Parked,
+    Running,
+    /// Inside a device callback that waits in `pause`.
+    Pausing,
+    Gone,
+}
+
+/// What others may look at without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct StopFlag(AtomicBool);
+
+impl StopFlag {
+    /// Whether the vCPU must ask [`Control::next`] before it executes more guest code.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug)]
+struct Cpu {
+    phase: Phase,
+    broken: bool,
+    reset: bool,
+    thread: Option<ThreadId>,
+    stop: Arc<StopFlag>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    goal: Goal,
+    cpus: Vec<Cpu>,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Control {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl Control {
+    /// Goal Pause, no vCPUs.
+    pub(crate) fn new() -> Self {
+        Self { inner: Mutex::new(Inner { goal: Goal::Pause, cpus: Vec::new() }), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a parked vCPU and returns its number and stop flag.
+    pub(crate) fn add(&self) -> (usize, Arc<StopFlag>) {
+        let mut inner = self.lock();
+        let stop = Arc::new(StopFlag(AtomicBool::new(true)));
+        let cpu =
+            Cpu { phase: Phase::Parked, broken: false, reset: false, thread: None, stop: Arc::clone(&stop) };
+        inner.cpus.push(cpu);
+        (inner.cpus.len() - 1, stop)
+    }
+
+    /// Says that the vCPU will never run: its thread could not be started.
+    pub(crate) fn give_up(&self, cpu: usize) {
+        self.lock().cpus[cpu].phase = Phase::Gone;
+        self.changed.notify_all();
+    }
+
+    /// Called by vCPU threads only: parks until there is something to do.
+    pub(crate) fn next(&self, cpu: usize) -> Step {
+        let mut inner = self.lock();
+        loop {
+            let goal = inner.goal;
+            let this = &mut inner.cpus[cpu];
+            this.thread = Some(thread::current().id());
+            let step = match goal {
+                Goal::Exit => Some((Phase::Gone, Step::Exit)),
+                _ if this.reset => Some((Phase::Parked, Step::Reset)),
+                Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
+                Goal::Run | Goal::Pause => None,
+            };
+            this.phase = step.map_or(Phase::Parked, |(phase, _)| phase);
+            this.stop.0.store(step.is_none_or(|(_, step)| step != Step::Run), Ordering::SeqCst);
+            self.changed.notify_all();
+            match step {
+                Some((_, step)) => return step,
+                None => inner = self.wait(inner),
+            }
+        }
+    }
+
+    /// Called by a vCPU thread that cannot go on until it is reset.
+    pub(crate) fn break_down(&self, cpu: usize) {
+        let mut inner = self.lock();
+        inner.cpus[cpu].broken = true;
+        inner.cpus[cpu].stop.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Called by a vCPU thread that has loaded its reset state.
+    pub(crate) fn reset_done(&self, cpu: usize) {
+        let mut inner = self.lock();
+        inner.cpus[cpu].reset = false;
+        inner.cpus[cpu].broken = false;
+        self.changed.notify_all();
+    }
+
+    /// Sets goal Run.
+    pub(crate) fn resume(&self) {
+        let mut inner = self.lock();
+        if inner.goal == Goal::Pause {
+            inner.goal = Goal::Run;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Sets goal Pause, calls `kick` for each running vCPU, and waits until none runs; see the module documentation for callers
+    /// that are vCPU threads. If another thread resumes meanwhile, this returns too.
+    pub(crate) fn pause(&self, kick: impl Fn(usize)) {
+        let mut inner = self.lock();
+        if inner.goal == Goal::Exit {
+            return;
+        }
+        inner.goal = Goal::Pause;
+        let this = self.stop_running(&mut inner, &kick);
+        if let Some(this) = this {
+            inner.cpus[this].phase = Phase::Pausing;
+            self.changed.notify_all();
+        }
+        while inner.goal == Goal::Pause && inner.cpus.iter().any(|cpu| cpu.phase == Phase::Running) {
+            inner = self.wait(inner);
+        }
+        if let Some(this) = this {
+            inner.cpus[this].phase = Phase::Running;
+        }
+    }
+
+    /// Sets all stop flags and kicks; returns the caller's own vCPU if it is running one.
+    fn stop_running(&self, inner: &mut Inner, kick: &impl Fn(usize)) -> Option<usize> {
+        let me = thread::current().id();
+        let mut own = None;
+        for (index, cpu) in inner.cpus.iter().enumerate() {
+            cpu.stop.0.store(true, Ordering::SeqCst);
+            match cpu.phase {
+                Phase::Running if cpu.thread == Some(me) => own = Some(index),
+                Phase::Running => kick(index),
+                Phase::Parked | Phase::Pausing | Phase::Gone => {}
+            }
+        }
+        own
+    }
+
+    /// Has every vCPU consume a reset and waits for it. Only while paused (a running vCPU takes it when it stops).
+    pub(crate) fn reset(&self) {
+        let mut inner = self.lock();
+        for cpu in &mut inner.cpus {
+            cpu.reset = cpu.phase != Phase::Gone;
+        }
+        self.changed.notify_all();
+        while inner.goal != Goal::Exit && inner.cpus.iter().any(|cpu| cpu.reset && cpu.phase == Phase::Parked)
+        {
+            inner = self.wait(inner);
+        }
+    }
+
+    /// Sets goal Exit for good and kicks whoever runs.
+    pub(crate) fn shutdown(&self, kick: impl Fn(usize)) {
+        let mut inner = self.lock();
+        inner.goal = Goal::Exit;
+        self.stop_running(&mut inner, &kick);
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

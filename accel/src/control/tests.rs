@@ -1,0 +1,168 @@
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+
+/// A vCPU thread that "executes" by waiting on a channel: each kick wakes it, and it reports every step it takes.
+struct Model {
+    control: Arc<Control>,
+    kicks: Vec<mpsc::Sender<()>>,
+    steps: mpsc::Receiver<(usize, Step)>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Model {
+    fn new(count: usize) -> Self {
+        let control = Arc::new(Control::new());
+        let (report, steps) = mpsc::channel();
+        let (mut kicks, mut threads) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (cpu, stop) = control.add();
+            let (kick, kicked) = mpsc::channel::<()>();
+            kicks.push(kick);
+            let (control, report) = (Arc::clone(&control), report.clone());
+            threads.push(thread::spawn(move || {
+                loop {
+                    let step = control.next(cpu);
+                    report.send((cpu, step)).unwrap();
+                    match step {
+                        Step::Run => {
+                            while !stop.is_set() {
+                                kicked.recv().unwrap();
+                            }
+                        }
+                        Step::Reset => control.reset_done(cpu),
+                        Step::Exit => return,
+                    }
+                }
+            }));
+        }
+        Self { control, kicks, steps, threads }
+    }
+
+    fn kick(&self) -> impl Fn(usize) + '_ {
+        |cpu| self.kicks[cpu].send(()).unwrap()
+    }
+
+    fn step(&self) -> (usize, Step) {
+        self.steps.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+
+    fn end(self) {
+        self.control.shutdown(self.kick());
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn nobody_runs_before_the_first_resume_and_everybody_after() {
+    let model = Model::new(3);
+    assert!(model.steps.try_recv().is_err());
+    model.control.resume();
+    let mut ran: Vec<_> = (0..3).map(|_| model.step()).collect();
+    ran.sort_by_key(|(cpu, _)| *cpu);
+    assert_eq!(ran, [(0, Step::Run), (1, Step::Run), (2, Step::Run)]);
+    model.end();
+}
+
+#[test]
+fn pause_and_resume_can_alternate_without_losing_a_wake_up() {
+    let model = Model::new(2);
+    for _ in 0..500 {
+        model.control.resume();
+        model.control.pause(model.kick());
+        assert!(model.control.lock().cpus.iter().all(|cpu| cpu.phase == Phase::Parked));
+    }
+    model.end();
+}
+
+#[test]
+fn a_reset_is_taken_while_paused_and_once() {
+    let model = Model::new(1);
+    model.control.reset();
+    assert_eq!(model.step(), (0, Step::Reset));
+    model.control.resume();
+    assert_eq!(model.step(), (0, Step::Run));
+    model.control.pause(model.kick());
+    model.control.reset();
+    assert_eq!(model.step(), (0, Step::Reset));
+    assert!(model.steps.try_recv().is_err());
+    model.end();
+}
+
+#[test]
+fn a_broken_cpu_stays_parked_until_its_reset() {
+    let control = Arc::new(Control::new());
+    let (cpu, stop) = control.add();
+    control.resume();
+    assert_eq!(control.next(cpu), Step::Run);
+    control.break_down(cpu);
+    assert!(stop.is_set());
+    let (sender, steps) = mpsc::channel();
+    let inner = Arc::clone(&control);
+    let thread = thread::spawn(move || {
+        loop {
+            let step = inner.next(cpu);
+            sender.send(step).unwrap();
+            match step {
+                Step::Reset => inner.reset_done(cpu),
+                Step::Run | Step::Exit => return,
+            }
+        }
+    });
+    // It parks although the goal is Run: only then does pause return.
+    control.pause(|_| ());
+    control.resume();
+    assert!(steps.try_recv().is_err());
+    control.pause(|_| ());
+    control.reset();
+    control.resume();
+    assert_eq!(steps.recv(), Ok(Step::Reset));
+    assert_eq!(steps.recv(), Ok(Step::Run));
+    thread.join().unwrap();
+}
+
+#[test]
+fn two_cpus_that_pause_from_inside_do_not_wait_for_each_other() {
+    let control = Arc::new(Control::new());
+    let cpus: Vec<_> = (0..2).map(|_| control.add()).collect();
+    control.resume();
+    let barrier = Arc::new(std::sync::Barrier::new(2));
+    let threads: Vec<_> = cpus
+        .into_iter()
+        .map(|(cpu, stop)| {
+            let (control, barrier) = (Arc::clone(&control), Arc::clone(&barrier));
+            thread::spawn(move || {
+                assert_eq!(control.next(cpu), Step::Run);
+                barrier.wait();
+                control.pause(|_| ());
+                assert!(stop.is_set());
+                assert_eq!(control.next(cpu), Step::Exit);
+            })
+        })
+        .collect();
+    // Parks both, then lets them go.
+    barrier_free_wait(&control);
+    control.shutdown(|_| ());
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+fn barrier_free_wait(control: &Control) {
+    let mut inner = control.lock();
+    while inner.cpus.iter().any(|cpu| cpu.thread.is_none() || cpu.phase != Phase::Parked) {
+        inner = control.wait(inner);
+    }
+}
+
+#[test]
+fn a_cpu_whose_thread_never_started_holds_nobody_up() {
+    let control = Control::new();
+    let (cpu, _) = control.add();
+    control.give_up(cpu);
+    control.pause(|_| ());
+    control.reset();
+}

@@ -1,0 +1,162 @@
+//! Interrupts as devices deliver them: numbered lines (GSIs) and messages (MSI, PCI 3.0 §6.8).
+//!
+//! [`UserIrqChip`] is the controller of accelerators without one in the kernel: it remembers the level of each line and
+//! hands everything to one listener (`sim` wakes its program, `qtest` reports lines to its client). It models no PIC, IOAPIC or
+//! LAPIC: no masking, no priorities, no vectors.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qapi::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use guest::MsiMessage;
+
+/// Lines of the interrupt controllers: 16 of the PIC pair, which are also 0–15 of the IOAPIC's 24.
+pub const GSI_COUNT: u32 = 24;
+
+/// Delivers interrupts to the guest. Callable from any thread, also with a device's lock held.
+pub trait IrqChip: Send + Sync {
+    /// Sets the level of line `gsi` (0–23). Other numbers are ignored.
+    fn set_gsi(&self, gsi: u32, level: bool);
+
+    /// Delivers one message.
+    fn send_msi(&self, message: MsiMessage);
+
+    /// Prepares a message for repeated delivery. Dropping the route takes it back.
+    ///
+    /// # Errors
+    /// The host has no memory left.
+    fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>>;
+}
+
+/// A message that is delivered again and again, as an unmasked MSI-X table entry is.
+pub trait MsiRoute: Send + Sync {
+    /// The message delivered from now on.
+    ///
+    /// # Errors
+    /// The kernel refused the new routing table; the old message stays.
+    fn update(&self, message: MsiMessage) -> qapi::Result<()>;
+
+    /// Delivers the message now.
+    fn trigger(&self);
+
+    /// Who writes to this eventfd has the message delivered without a word to us: for kernel and other processes'
+    /// back ends. Always the same one for a route.
+    ///
+    /// # Errors
+    /// The accelerator has no such thing (then the caller watches an eventfd of its own and calls [`MsiRoute::trigger`]), or
+    /// no route number or descriptor is left.
+    fn eventfd(&self) -> qapi::Result<Arc<EventFd>>;
+}
+
+/// What a [`UserIrqChip`] tells its listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupt {
+    /// A line changed its level.
+    Line {
+        /// The line, 0–23.
+        gsi: u32,
+        /// Its new level.
+        level: bool,
+    },
+    /// A message was sent.
+    Msi(MsiMessage),
+}
+
+type Listener = Arc<dyn Fn(Interrupt) + Send + Sync>;
+
+/// Line levels and a listener; see the module documentation.
+#[derive(Default)]
+pub struct UserIrqChip {
+    state: Mutex<UserState>,
+}
+
+#[derive(Default)]
+struct UserState {
+    levels: [bool; GSI_COUNT as usize],
+    listener: Option<Listener>,
+}
+
+impl UserIrqChip {
+    /// All lines low, nobody listening.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Hears of every later message and change of a line; replaces the earlier listener. It is called on the thread that raised the
+    /// interrupt, with the device's locks held, so it must not call devices.
+    pub fn listen(&self, listener: impl Fn(Interrupt) + Send + Sync + 'static) {
+        self.lock().listener = Some(Arc::new(listener));
+    }
+
+    /// The level of a line; low for numbers that do not exist.
+    #[must_use]
+    pub fn level(&self, gsi: u32) -> bool {
+        self.lock().levels.get(gsi as usize).copied().unwrap_or(false)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, UserState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, message: MsiMessage) {
+        // Called without the lock: a listener may look at levels.
+        let listener = self.lock().listener.clone();
+        if let Some(listener) = listener {
+            listener(Interrupt::Msi(message));
+        }
+    }
+}
+
+/// The chip's face to devices.
+#[derive(Clone)]
+pub(crate) struct UserIrq(pub(crate) Arc<UserIrqChip>);
+
+impl IrqChip for UserIrq {
+    fn set_gsi(&self, gsi: u32, level: bool) {
+        let listener = {
+            let mut state = self.0.lock();
+            match state.levels.get_mut(gsi as usize) {
+                Some(current) if *current != level => *current = level,
+                _ => return,
+            }
+            state.listener.clone()
+        };
+        if let Some(listener) = listener {
+            listener(Interrupt::Line { gsi, level });
+        }
+    }
+
+    fn send_msi(&self, message: MsiMessage) {
+        self.0.deliver(message);
+    }
+
+    fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
+        Ok(Box::new(UserRoute { chip: Arc::clone(&self.0), message: Mutex::new(message) }))
+    }
+}
+
+struct UserRoute {
+    chip: Arc<UserIrqChip>,
+    message: Mutex<MsiMessage>,
+}
+
+impl MsiRoute for UserRoute {
+    fn update(&self, message: MsiMessage) -> qapi::Result<()> {
+        *self.message.lock().unwrap_or_else(PoisonError::into_inner) = message;
+        Ok(())
+    }
+
+    fn trigger(&self) {
+        let message = *self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        self.chip.deliver(message);
+    }
+
+    fn eventfd(&self) -> qapi::Result<Arc<EventFd>> {
+        Err(Error::generic("irqfd is not available"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+use super::*;
+
+fn heard() -> (Arc<UserIrqChip>, UserIrq, Arc<Mutex<Vec<Interrupt>>>) {
+    let chip = UserIrqChip::new();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    chip.listen(move |interrupt| sink.lock().unwrap().push(interrupt));
+    (Arc::clone(&chip), UserIrq(chip), log)
+}
+
+#[test]
+fn only_changes_of_existing_lines_are_reported() {
+    let (chip, irq, log) = heard();
+    irq.set_gsi(5, true);
+    irq.set_gsi(5, true);
+    irq.set_gsi(GSI_COUNT, true);
+    irq.set_gsi(u32::MAX, true);
+    assert!(chip.level(5) && !chip.level(GSI_COUNT));
+    irq.set_gsi(5, false);
+    let line = |level| Interrupt::Line { gsi: 5, level };
+    assert_eq!(*log.lock().unwrap(), [line(true), line(false)]);
+}
+
+#[test]
+fn a_route_delivers_its_latest_message() {
+    let (_chip, irq, log) = heard();
+    let message = |data| MsiMessage { address: 0xfee0_0000, data };
+    let route = Arc::new(irq).msi_route(message(1)).unwrap();
+    route.trigger();
+    route.update(message(2)).unwrap();
+    route.trigger();
+    assert!(route.eventfd().is_err());
+    assert_eq!(*log.lock().unwrap(), [Interrupt::Msi(message(1)), Interrupt::Msi(message(2))]);
+}
+
+#[test]
+fn a_listener_may_look_at_levels() {
+    let chip = UserIrqChip::new();
+    let seen = Arc::new(Mutex::new(None));
+    let (sink, inner) = (Arc::clone(&seen), Arc::downgrade(&chip));
+    chip.listen(move |_| *sink.lock().unwrap() = inner.upgrade().map(|chip| chip.level(3)));
+    UserIrq(Arc::clone(&chip)).set_gsi(3, true);
+    assert_eq!(*seen.lock().unwrap(), Some(true));
+}

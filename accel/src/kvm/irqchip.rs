@@ -1,0 +1,233 @@
+//! The kernel's interrupt controllers as devices use them, and the table that says what each GSI means.
+//!
+//! GSIs 0–15 go to the PIC and the IOAPIC (0 to its input 2), 16–23 to the IOAPIC; GSIs from 24 up are handed out, lowest free
+//! first, to messages that a kernel or another process sends by writing to an eventfd (irqfd). A message that we
+//! send ourselves needs no GSI (`KVM_SIGNAL_MSI`), so a route takes one only when its eventfd is asked for.
+
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi, kvm_msi,
+};
+use kvm_ioctls::VmFd;
+use qapi::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{lock, os_error};
+use crate::irq::GSI_COUNT;
+use crate::{IrqChip, MsiMessage, MsiRoute};
+
+/// The messages behind the GSIs that were handed out.
+#[derive(Debug, Default)]
+struct RouteTable {
+    /// By GSI less [`GSI_COUNT`].
+    messages: Vec<Option<MsiMessage>>,
+    /// GSIs that the kernel can have.
+    max: usize,
+}
+
+impl RouteTable {
+    fn allocate(&mut self, message: MsiMessage) -> Option<u32> {
+        let index = match self.messages.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if GSI_COUNT as usize + self.messages.len() < self.max => {
+                self.messages.push(None);
+                self.messages.len() - 1
+            }
+            None => return None,
+        };
+        self.messages[index] = Some(message);
+        Some(GSI_COUNT + index as u32)
+    }
+
+    fn slot(&mut self, gsi: u32) -> &mut Option<MsiMessage> {
+        &mut self.messages[(gsi - GSI_COUNT) as usize]
+    }
+
+    fn free(&mut self, gsi: u32) {
+        *self.slot(gsi) = None;
+        while self.messages.last().is_some_and(Option::is_none) {
+            self.messages.pop();
+        }
+    }
+
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let messages =
+            self.messages.iter().zip(GSI_COUNT..).filter_map(|(message, gsi)| Some((gsi, (*message)?)));
+        legacy_entries().chain(messages.map(|(gsi, message)| message_entry(gsi, message))).collect()
+    }
+}
+
+fn pin_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+    entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+    entry
+}
+
+fn message_entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    entry.u.msi = kvm_irq_routing_msi {
+        address_lo: message.address as u32,
+        address_hi: (message.address >> 32) as u32,
+        data: message.data,
+        ..Default::default()
+    };
+    entry
+}
+
+fn legacy_entries() -> impl Iterator<Item = kvm_irq_routing_entry> {
+    // Input 2 of the master is where the slave hangs.
+    let pic = (0..16).filter(|gsi| *gsi != 2).map(|gsi| match gsi {
+        0..8 => pin_entry(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
+        _ => pin_entry(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
+    });
+    let ioapic = (0..GSI_COUNT).filter(|gsi| *gsi != 2).map(|gsi| {
+        let pin = if gsi == 0 { 2 } else { gsi };
+        pin_entry(gsi, KVM_IRQCHIP_IOAPIC, pin)
+    });
+    pic.chain(ioapic)
+}
+
+/// See the module documentation.
+pub(crate) struct KvmIrqChip {
+    vm: Arc<VmFd>,
+    state: Mutex<ChipTable>,
+}
+
+struct ChipTable {
+    routes: RouteTable,
+    changes: u64,
+}
+
+impl KvmIrqChip {
+    /// `max` is `KVM_CAP_IRQ_ROUTING`.
+    pub(crate) fn new(vm: Arc<VmFd>, max: usize) -> Result<Arc<Self>, kvm_ioctls::Error> {
+        let routes = RouteTable { messages: Vec::new(), max };
+        let chip = Self { vm, state: Mutex::new(ChipTable { routes, changes: 0 }) };
+        chip.load(&mut lock(&chip.state))?;
+        Ok(Arc::new(chip))
+    }
+
+    pub(crate) fn routing_changes(&self) -> u64 {
+        lock(&self.state).changes
+    }
+
+    /// Gives the kernel the whole table: that is how its interface works.
+    fn load(&self, state: &mut ChipTable) -> Result<(), kvm_ioctls::Error> {
+        let table = KvmIrqRouting::from_entries(&state.routes.entries())
+            .map_err(|_| kvm_ioctls::Error::new(libc::ENOSPC))?;
+        state.changes += 1;
+        self.vm.set_gsi_routing(&table)
+    }
+}
+
+/// The error of a routing or irqfd ioctl.
+fn irq_error(what: &str, error: kvm_ioctls::Error) -> Error {
+    Error::generic(format!("{what}: {}", super::os_text(&os_error(error))))
+}
+
+/// What devices hold.
+impl IrqChip for KvmIrqChip {
+    fn set_gsi(&self, gsi: u32, level: bool) {
+        if gsi >= GSI_COUNT {
+            return;
+        }
+        if let Err(error) = self.vm.set_irq_line(gsi, level) {
+            tracing::error!(%error, gsi, "cannot set an interrupt line");
+        }
+    }
+
+    fn send_msi(&self, message: MsiMessage) {
+        let msi = kvm_msi {
+            address_lo: message.address as u32,
+            address_hi: (message.address >> 32) as u32,
+            data: message.data,
+            ..Default::default()
+        };
+        // The guest chooses the message; nobody being there to take it is no error of ours.
+        if let Err(error) = self.vm.signal_msi(msi) {
+            tracing::debug!(%error, ?message, "a message was not delivered");
+        }
+    }
+
+    fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
+        Ok(Box::new(KvmRoute { chip: self, state: Mutex::new(RouteState { message, irqfd: None }) }))
+    }
+}
+
+struct KvmRoute {
+    chip: Arc<KvmIrqChip>,
+    state: Mutex<RouteState>,
+}
+
+struct RouteState {
+    message: MsiMessage,
+    irqfd: Option<(u32, Arc<EventFd>)>,
+}
+
+impl MsiRoute for KvmRoute {
+    fn update(&self, message: MsiMessage) -> qapi::Result<()> {
+        let mut state = lock(&self.state);
+        if let Some((gsi, _)) = &state.irqfd
+            && state.message != message
+        {
+            let mut chip = lock(&self.chip.state);
+            *chip.routes.slot(*gsi) = Some(message);
+            if let Err(error) = self.chip.load(&mut chip) {
+                *chip.routes.slot(*gsi) = Some(state.message);
+                return Err(irq_error("KVM_SET_GSI_ROUTING", error));
+            }
+        }
+        state.message = message;
+        Ok(())
+    }
+
+    fn trigger(&self) {
+        let message = lock(&self.state).message;
+        self.chip.send_msi(message);
+    }
+
+    fn eventfd(&self) -> qapi::Result<Arc<EventFd>> {
+        let mut state = lock(&self.state);
+        if let Some((_, fd)) = &state.irqfd {
+            return Ok(Arc::clone(fd));
+        }
+        let fd = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(|error| Error::generic(format!("eventfd: {}", super::os_text(&error))))?;
+        let mut chip = lock(&self.chip.state);
+        let gsi = chip
+            .routes
+            .allocate(state.message)
+            .ok_or_else(|| Error::generic("no interrupt route is left"))?;
+        let registered =
+            self.chip.load(&mut chip).map_err(|error| irq_error("KVM_SET_GSI_ROUTING", error)).and_then(
+                |()| self.chip.vm.register_irqfd(&fd, gsi).map_err(|error| irq_error("KVM_IRQFD", error)),
+            );
+        if let Err(error) = registered {
+            chip.routes.free(gsi);
+            return Err(error);
+        }
+        let fd = Arc::new(fd);
+        state.irqfd = Some((gsi, Arc::clone(&fd)));
+        Ok(fd)
+    }
+}
+
+impl Drop for KvmRoute {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((gsi, fd)) = state.irqfd.take() {
+            // Disconnected first: a stray write must not deliver what the number means next.
+            if let Err(error) = self.chip.vm.unregister_irqfd(&fd, gsi) {
+                tracing::error!(%error, gsi, "cannot take an irqfd back");
+            }
+            // The kernel's table still has the entry; the next change drops it, and nothing can trigger it.
+            lock(&self.chip.state).routes.free(gsi);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

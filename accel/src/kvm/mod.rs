@@ -1,0 +1,364 @@
+//! The `kvm` accelerator: vCPUs run in the kernel, with the kernel's PIC, IOAPIC, LAPICs and PIT.
+//!
+//! Interface: Linux `Documentation/virt/kvm/api.rst`. One VM file, shared by:
+//!
+//! - `listener`: memory slots and ioeventfds follow the address spaces;
+//! - `irqchip`: lines, messages, routes and irqfds;
+//! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU is reset to.
+//!
+//! # Stopping a vCPU without losing the request
+//!
+//! Whoever wants a vCPU out of the guest stores its stop flag and then sends the thread a signal. The handler, on the vCPU's
+//! own thread, sets `kvm_run.immediate_exit`, so a signal that arrives just before `KVM_RUN` makes it return at once. The thread
+//! clears `immediate_exit` *before* it reads the stop flag: either it sees the flag, or the signal comes later and sets
+//! `immediate_exit` again. An access that the guest has started is completed by the kernel at the next `KVM_RUN`; before
+//! it parks, a vCPU with such an access therefore enters once more with `immediate_exit` set.
+//!
+//! Left out: TSC frequency and migration of state, Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
+//! `kernel-irqchip=off|split`.
+
+mod cpuid;
+mod irqchip;
+mod kick;
+mod listener;
+mod pvh;
+mod slots;
+mod state;
+mod vcpu;
+
+pub(crate) use kick::thread_id;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use memory::{AddressSpace, Memory};
+use qapi::{Error, Result};
+
+use crate::control::Control;
+use crate::{Accel, BootState, CpuModel, IrqChip, MemorySlots, VcpuConfig, VcpuEvents, VcpuInfo};
+use irqchip::KvmIrqChip;
+use listener::{IoListener, SystemListener};
+use state::{ChipState, MsrIndices};
+use vcpu::Vcpu;
+
+/// Page size of the architecture, bytes.
+pub(crate) const PAGE_SIZE: u64 = 4096;
+/// Three pages for the kernel's real-mode emulation on older Intel processors, then one for its identity map: just below
+/// 4 GiB, under the 256 KiB of firmware, where no RAM is.
+const TSS_ADDRESS: u64 = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+/// The version of the interface since Linux 2.6.22.
+const API_VERSION: i32 = 12;
+/// The PIT drives no speaker in the kernel; port 61h is emulated there all the same.
+const KVM_PIT_SPEAKER_DUMMY: u32 = 1;
+
+/// How much was asked of the kernel; for tests and benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KvmStats {
+    /// `KVM_SET_USER_MEMORY_REGION`.
+    pub slot_changes: u64,
+    /// `KVM_SET_GSI_ROUTING`.
+    pub routing_changes: u64,
+}
+
+/// See the module documentation.
+pub struct KvmAccel {
+    kvm: Kvm,
+    vm: Arc<VmFd>,
+    chip: Arc<KvmIrqChip>,
+    chip_reset: ChipState,
+    cpuid: CpuId,
+    system_listener: Arc<SystemListener>,
+    io_listener: Arc<IoListener>,
+    /// What vCPU threads share with us.
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    vcpus: Vec<VcpuInfo>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What vCPU threads need; they must not keep the accelerator alive.
+pub(crate) struct Shared {
+    pub(crate) control: Control,
+    pub(crate) boot: Mutex<Option<BootState>>,
+    pub(crate) spaces: OnceLock<Spaces>,
+}
+
+/// Where exits go.
+pub(crate) struct Spaces {
+    pub(crate) system: Arc<AddressSpace>,
+    pub(crate) io: Arc<AddressSpace>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The text of an OS error as `strerror` has it.
+fn os_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+fn os_error(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// `failed to initialize kvm: ...` after the line that says what failed.
+fn init_error(first: &str, error: &io::Error) -> Error {
+    let text = os_text(error);
+    let first = if first.is_empty() { String::new() } else { format!("{first}\n") };
+    Error::generic(format!("{first}failed to initialize kvm: {text}"))
+}
+
+impl KvmAccel {
+    /// Opens `/dev/kvm` and creates a VM. `options` are those of `-accel kvm,...`: `kernel-irqchip=on`.
+    ///
+    /// # Errors
+    /// QEMU's messages, one a line.
+    pub fn open(options: &[(String, String)]) -> Result<Arc<Self>> {
+        Self::open_path("/dev/kvm", options)
+    }
+
+    /// [`KvmAccel::open`] with another device file.
+    ///
+    /// # Errors
+    /// As [`KvmAccel::open`].
+    pub fn open_path(path: impl AsRef<Path>, options: &[(String, String)]) -> Result<Arc<Self>> {
+        for (key, value) in options {
+            check_option(key, value)?;
+        }
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
+            init_error(&format!("Could not access KVM kernel module: {}", os_text(&error)), &error)
+        })?;
+        let kvm = kick::kvm_from_file(file);
+        match kvm.get_api_version() {
+            API_VERSION => {}
+            ..0 => return Err(init_error("kvm version too old", &io::Error::last_os_error())),
+            ..API_VERSION => {
+                return Err(init_error("kvm version too old", &io::Error::from_raw_os_error(libc::EINVAL)));
+            }
+            _ => {
+                return Err(init_error(
+                    "kvm version not supported",
+                    &io::Error::from_raw_os_error(libc::EINVAL),
+                ));
+            }
+        }
+        Self::create(kvm).map_err(|error| init_error("", &error))
+    }
+
+    fn create(kvm: Kvm) -> io::Result<Arc<Self>> {
+        let vm = loop {
+            match kvm.create_vm() {
+                Ok(vm) => break Arc::new(vm),
+                // A signal arrived while the kernel set the VM up.
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(os_error(error)),
+            }
+        };
+        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(os_error)?;
+        vm.set_tss_address(TSS_ADDRESS as usize).map_err(os_error)?;
+        vm.create_irq_chip().map_err(os_error)?;
+        vm.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() })
+            .map_err(os_error)?;
+        let chip_reset = ChipState::capture(&vm).map_err(os_error)?;
+        let routes = usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
+        let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
+        Ok(Arc::new(Self {
+            chip: KvmIrqChip::new(Arc::clone(&vm), routes).map_err(os_error)?,
+            chip_reset,
+            cpuid,
+            system_listener: Arc::new(SystemListener::new(Arc::clone(&vm), slots)),
+            io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
+            shared: Arc::new(Shared {
+                control: Control::new(),
+                boot: Mutex::default(),
+                spaces: OnceLock::new(),
+            }),
+            state: Mutex::default(),
+            kvm,
+            vm,
+        }))
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> KvmStats {
+        KvmStats {
+            slot_changes: self.system_listener.slot_changes(),
+            routing_changes: self.chip.routing_changes(),
+        }
+    }
+
+    fn cpuid_for(&self, model: &CpuModel, identity: &cpuid::Identity) -> io::Result<CpuId> {
+        let warn = |name: &str| {
+            // Once for all vCPUs.
+            if identity.apic_id == 0 {
+                tracing::warn!(feature = name, "host doesn't support requested feature");
+            }
+        };
+        cpuid::build(&self.cpuid, model, identity, warn)
+            .map_err(|error| io::Error::other(format!("CPUID table: {error:?}")))
+    }
+
+    fn create_vcpu(
+        &self,
+        index: u32,
+        config: &VcpuConfig,
+        msrs: &MsrIndices,
+        events: &Arc<dyn VcpuEvents>,
+    ) -> io::Result<(VcpuInfo, JoinHandle<()>)> {
+        let apic_id = config.apic_ids[index as usize];
+        let identity = cpuid::Identity {
+            apic_id,
+            max_apic_id: config.apic_ids.iter().copied().max().unwrap_or(0),
+            count: u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX),
+        };
+        let fd = self.vm.create_vcpu(u64::from(apic_id)).map_err(os_error)?;
+        fd.set_cpuid2(&self.cpuid_for(&config.cpu, &identity)?).map_err(os_error)?;
+        let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
+        let cpu = vcpu.control_index();
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(format!("CPU {index}/KVM"))
+            .spawn(move || {
+                let _ = sender.send(thread_id());
+                vcpu.thread();
+            })
+            .inspect_err(|_| self.shared.control.give_up(cpu))?;
+        let thread_id = receiver.recv().unwrap_or_default();
+        Ok((VcpuInfo { index, apic_id, thread_id }, thread))
+    }
+
+    fn kick(&self) -> impl Fn(usize) + '_ {
+        |cpu| {
+            if let Some(thread) = lock(&self.state).threads.get(cpu) {
+                kick::kick(thread);
+            }
+        }
+    }
+}
+
+fn check_option(key: &str, value: &str) -> Result<()> {
+    match (key, value) {
+        ("kernel-irqchip", "on") => Ok(()),
+        ("kernel-irqchip", "off" | "split") => {
+            Err(Error::generic(format!("kernel-irqchip={value} is not supported")))
+        }
+        ("kernel-irqchip", _) => {
+            Err(Error::generic(format!("Parameter 'kernel-irqchip' does not accept value '{value}'")))
+        }
+        _ => Err(Error::generic(format!("Property 'kvm-accel.{key}' not found"))),
+    }
+}
+
+impl Accel for KvmAccel {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn attach(&self, memory: &Arc<Memory>, system: &Arc<AddressSpace>, io: &Arc<AddressSpace>) -> Result<()> {
+        let spaces = Spaces { system: Arc::clone(system), io: Arc::clone(io) };
+        if self.shared.spaces.set(spaces).is_err() {
+            return Err(Error::generic("kvm is attached already"));
+        }
+        memory.add_listener(system, Arc::<SystemListener>::clone(&self.system_listener));
+        memory.add_listener(io, Arc::<IoListener>::clone(&self.io_listener));
+        Ok(())
+    }
+
+    fn create_vcpus(&self, config: VcpuConfig, events: Arc<dyn VcpuEvents>) -> Result<()> {
+        let (count, max) = (config.apic_ids.len(), self.kvm.get_max_vcpus());
+        if count > max {
+            let text = format!(
+                "Number of SMP cpus requested ({count}) exceeds the maximum cpus supported by KVM ({max})"
+            );
+            return Err(Error::generic(text));
+        }
+        if self.shared.spaces.get().is_none() || !lock(&self.state).vcpus.is_empty() || count == 0 {
+            return Err(Error::generic("vCPUs are created once, after the memory is attached"));
+        }
+        kick::install().map_err(|error| Error::generic(format!("kvm: cannot handle signals: {error}")))?;
+        let msrs = MsrIndices::of(&self.kvm);
+        for index in 0..count as u32 {
+            let (info, thread) = self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
+                Error::generic(format!(
+                    "kvm_init_vcpu: kvm_create_vcpu failed ({index}): {}",
+                    os_text(&error)
+                ))
+            })?;
+            let mut state = lock(&self.state);
+            state.vcpus.push(info);
+            state.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    fn vcpus(&self) -> Vec<VcpuInfo> {
+        lock(&self.state).vcpus.clone()
+    }
+
+    fn set_boot(&self, boot: Option<BootState>) {
+        *lock(&self.shared.boot) = boot;
+    }
+
+    fn reset(&self) {
+        if let Err(error) = self.chip_reset.restore(&self.vm) {
+            tracing::error!(%error, "cannot reset the kernel's interrupt controllers");
+        }
+        self.shared.control.reset();
+    }
+
+    fn resume(&self) {
+        self.shared.control.resume();
+    }
+
+    fn pause(&self) {
+        self.shared.control.pause(self.kick());
+    }
+
+    fn shutdown(&self) {
+        self.shared.control.shutdown(self.kick());
+        let threads = std::mem::take(&mut lock(&self.state).threads);
+        let me = thread::current().id();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != me) {
+            if thread.join().is_err() {
+                tracing::error!("a vCPU thread panicked");
+            }
+        }
+    }
+
+    fn irq(&self) -> Arc<dyn IrqChip> {
+        Arc::<KvmIrqChip>::clone(&self.chip)
+    }
+
+    fn host_phys_bits(&self) -> Option<u32> {
+        Some(cpuid::phys_bits(&self.cpuid))
+    }
+
+    fn memory_slots(&self) -> Option<MemorySlots> {
+        Some(self.system_listener.memory_slots())
+    }
+}
+
+impl Drop for KvmAccel {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Memory slots: which guest-physical pages are backed by which host pages (`KVM_SET_USER_MEMORY_REGION`).
+//!
+//! The table is told of sections by the memory listener and keeps one slot a section: one ioctl when a section comes or goes, none
+//! for those that stay. Slot numbers are reused, lowest free first. Only whole pages can be mapped; the edges of
+//! a section that are not page aligned stay unmapped (accesses there exit to us). Sections above [`MAX_SLOT_BYTES`] take
+//! several slots.
+//!
+//! Left out: manual protection of the dirty log, the dirty ring, `guest_memfd`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::PAGE_SIZE;
+
+/// The kernel takes fewer than 2^31 pages a slot; larger sections are cut here.
+pub(crate) const MAX_SLOT_BYTES: u64 = 1 << 42;
+
+/// The ioctls, so that tests can count them.
+pub(crate) trait SlotIoctls {
+    /// Creates, changes or (size 0) deletes a slot.
+    fn set(&mut self, slot: &Slot) -> io::Result<()>;
+    /// Reads and clears the dirty bits of a slot, one bit a page.
+    fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>>;
+}
+
+/// One memory slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) number: u32,
+    /// Guest-physical address, page aligned.
+    pub(crate) gpa: u64,
+    /// Bytes, whole pages.
+    pub(crate) size: u64,
+    /// Host virtual address.
+    pub(crate) hva: u64,
+    pub(crate) readonly: bool,
+    pub(crate) log: bool,
+}
+
+/// A piece of RAM at a guest-physical address, as the listener reports it. Not aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) gpa: u64,
+    pub(crate) size: u64,
+    pub(crate) hva: u64,
+    pub(crate) readonly: bool,
+    pub(crate) log: bool,
+}
+
+impl Mapping {
+    /// The whole pages of it, at most [`MAX_SLOT_BYTES`] each time: guest address and size.
+    fn pages(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let mask = PAGE_SIZE - 1;
+        let end = self.gpa.saturating_add(self.size) & !mask;
+        let same_offset = (self.gpa ^ self.hva) & mask == 0;
+        let mut next = self.gpa.checked_add(mask).map(|up| up & !mask).filter(|_| same_offset);
+        std::iter::from_fn(move || {
+            let start = next.filter(|start| *start < end)?;
+            let size = (end - start).min(MAX_SLOT_BYTES);
+            next = start.checked_add(size);
+            Some((start, size))
+        })
+    }
+}
+
+/// All slots of a VM.
+#[derive(Debug)]
+pub(crate) struct SlotTable {
+    by_gpa: BTreeMap<u64, Slot>,
+    /// Numbers below `next` that are free.
+    freed: BTreeSet<u32>,
+    next: u32,
+    max: u32,
+    /// Slot ioctls made so far.
+    changes: u64,
+}
+
+impl SlotTable {
+    /// `max` is `KVM_CAP_NR_MEMSLOTS`.
+    pub(crate) fn new(max: u32) -> Self {
+        Self { by_gpa: BTreeMap::new(), freed: BTreeSet::new(), next: 0, max, changes: 0 }
+    }
+
+    pub(crate) fn max(&self) -> u32 {
+        self.max
+    }
+
+    pub(crate) fn free(&self) -> u32 {
+        self.max - u32::try_from(self.by_gpa.len()).unwrap_or(self.max)
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    fn allocate(&mut self) -> Option<u32> {
+        if let Some(number) = self.freed.pop_first() {
+            return Some(number);
+        }
+        let number = (self.next < self.max).then_some(self.next)?;
+        self.next += 1;
+        Some(number)
+    }
+
+    fn set(&mut self, kvm: &mut impl SlotIoctls, slot: &Slot) -> io::Result<()> {
+        self.changes += 1;
+        kvm.set(slot)
+    }
+
+    /// Maps the whole pages of `mapping`.
+    ///
+    /// # Errors
+    /// No slot left (`ENOSPC`) or the kernel's refusal; what was mapped of it before stays.
+    pub(crate) fn map(&mut self, kvm: &mut impl SlotIoctls, mapping: &Mapping) -> io::Result<()> {
+        for (gpa, size) in mapping.pages() {
+            let number = self.allocate().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+            let hva = mapping.hva + (gpa - mapping.gpa);
+            let slot = Slot { number, gpa, size, hva, readonly: mapping.readonly, log: mapping.log };
+            if let Err(error) = self.set(kvm, &slot) {
+                self.freed.insert(number);
+                return Err(error);
+            }
+            self.by_gpa.insert(gpa, slot);
+        }
+        Ok(())
+    }
+
+    /// Unmaps what [`SlotTable::map`] mapped for the same mapping; parts that are not mapped are skipped.
+    ///
+    /// # Errors
+    /// The kernel's refusal. The slot is forgotten all the same: the kernel deletes a slot it knows.
+    pub(crate) fn unmap(&mut self, kvm: &mut impl SlotIoctls, mapping: &Mapping) -> io::Result<()> {
+        let mut result = Ok(());
+        for (gpa, _) in mapping.pages() {
+            let Some(slot) = self.by_gpa.remove(&gpa) else { continue };
+            let deleted = self.set(kvm, &Slot { size: 0, ..slot });
+            self.freed.insert(slot.number);
+            result = result.and(deleted);
+        }
+        result
+    }
+
+    /// Starts or stops the dirty log of a mapping.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the slot then keeps its state.
+    pub(crate) fn set_log(
+        &mut self,
+        kvm: &mut impl SlotIoctls,
+        mapping: &Mapping,
+        log: bool,
+    ) -> io::Result<()> {
+        for (gpa, _) in mapping.pages() {
+            let Some(slot) = self.by_gpa.get(&gpa).copied().filter(|slot| slot.log != log) else { continue };
+            let slot = Slot { log, ..slot };
+            self.set(kvm, &slot)?;
+            self.by_gpa.insert(gpa, slot);
+        }
+        Ok(())
+    }
+
+    /// Calls `found` with the guest address and page count of each run of pages written since the last call.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn sync_log(
+        &mut self,
+        kvm: &mut impl SlotIoctls,
+        mapping: &Mapping,
+        mut found: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        for (gpa, _) in mapping.pages() {
+            let Some(slot) = self.by_gpa.get(&gpa).filter(|slot| slot.log) else { continue };
+            let pages = slot.size / PAGE_SIZE;
+            for (first, count) in runs(&kvm.dirty_log(slot)?, pages) {
+                found(gpa + first * PAGE_SIZE, count);
+            }
+        }
+        Ok(())
+    }
+
+    /// The slots by guest address.
+    #[cfg(test)]
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.by_gpa.values()
+    }
+}
+
+/// Runs of set bits among the first `pages`: first page and count.
+fn runs(bitmap: &[u64], pages: u64) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (index, word) in (0u64..).zip(bitmap) {
+        let mut word = *word;
+        while word != 0 {
+            let from = u64::from(word.trailing_zeros());
+            let count = u64::from((word >> from).trailing_ones());
+            let first = index * 64 + from;
+            match runs.last_mut() {
+                Some((start, length)) if *start + *length == first => *length += count,
+                _ => runs.push((first, count)),
+            }
+            word &= u64::MAX.checked_shl((from + count) as u32).unwrap_or(0);
+        }
+    }
+    runs.retain_mut(|(first, count)| {
+        *count = (*count).min(pages.saturating_sub(*first));
+        *count > 0
+    });
+    runs
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Checks what the kernel checks: overlaps, numbers in use, page alignment.
+#[derive(Default)]
+struct Kernel {
+    slots: BTreeMap<u32, Slot>,
+    calls: usize,
+    refuse: bool,
+    dirty: Vec<u64>,
+}
+
+impl SlotIoctls for Kernel {
+    fn set(&mut self, slot: &Slot) -> io::Result<()> {
+        self.calls += 1;
+        if self.refuse {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        if slot.size == 0 {
+            return self
+                .slots
+                .remove(&slot.number)
+                .map(|_| ())
+                .ok_or_else(|| io::Error::other("no such slot"));
+        }
+        assert_eq!((slot.gpa | slot.size | slot.hva) % PAGE_SIZE, 0);
+        let overlap = self.slots.values().any(|other| {
+            other.number != slot.number
+                && other.gpa < slot.gpa + slot.size
+                && slot.gpa < other.gpa + other.size
+        });
+        assert!(!overlap, "{slot:?}");
+        self.slots.insert(slot.number, *slot);
+        Ok(())
+    }
+
+    fn dirty_log(&mut self, _slot: &Slot) -> io::Result<Vec<u64>> {
+        Ok(self.dirty.clone())
+    }
+}
+
+fn mapping(gpa: u64, size: u64) -> Mapping {
+    Mapping { gpa, size, hva: 0x7f00_0000_0000u64.wrapping_add(gpa), readonly: false, log: false }
+}
+
+#[test]
+fn the_lowest_free_number_is_used_again() {
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    for index in 0..4 {
+        table.map(&mut kernel, &mapping(index << 20, 1 << 20)).unwrap();
+    }
+    table.unmap(&mut kernel, &mapping(2 << 20, 1 << 20)).unwrap();
+    table.unmap(&mut kernel, &mapping(1 << 20, 1 << 20)).unwrap();
+    table.map(&mut kernel, &mapping(9 << 20, 1 << 20)).unwrap();
+    assert_eq!(kernel.slots[&1].gpa, 9 << 20);
+    assert_eq!(table.free(), 5);
+    assert_eq!(kernel.calls as u64, table.changes());
+}
+
+#[test]
+fn only_whole_pages_are_mapped() {
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    table.map(&mut kernel, &mapping(0x1800, 0x3000)).unwrap();
+    let slot = kernel.slots[&0];
+    assert_eq!((slot.gpa, slot.size, slot.hva), (0x2000, 0x2000, 0x7f00_0000_2000));
+    // Smaller than a page, and host and guest at different offsets in their pages.
+    table.map(&mut kernel, &mapping(0x9800, 0x900)).unwrap();
+    table.map(&mut kernel, &Mapping { hva: 0x7f00_0000_0800, ..mapping(0xa000, 0x4000) }).unwrap();
+    assert_eq!(kernel.calls, 1);
+    table.unmap(&mut kernel, &mapping(0x1800, 0x3000)).unwrap();
+    table.unmap(&mut kernel, &mapping(0x9800, 0x900)).unwrap();
+    assert_eq!((kernel.calls, table.free()), (2, 8));
+}
+
+#[test]
+fn the_end_of_the_address_space_is_no_problem() {
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let top = Mapping { hva: 0x7f00_0000_0000, ..mapping(u64::MAX - 0xfff, 0x1000) };
+    table.map(&mut kernel, &top).unwrap();
+    table.map(&mut kernel, &Mapping { hva: 0x7f00_0000_0fff, ..mapping(u64::MAX, 1) }).unwrap();
+    assert!(kernel.slots.is_empty());
+}
+
+#[test]
+fn huge_sections_take_several_slots() {
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let huge = mapping(1 << 40, 2 * MAX_SLOT_BYTES + PAGE_SIZE);
+    table.map(&mut kernel, &huge).unwrap();
+    assert_eq!(
+        kernel.slots.values().map(|slot| slot.size).collect::<Vec<_>>(),
+        [MAX_SLOT_BYTES, MAX_SLOT_BYTES, PAGE_SIZE]
+    );
+    table.unmap(&mut kernel, &huge).unwrap();
+    assert!(kernel.slots.is_empty());
+}
+
+#[test]
+fn running_out_of_slots_and_refusal_leak_no_number() {
+    let (mut table, mut kernel) = (SlotTable::new(1), Kernel::default());
+    kernel.refuse = true;
+    assert!(table.map(&mut kernel, &mapping(0, 0x1000)).is_err());
+    assert_eq!(table.free(), 1);
+    kernel.refuse = false;
+    table.map(&mut kernel, &mapping(0, 0x1000)).unwrap();
+    let error = table.map(&mut kernel, &mapping(0x1000, 0x1000)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    table.unmap(&mut kernel, &mapping(0, 0x1000)).unwrap();
+    table.map(&mut kernel, &mapping(0x1000, 0x1000)).unwrap();
+}
+
+#[test]
+fn the_dirty_log_is_switched_on_demand_and_reported_in_runs() {
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let area = mapping(0x10_0000, 130 * PAGE_SIZE);
+    table.map(&mut kernel, &area).unwrap();
+    kernel.dirty = vec![0b110, 1 << 63, 0b1111];
+    table.sync_log(&mut kernel, &area, |_, _| panic!("not logged")).unwrap();
+    table.set_log(&mut kernel, &area, true).unwrap();
+    table.set_log(&mut kernel, &area, true).unwrap();
+    assert!(kernel.slots[&0].log && kernel.calls == 2);
+    let mut found = Vec::new();
+    table.sync_log(&mut kernel, &area, |gpa, pages| found.push((gpa, pages))).unwrap();
+    assert_eq!(found, [(0x10_1000, 2), (0x10_0000 + 127 * PAGE_SIZE, 3)]);
+    table.set_log(&mut kernel, &area, false).unwrap();
+    assert!(!kernel.slots[&0].log);
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_maps_and_unmaps_keeps_table_and_kernel_equal(
+        steps in proptest::collection::vec((0u64..12, any::<bool>()), 1..200)
+    ) {
+        let (mut table, mut kernel) = (SlotTable::new(12), Kernel::default());
+        let mut mapped = BTreeSet::new();
+        for (index, map) in steps {
+            let area = mapping(index * 0x10_0000, 0x10_0000);
+            if map && mapped.insert(index) {
+                table.map(&mut kernel, &area).unwrap();
+            } else if !map {
+                mapped.remove(&index);
+                table.unmap(&mut kernel, &area).unwrap();
+            }
+            let ours: Vec<_> = table.slots().copied().collect();
+            let mut theirs: Vec<_> = kernel.slots.values().copied().collect();
+            theirs.sort_by_key(|slot| slot.gpa);
+            prop_assert_eq!(&ours, &theirs);
+            // Lowest free first: no number is ever above what was in use at once.
+            prop_assert!(ours.iter().all(|slot| slot.number < 12));
+            prop_assert_eq!(table.free() as usize, 12 - mapped.len());
+        }
+    }
+
+    #[test]
+    fn runs_are_the_set_bits(bitmap in proptest::collection::vec(any::<u64>(), 0..5), pages in 0u64..320) {
+        let mut bits = Vec::new();
+        for (first, count) in runs(&bitmap, pages) {
+            bits.extend(first..first + count);
+        }
+        let expected: Vec<u64> = (0..pages.min(bitmap.len() as u64 * 64))
+            .filter(|page| bitmap[(page / 64) as usize] >> (page % 64) & 1 == 1)
+            .collect();
+        prop_assert_eq!(bits, expected);
+    }
+}

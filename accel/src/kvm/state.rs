@@ -1,0 +1,136 @@
+//! What vCPUs and interrupt controllers are reset to: exactly what the kernel made them when they were created, which is the
+//! architecture's reset state (Intel SDM volume 3, 9.1.1), saved then and loaded at every reset.
+
+#![expect(unsafe_code, reason = "KVM_SET_XSAVE has no safe wrapper")]
+
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_debugregs, kvm_irqchip,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+type Result<T> = std::result::Result<T, kvm_ioctls::Error>;
+
+/// The time stamp counter. Zero is loaded, which KVM takes as "in step with the other vCPUs".
+const MSR_IA32_TSC: u32 = 0x10;
+
+/// Model-specific registers that the kernel saves and loads.
+pub(crate) struct MsrIndices(Vec<u32>);
+
+impl MsrIndices {
+    pub(crate) fn of(kvm: &Kvm) -> Self {
+        match kvm.get_msr_index_list() {
+            Ok(list) => Self(list.as_slice().to_vec()),
+            Err(error) => {
+                tracing::warn!(%error, "no list of MSRs: they are not reset");
+                Self(Vec::new())
+            }
+        }
+    }
+
+    /// Those that can be read, with their values.
+    fn read(&self, fd: &VcpuFd) -> Vec<kvm_msr_entry> {
+        let all: Vec<_> =
+            self.0.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+        let mut found = Vec::with_capacity(all.len());
+        each_msr(&all, |msrs| {
+            let count = fd.get_msrs(msrs)?;
+            found.extend_from_slice(&msrs.as_slice()[..count]);
+            Ok(count)
+        });
+        for entry in &mut found {
+            if entry.index == MSR_IA32_TSC {
+                entry.data = 0;
+            }
+        }
+        found
+    }
+}
+
+/// Hands `entries` to `ioctl`, which does the first few and says how many; the one it stopped at is skipped.
+fn each_msr(entries: &[kvm_msr_entry], mut ioctl: impl FnMut(&mut Msrs) -> Result<usize>) {
+    let mut left = entries;
+    while !left.is_empty() {
+        let Ok(mut msrs) = Msrs::from_entries(left) else { return };
+        let done = ioctl(&mut msrs).unwrap_or(0);
+        if let Some(refused) = left.get(done) {
+            tracing::trace!(msr = refused.index, "skipped");
+        }
+        left = left.get(done + 1..).unwrap_or_default();
+    }
+}
+
+/// A vCPU as it was created.
+pub(crate) struct ResetState {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: Box<kvm_xsave>,
+    xcrs: kvm_xcrs,
+    debug: kvm_debugregs,
+    events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+    lapic: Box<kvm_lapic_state>,
+    msrs: Vec<kvm_msr_entry>,
+}
+
+impl ResetState {
+    pub(crate) fn capture(fd: &VcpuFd, msrs: &MsrIndices) -> Result<Self> {
+        Ok(Self {
+            regs: fd.get_regs()?,
+            sregs: fd.get_sregs()?,
+            xsave: Box::new(fd.get_xsave()?),
+            xcrs: fd.get_xcrs()?,
+            debug: fd.get_debug_regs()?,
+            events: fd.get_vcpu_events()?,
+            mp_state: fd.get_mp_state()?,
+            lapic: Box::new(fd.get_lapic()?),
+            msrs: msrs.read(fd),
+        })
+    }
+
+    /// Loads it. Called on the vCPU's thread, outside the guest.
+    pub(crate) fn restore(&self, fd: &VcpuFd) -> Result<()> {
+        let Self { regs, sregs, xsave, xcrs, debug, events, mp_state, lapic, msrs } = self;
+        // First, because it also discards a pending INIT or SIPI.
+        fd.set_mp_state(*mp_state)?;
+        fd.set_regs(regs)?;
+        // SAFETY: the kernel reads as much as its state for this vCPU needs, which is more than a kvm_xsave only after
+        // arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM), which this program never calls.
+        unsafe { fd.set_xsave(xsave)? };
+        fd.set_xcrs(xcrs)?;
+        // The APIC base is in here, so the LAPIC's registers come later.
+        fd.set_sregs(sregs)?;
+        each_msr(msrs, |msrs| fd.set_msrs(msrs));
+        fd.set_vcpu_events(events)?;
+        fd.set_lapic(lapic)?;
+        fd.set_debug_regs(debug)
+    }
+}
+
+/// PIC pair, IOAPIC and PIT as they were created.
+pub(crate) struct ChipState {
+    chips: [kvm_irqchip; 3],
+    pit: kvm_pit_state2,
+}
+
+impl ChipState {
+    pub(crate) fn capture(vm: &VmFd) -> Result<Self> {
+        let chip = |chip_id| -> Result<kvm_irqchip> {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            vm.get_irqchip(&mut chip)?;
+            Ok(chip)
+        };
+        Ok(Self {
+            chips: [chip(KVM_IRQCHIP_PIC_MASTER)?, chip(KVM_IRQCHIP_PIC_SLAVE)?, chip(KVM_IRQCHIP_IOAPIC)?],
+            pit: vm.get_pit2()?,
+        })
+    }
+
+    pub(crate) fn restore(&self, vm: &VmFd) -> Result<()> {
+        for chip in &self.chips {
+            vm.set_irqchip(chip)?;
+        }
+        vm.set_pit2(&self.pit)
+    }
+}

@@ -1,0 +1,199 @@
+//! A vCPU thread: enter the guest, carry out what it asks for, stop when told.
+//!
+//! Accesses go to the address spaces with no lock held. A string instruction on a port arrives as several elements of one
+//! exit; each is an access of its own.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::kick::Runner;
+use super::state::{MsrIndices, ResetState};
+use super::{Shared, lock, os_error, pvh};
+use crate::VcpuEvents;
+use crate::control::{Step, StopFlag};
+
+/// A vCPU that was created and waits for its thread.
+pub(crate) struct Vcpu {
+    index: u32,
+    /// Its number in [`crate::control::Control`].
+    cpu: usize,
+    stop: Arc<StopFlag>,
+    fd: VcpuFd,
+    shared: Arc<Shared>,
+    events: Arc<dyn VcpuEvents>,
+    reset: ResetState,
+}
+
+/// What `KVM_RUN` returned with, without borrowing the run page.
+enum Exit {
+    /// Carried out; the kernel completes it at the next entry.
+    Access,
+    Port,
+    /// A signal, or nothing of interest.
+    Interrupted,
+    TripleFault,
+    System(u32),
+    Internal,
+    Failed(String),
+}
+
+impl Vcpu {
+    pub(crate) fn new(
+        index: u32,
+        fd: VcpuFd,
+        shared: Arc<Shared>,
+        events: Arc<dyn VcpuEvents>,
+        msrs: &MsrIndices,
+    ) -> io::Result<Self> {
+        let reset = ResetState::capture(&fd, msrs).map_err(os_error)?;
+        let (cpu, stop) = shared.control.add();
+        Ok(Self { index, cpu, stop, fd, shared, events, reset })
+    }
+
+    pub(crate) fn control_index(&self) -> usize {
+        self.cpu
+    }
+
+    /// Body of the vCPU's thread.
+    pub(crate) fn thread(self) {
+        let Self { index, cpu, stop, fd, shared, events, reset } = self;
+        let mut running =
+            Running { index, cpu, stop, runner: Runner::bind(fd), shared, events, pending: false };
+        loop {
+            match running.shared.control.next(cpu) {
+                Step::Run => running.run(),
+                Step::Reset => {
+                    running.reset(&reset);
+                    running.shared.control.reset_done(cpu);
+                }
+                Step::Exit => return,
+            }
+        }
+    }
+}
+
+struct Running {
+    index: u32,
+    cpu: usize,
+    stop: Arc<StopFlag>,
+    runner: Runner,
+    shared: Arc<Shared>,
+    events: Arc<dyn VcpuEvents>,
+    /// An access was carried out and the kernel has not completed the instruction yet.
+    pending: bool,
+}
+
+impl Running {
+    fn reset(&mut self, state: &ResetState) {
+        let boot = lock(&self.shared.boot).filter(|_| self.index == 0);
+        let result = state.restore(&self.runner.fd).and_then(|()| match boot {
+            Some(boot) => pvh::enter(&self.runner.fd, &boot),
+            None => Ok(()),
+        });
+        if let Err(error) = result {
+            self.fail(&format!("cannot load the reset state: {}", os_error(error)));
+        }
+    }
+
+    /// Runs the guest until the stop flag is set.
+    fn run(&mut self) {
+        loop {
+            if self.stop.is_set() {
+                if !self.pending {
+                    return;
+                }
+                self.runner.request_exit();
+            }
+            match self.enter() {
+                Exit::Access => self.pending = true,
+                Exit::Port => {
+                    self.port();
+                    self.pending = true;
+                }
+                Exit::Interrupted => {
+                    self.pending = false;
+                    self.runner.forget_kicks();
+                }
+                Exit::TripleFault => {
+                    self.shared.control.break_down(self.cpu);
+                    self.pending = false;
+                    self.events.triple_fault(self.index);
+                }
+                Exit::System(event) => self.system_event(event),
+                Exit::Internal => {
+                    let (suberror, data) = self.runner.internal_error();
+                    let mut text = format!("KVM internal error. Suberror: {suberror}");
+                    for (index, value) in data.iter().enumerate() {
+                        text.push_str(&format!("\nextra data[{index}]: 0x{value:016x}"));
+                    }
+                    self.fail(&text);
+                }
+                Exit::Failed(text) => self.fail(&text),
+            }
+        }
+    }
+
+    /// One `KVM_RUN`; memory-mapped accesses are carried out here, where their bytes are.
+    fn enter(&mut self) -> Exit {
+        let Some(spaces) = self.shared.spaces.get() else {
+            return Exit::Failed("kvm is not attached".into());
+        };
+        match self.runner.fd.run() {
+            Ok(VcpuExit::MmioRead(addr, data)) => {
+                // What nothing answers is read as the address space fills it in.
+                let _ = spaces.system.read(addr, data);
+                Exit::Access
+            }
+            Ok(VcpuExit::MmioWrite(addr, data)) => {
+                let _ = spaces.system.write(addr, data);
+                Exit::Access
+            }
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Exit::Port,
+            Ok(VcpuExit::Shutdown) => Exit::TripleFault,
+            Ok(VcpuExit::SystemEvent(event, _)) => Exit::System(event),
+            Ok(VcpuExit::InternalError) => Exit::Internal,
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                Exit::Failed(format!("KVM: entry failed, hardware error 0x{reason:x} (host processor {cpu})"))
+            }
+            // The in-kernel LAPIC waits for interrupts itself; should a halt get here, entering again waits.
+            Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::Intr | VcpuExit::IoapicEoi(_)) => {
+                Exit::Interrupted
+            }
+            Ok(other) => Exit::Failed(format!("KVM: unknown exit, hardware reason {other:?}")),
+            // EAGAIN: an application processor was woken and may run now.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+            Err(error) => Exit::Failed(format!("error: kvm run failed {}", os_error(error))),
+        }
+    }
+
+    fn port(&mut self) {
+        let Some(spaces) = self.shared.spaces.get() else { return };
+        let (port, size, is_read, data) = self.runner.port_access();
+        for element in data.chunks_exact_mut(usize::from(size.max(1))) {
+            let _ = if is_read {
+                spaces.io.read(u64::from(port), element)
+            } else {
+                spaces.io.write(u64::from(port), element)
+            };
+        }
+    }
+
+    fn system_event(&mut self, event: u32) {
+        match event {
+            KVM_SYSTEM_EVENT_SHUTDOWN => self.events.shutdown(self.index),
+            KVM_SYSTEM_EVENT_RESET => self.events.reset(self.index),
+            KVM_SYSTEM_EVENT_CRASH => self.fail("the guest reported a crash"),
+            other => tracing::warn!(event = other, "unknown system event"),
+        }
+    }
+
+    /// Stops until the next reset.
+    fn fail(&mut self, text: &str) {
+        self.pending = false;
+        self.shared.control.break_down(self.cpu);
+        self.events.internal_error(self.index, text);
+    }
+}
