@@ -1,0 +1,57 @@
+//! What a back end implements, and the two that do nothing.
+
+use std::os::fd::OwnedFd;
+
+/// The host's side of a character device.
+pub(crate) trait Backend: Send + Sync {
+    /// As `query-chardev` prints it.
+    fn filename(&self) -> String;
+
+    /// Takes bytes for the host without blocking, queueing until `limit` bytes are queued; returns how many it took.
+    /// While nobody is at the far end, everything is taken and lost. Any thread; never calls the front end.
+    fn write(&self, data: &[u8], limit: usize) -> usize;
+
+    /// Throws the queue away and the peer out: it does not read. Any thread.
+    fn give_up(&self) {}
+
+    /// Bytes queued for the host.
+    fn queued(&self) -> usize {
+        0
+    }
+
+    /// The front end may have room again. Any thread, cheap when nothing waits.
+    fn accept_input(&self) {}
+
+    /// Whether the terminal echoes what is typed.
+    fn set_echo(&self, _on: bool) {}
+
+    /// The next descriptor that came with the last input.
+    fn take_fd(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    /// The ring buffer, if this is one.
+    fn ring(&self) -> Option<&crate::ringbuf::RingBuf> {
+        None
+    }
+
+    /// The terminal a pty gave out.
+    fn pty_path(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Swallows everything, gives nothing, is never open. Also the virtual console nobody can see.
+pub(crate) struct Null {
+    pub(crate) filename: &'static str,
+}
+
+impl Backend for Null {
+    fn filename(&self) -> String {
+        self.filename.to_owned()
+    }
+
+    fn write(&self, data: &[u8], _limit: usize) -> usize {
+        data.len()
+    }
+}

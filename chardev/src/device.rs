@@ -1,0 +1,234 @@
+//! A character device and the port through which one front end uses it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::Backend;
+use crate::frontend::Frontend;
+use crate::options::LogFile;
+use crate::sink::Sink;
+use crate::{CONGESTION, QUEUE_CAP, WRITE_QUEUE};
+
+/// One character device: its name, its host side, and who uses it.
+pub struct Chardev {
+    label: String,
+    kind: &'static str,
+    sink: Arc<Sink>,
+    backend: Box<dyn Backend>,
+    log: Option<Mutex<File>>,
+}
+
+impl fmt::Debug for Chardev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chardev")
+            .field("label", &self.label)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Chardev {
+    pub(crate) fn new(
+        label: &str,
+        kind: &'static str,
+        sink: Arc<Sink>,
+        backend: Box<dyn Backend>,
+        log: Option<&LogFile>,
+    ) -> qapi::Result<Self> {
+        let log = log.map(open_log).transpose()?.map(Mutex::new);
+        Ok(Self { label: label.to_owned(), kind, sink, backend, log })
+    }
+
+    /// Its id.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The name of the back end, as in `-chardev KIND,...` (`tty` is called `serial`, as in QEMU).
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// As `query-chardev` prints it: `stdio`, `pty:/dev/pts/3`, `disconnected:unix:/path,server=on`, ...
+    pub fn filename(&self) -> String {
+        self.backend.filename()
+    }
+
+    /// Whether a front end uses it and has not closed it.
+    pub fn frontend_open(&self) -> bool {
+        self.sink.frontend_open()
+    }
+
+    /// Whether the far end is there.
+    pub fn is_open(&self) -> bool {
+        self.sink.is_open()
+    }
+
+    /// Whether anybody uses it, so that it cannot be removed.
+    pub fn is_busy(&self) -> bool {
+        self.sink.is_busy()
+    }
+
+    /// The terminal to connect to, if this is a pty.
+    pub fn pty_path(&self) -> Option<&str> {
+        self.backend.pty_path()
+    }
+
+    /// Takes the device for a front end whose functions are given later, with [`Port::set_handler`].
+    ///
+    /// # Errors
+    ///
+    /// `chardev 'ID' is already in use` if another front end has it (a mux: four others).
+    pub fn reserve(self: &Arc<Self>) -> qapi::Result<Port> {
+        match self.sink.reserve() {
+            Some(id) => Ok(Port { chardev: Arc::clone(self), id }),
+            None => Err(qapi::Error::generic(format!("chardev '{}' is already in use", self.label))),
+        }
+    }
+
+    /// Takes the device for `frontend`. If the far end is there, `Opened` follows from the loop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::reserve`].
+    pub fn attach(self: &Arc<Self>, frontend: Box<dyn Frontend>) -> qapi::Result<Port> {
+        let port = self.reserve()?;
+        port.set_handler(frontend);
+        Ok(port)
+    }
+
+    /// Gives the front end a break, as `chardev-send-break`. From the loop thread.
+    pub fn send_break(&self) {
+        self.sink.send_break();
+    }
+
+    /// Bytes written and not taken by the host yet.
+    pub fn queued(&self) -> usize {
+        self.backend.queued()
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    fn write(&self, data: &[u8], limit: usize) -> usize {
+        let taken = self.backend.write(data, limit);
+        if let Some(log) = &self.log {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            // A full disk costs the log, not the guest.
+            let _ = log.write_all(&data[..taken]);
+        }
+        taken
+    }
+}
+
+/// A front end's hold on a [`Chardev`]. Dropping it gives the device back; its functions are not called any more
+/// (on another thread than the loop's, a call that has begun may still be finishing).
+#[must_use = "dropping a port detaches the front end"]
+pub struct Port {
+    chardev: Arc<Chardev>,
+    id: u64,
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Port").field(&self.chardev.label).field(&self.id).finish()
+    }
+}
+
+impl Port {
+    /// Sets (or replaces) the front end's functions and opens the front end.
+    pub fn set_handler(&self, frontend: Box<dyn Frontend>) {
+        self.chardev.sink.set_handler(self.id, frontend);
+        self.chardev.backend.accept_input();
+    }
+
+    /// The device.
+    pub fn chardev(&self) -> &Arc<Chardev> {
+        &self.chardev
+    }
+
+    /// Writes without blocking and returns how many bytes were taken. Fewer than given means that the host is slow:
+    /// [`Frontend::writable`] follows when it is worth trying again. With nobody at the far end, all are taken and
+    /// lost. For serial ports.
+    pub fn write(&self, data: &[u8]) -> usize {
+        let taken = self.chardev.write(data, WRITE_QUEUE);
+        if taken < data.len() {
+            self.owe_writable();
+        }
+        taken
+    }
+
+    /// Writes without blocking, queueing what the host does not take. For monitors: a message is written whole or
+    /// not at all. False if that would exceed [`QUEUE_CAP`]: the queue is thrown away and the peer disconnected.
+    pub fn write_all(&self, data: &[u8]) -> bool {
+        if self.chardev.backend.queued().saturating_add(data.len()) > QUEUE_CAP
+            || self.chardev.write(data, QUEUE_CAP) < data.len()
+        {
+            self.chardev.backend.give_up();
+            return false;
+        }
+        true
+    }
+
+    /// Whether so much is queued that the front end had better produce no more (a monitor: read no further command).
+    /// If so, [`Frontend::writable`] follows when the queue has drained.
+    pub fn is_congested(&self) -> bool {
+        let congested = self.chardev.queued() > CONGESTION;
+        if congested {
+            self.owe_writable();
+        }
+        congested
+    }
+
+    fn owe_writable(&self) {
+        self.chardev.sink.set_owed(self.id);
+        // It may have drained just before, and then nothing else would tell.
+        if self.chardev.queued() == 0 {
+            self.chardev.sink.post_writable();
+        }
+    }
+
+    /// Says that [`Frontend::can_read`] may say more than 0 again. Cheap; from any thread.
+    pub fn accept_input(&self) {
+        self.chardev.backend.accept_input();
+    }
+
+    /// Opens or closes the front end as `query-chardev` shows it. Attached front ends start open.
+    pub fn set_frontend_open(&self, open: bool) {
+        self.chardev.sink.set_frontend_open(self.id, open);
+    }
+
+    /// Whether the terminal shows what is typed (off at first: a monitor with line editing does that itself).
+    pub fn set_echo(&self, on: bool) {
+        self.chardev.backend.set_echo(on);
+    }
+
+    /// The next descriptor that came over a unix socket with the last input (`getfd`, `add-fd`). Descriptors that nobody
+    /// takes are closed when others come or the peer leaves.
+    pub fn take_fd(&self) -> Option<OwnedFd> {
+        self.chardev.backend.take_fd()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.chardev.sink.release(self.id);
+    }
+}
+
+fn open_log(log: &LogFile) -> qapi::Result<File> {
+    let mut options = File::options();
+    options.create(true).write(true);
+    if log.append {
+        options.append(true)
+    } else {
+        options.truncate(true)
+    };
+    options.open(&log.path).map_err(|error| {
+        qapi::Error::generic(format!("Could not create '{}': {}", log.path, crate::file::strerror(&error)))
+    })
+}

@@ -1,0 +1,120 @@
+//! Back ends on files and device nodes: `file`, `pipe` and `serial`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use qapi::{Error, Result};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+
+use crate::backend::Backend;
+use crate::sink::Sink;
+use crate::stream::{End, FdKind, Stream};
+use crate::tty;
+
+/// The text of an error number, as `strerror` gives it.
+pub(crate) fn strerror(error: &io::Error) -> String {
+    let text = error.to_string();
+    // The standard library adds the number.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// `Could not open 'PATH': REASON`.
+pub(crate) fn could_not_open(path: &str, errno: Errno) -> Error {
+    Error::generic(format!("Could not open '{path}': {}", strerror(&errno.into())))
+}
+
+/// The descriptors of a stream back end that stays open for its whole life.
+pub(crate) struct FileBackend {
+    name: &'static str,
+    stream: Arc<Stream>,
+}
+
+impl FileBackend {
+    fn new(name: &'static str, sink: &Arc<Sink>, source: Option<End>, dest: Option<End>) -> Result<Self> {
+        let on_end = {
+            let sink = Arc::downgrade(sink);
+            Box::new(move || {
+                if let Some(sink) = sink.upgrade() {
+                    sink.set_open_now(false);
+                }
+            })
+        };
+        let stream = Stream::new(sink, on_end);
+        stream.open(source, dest, None).map_err(|error| Error::generic(strerror(&error)))?;
+        sink.set_open(true);
+        Ok(Self { name, stream })
+    }
+
+    /// `file`: output to `path`, input from `input_path`.
+    pub(crate) fn file(sink: &Arc<Sink>, path: &str, append: bool, input_path: Option<&str>) -> Result<Self> {
+        let mode = if append { OFlags::APPEND } else { OFlags::TRUNC };
+        let dest = open_nonblocking(path, OFlags::WRONLY | OFlags::CREATE | mode)?;
+        let source = input_path
+            .map(|path| open_nonblocking(path, OFlags::RDONLY).map(|fd| End::new(fd, FdKind::File)))
+            .transpose()?;
+        Self::new("file", sink, source, Some(End::new(dest, FdKind::File)))
+    }
+
+    /// `pipe`: `path.in` and `path.out`, or `path` for both directions.
+    pub(crate) fn pipe(sink: &Arc<Sink>, path: &str) -> Result<Self> {
+        // Read and write, so that opening a pipe does not wait for its other end, nor see its end when that closes.
+        let open_one = |path: String| open_nonblocking(&path, OFlags::RDWR);
+        let pair =
+            open_one(format!("{path}.in")).and_then(|source| Ok((source, open_one(format!("{path}.out"))?)));
+        let (source, dest) = match pair {
+            Ok((source, dest)) => (End::new(source, FdKind::File), End::new(dest, FdKind::File)),
+            Err(_) => {
+                let both = End::new(open_one(path.to_owned())?, FdKind::File);
+                (both.clone(), both)
+            }
+        };
+        Self::new("pipe", sink, Some(source), Some(dest))
+    }
+
+    /// `serial`: a tty of the host at 115200 baud, 8N1, raw.
+    pub(crate) fn serial(sink: &Arc<Sink>, path: &str) -> Result<Self> {
+        let fd = open_nonblocking(path, OFlags::RDWR)?;
+        tty::make_serial_line(fd.as_fd());
+        let both = End::new(fd, FdKind::File);
+        Self::new("serial", sink, Some(both.clone()), Some(both))
+    }
+}
+
+fn open_nonblocking(path: &str, flags: OFlags) -> Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mode = Mode::from_raw_mode(0o666);
+    match open(path, flags, mode) {
+        // A named pipe without a reader. QEMU waits for one; a descriptor that also reads never has to.
+        Err(Errno::NXIO) if flags.contains(OFlags::WRONLY) => {
+            let fd = open(path, (flags - OFlags::WRONLY) | OFlags::RDWR, mode)
+                .map_err(|errno| could_not_open(path, errno))?;
+            let is_pipe = fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+            if is_pipe { Ok(fd) } else { Err(could_not_open(path, Errno::NXIO)) }
+        }
+        result => result.map_err(|errno| could_not_open(path, errno)),
+    }
+}
+
+impl Backend for FileBackend {
+    fn filename(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn write(&self, data: &[u8], limit: usize) -> usize {
+        self.stream.write(data, limit)
+    }
+
+    fn give_up(&self) {
+        self.stream.give_up();
+    }
+
+    fn queued(&self) -> usize {
+        self.stream.queued()
+    }
+
+    fn accept_input(&self) {
+        self.stream.accept_input();
+    }
+}

@@ -1,0 +1,251 @@
+//! The character devices of one VM, by id.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mainloop::{Handle, MainLoop};
+use qapi::{Error, Result};
+
+use crate::backend::{Backend, Null};
+use crate::device::Chardev;
+use crate::file::FileBackend;
+use crate::mux::Mux;
+use crate::options::{Backend as Options, ChardevOptions, LogFile};
+use crate::pty::Pty;
+use crate::ringbuf::{DataFormat, RingBuf};
+use crate::sink::Sink;
+use crate::socket::Socket;
+use crate::stdio::Stdio;
+
+/// Something the person at the command line must know while a device is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Standard output (or the monitor): `char device redirected to /dev/pts/N (label ID)`.
+    Redirected(String),
+    /// Standard error, after the location, before the program waits: `info: QEMU waiting for connection on: ...`.
+    Waiting(String),
+}
+
+/// One line of `query-chardev`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChardevInfo {
+    /// The id.
+    pub label: String,
+    /// What it is connected to.
+    pub filename: String,
+    /// Whether a front end uses it.
+    pub frontend_open: bool,
+}
+
+/// Called for Ctrl-A x.
+pub(crate) type OnExit = Arc<dyn Fn() + Send + Sync>;
+
+/// The character devices of one VM. Dropping it closes those that no front end holds; a terminal is put back as it was when
+/// its device is gone.
+pub struct ChardevSet {
+    handle: Handle,
+    devices: Mutex<Vec<Arc<Chardev>>>,
+    stdio_in_use: Arc<AtomicBool>,
+    daemonized: AtomicBool,
+    on_exit: Mutex<OnExit>,
+}
+
+impl std::fmt::Debug for ChardevSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.lock().iter()).finish()
+    }
+}
+
+impl ChardevSet {
+    /// An empty set whose devices live on the loop of `handle`. Ctrl-A x ends that loop with code 0.
+    pub fn new(handle: Handle) -> Self {
+        let quitter = handle.clone();
+        Self {
+            handle,
+            devices: Mutex::default(),
+            stdio_in_use: Arc::default(),
+            daemonized: AtomicBool::new(false),
+            on_exit: Mutex::new(Arc::new(move || quitter.quit(0))),
+        }
+    }
+
+    /// What Ctrl-A x does in muxes made from now on.
+    pub fn set_exit_handler(&self, on_exit: impl Fn() + Send + Sync + 'static) {
+        *self.on_exit.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(on_exit);
+    }
+
+    /// Refuses `stdio` from now on: the program has no terminal (`-daemonize`).
+    pub fn set_daemonized(&self) {
+        self.daemonized.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Chardev>>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a device. With `mux`, the result is the mux.
+    ///
+    /// Blocks only for a socket server with `wait`, until a client comes, after `notify` was told, and for a socket client
+    /// without reconnect while it connects.
+    ///
+    /// # Errors
+    ///
+    /// `Chardev with id 'ID' already exists`, and those of the back end, in QEMU's words. (QEMU's command line finds a
+    /// duplicate when it parses, before any device is made: `Duplicate ID 'ID' for chardev`.)
+    pub fn add(&self, options: &ChardevOptions, notify: &mut dyn FnMut(Notice)) -> Result<Arc<Chardev>> {
+        if !options.mux {
+            return self.add_one(&options.id, &options.backend, options.log.as_ref(), notify);
+        }
+        self.check_free(&options.id)?;
+        let base = format!("{}-base", options.id);
+        self.add_one(&base, &options.backend, options.log.as_ref(), notify)?;
+        let mux = Options::Mux { chardev: base };
+        self.add_one(&options.id, &mux, None, notify)
+    }
+
+    fn check_free(&self, id: &str) -> Result<()> {
+        match self.get(id) {
+            Some(_) => Err(Error::generic(format!("Chardev with id '{id}' already exists"))),
+            None => Ok(()),
+        }
+    }
+
+    fn add_one(
+        &self,
+        id: &str,
+        backend: &Options,
+        log: Option<&LogFile>,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Arc<Chardev>> {
+        self.check_free(id)?;
+        let sink = Sink::new(self.handle.clone(), matches!(backend, Options::Mux { .. }));
+        let (kind, backend) = self.make(id, backend, &sink, notify)?;
+        let chardev = Arc::new(Chardev::new(id, kind, sink, backend, log)?);
+        if let Some(path) = chardev.pty_path() {
+            notify(Notice::Redirected(format!("char device redirected to {path} (label {id})")));
+        }
+        self.lock().push(Arc::clone(&chardev));
+        Ok(chardev)
+    }
+
+    fn make(
+        &self,
+        id: &str,
+        options: &Options,
+        sink: &Arc<Sink>,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<(&'static str, Box<dyn Backend>)> {
+        Ok(match options {
+            Options::Null => ("null", Box::new(Null { filename: "null" })),
+            Options::Vc => {
+                sink.set_open(true);
+                ("vc", Box::new(Null { filename: "vc" }))
+            }
+            Options::Stdio { signal } => {
+                if self.daemonized.load(std::sync::atomic::Ordering::Acquire) {
+                    return Err(Error::generic("cannot use stdio with -daemonize"));
+                }
+                ("stdio", Box::new(Stdio::new(sink, *signal, &self.stdio_in_use)?))
+            }
+            Options::Pty { path } => ("pty", Box::new(Pty::new(sink, path.as_deref())?)),
+            Options::Serial { path } => ("serial", Box::new(FileBackend::serial(sink, path)?)),
+            Options::File { path, append, input_path } => {
+                ("file", Box::new(FileBackend::file(sink, path, *append, input_path.as_deref())?))
+            }
+            Options::Pipe { path } => ("pipe", Box::new(FileBackend::pipe(sink, path)?)),
+            Options::RingBuf { size } => {
+                let ring = RingBuf::new(*size)?;
+                sink.set_open(true);
+                ("ringbuf", Box::new(ring))
+            }
+            Options::Socket(options) => ("socket", Box::new(Socket::new(id, options, sink, notify)?)),
+            Options::Mux { chardev } => {
+                let base = self
+                    .get(chardev)
+                    .ok_or_else(|| Error::generic(format!("mux: base chardev {chardev} not found")))?;
+                let on_exit = Arc::clone(&self.on_exit.lock().unwrap_or_else(PoisonError::into_inner));
+                ("mux", Box::new(Mux::new(&base, sink, on_exit)?))
+            }
+        })
+    }
+
+    /// The device of that id.
+    pub fn get(&self, id: &str) -> Option<Arc<Chardev>> {
+        self.lock().iter().find(|chardev| chardev.label() == id).cloned()
+    }
+
+    /// The device of that id.
+    ///
+    /// # Errors
+    ///
+    /// `Chardev 'ID' not found`.
+    pub fn find(&self, id: &str) -> Result<Arc<Chardev>> {
+        self.get(id).ok_or_else(|| Error::generic(format!("Chardev '{id}' not found")))
+    }
+
+    /// Removes a device that nobody uses.
+    ///
+    /// # Errors
+    ///
+    /// `Chardev 'ID' not found`, `Chardev 'ID' is busy`.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        let chardev = self.find(id)?;
+        if chardev.is_busy() {
+            return Err(Error::generic(format!("Chardev '{id}' is busy")));
+        }
+        self.lock().retain(|known| !Arc::ptr_eq(known, &chardev));
+        Ok(())
+    }
+
+    /// For `query-chardev` and `info chardev`, in order of creation.
+    pub fn list(&self) -> Vec<ChardevInfo> {
+        let devices = self.lock().clone();
+        devices
+            .iter()
+            .map(|chardev| ChardevInfo {
+                label: chardev.label().to_owned(),
+                filename: chardev.filename(),
+                frontend_open: chardev.frontend_open(),
+            })
+            .collect()
+    }
+
+    /// `ringbuf-write`.
+    ///
+    /// # Errors
+    ///
+    /// `Device 'ID' not found`, `ID is not a ringbuf device`, bad base 64.
+    pub fn ringbuf_write(&self, id: &str, data: &str, format: DataFormat) -> Result<()> {
+        self.with_ring(id, |ring| ring.write_text(data, format))
+    }
+
+    /// `ringbuf-read` of at most `size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `Device 'ID' not found`, `ID is not a ringbuf device`, `size must be greater than zero`.
+    pub fn ringbuf_read(&self, id: &str, size: i64, format: DataFormat) -> Result<String> {
+        self.with_ring(id, |ring| ring.read_text(size, format))
+    }
+
+    fn with_ring<T>(&self, id: &str, work: impl FnOnce(&RingBuf) -> Result<T>) -> Result<T> {
+        let chardev = self.get(id).ok_or_else(|| Error::generic(format!("Device '{id}' not found")))?;
+        match chardev.backend().ring() {
+            Some(ring) => work(ring),
+            None => Err(Error::generic(format!("{id} is not a ringbuf device"))),
+        }
+    }
+
+    /// At the end of the program: turns the loop until everything queued has reached the host, at most for `limit`.
+    pub fn drain(&self, main: &mut MainLoop, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let waiting = self.lock().iter().any(|chardev| chardev.queued() > 0);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !waiting || left.is_zero() || main.turn(Some(left)).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Addresses: listening, connecting, and the names `query-chardev` prints.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use qapi::{Error, Result};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect as connect_socket,
+    getpeername, getsockname, listen as listen_socket, socket_with, sockopt,
+};
+
+use super::fd::inherited;
+use crate::file::strerror;
+use crate::options::{SocketAddress, SocketOptions};
+
+/// Length of `sun_path`.
+const SUN_PATH: usize = 108;
+/// Clients that may wait while one is served.
+const BACKLOG: i32 = 1;
+
+/// A listening socket; its path goes with it.
+pub(crate) struct Listener {
+    pub(crate) fd: OwnedFd,
+    path: Option<PathBuf>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// `TEXT: REASON`.
+fn failed(text: &str, errno: Errno) -> Error {
+    Error::generic(format!("{text}: {}", strerror(&errno.into())))
+}
+
+fn stream_socket(family: AddressFamily, flags: SocketFlags) -> Result<OwnedFd> {
+    socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed("Failed to create socket", errno))
+}
+
+fn unix_address(path: &str, abstract_: bool, tight: bool) -> Result<SocketAddrUnix> {
+    let limit = if abstract_ { SUN_PATH - 1 } else { SUN_PATH };
+    // QEMU lets a path fill `sun_path`; rustix wants room for the final zero.
+    if path.len() > limit - usize::from(!abstract_) {
+        return Err(Error::generic(format!("UNIX socket path '{path}' is too long"))
+            .with_hint(format!("Path must be less than {limit} bytes")));
+    }
+    let address = if abstract_ {
+        let mut name = path.as_bytes().to_vec();
+        if !tight {
+            name.resize(SUN_PATH - 1, 0);
+        }
+        SocketAddrUnix::new_abstract_name(&name)
+    } else {
+        SocketAddrUnix::new(path)
+    };
+    address.map_err(|errno| failed(&format!("Failed to use socket path '{path}'"), errno))
+}
+
+/// Looks a host and port up. An empty host is this host: any address to listen on, in the order IPv4, IPv6.
+fn resolve(host: &str, port: &str, families: (Option<bool>, Option<bool>)) -> Result<Vec<SocketAddr>> {
+    let unresolved =
+        |reason: &str| Error::generic(format!("address resolution failed for {host}:{port}: {reason}"));
+    let (ipv4, ipv6) = match families {
+        (Some(false), Some(false)) => {
+            return Err(Error::generic("Cannot disable IPv4 and IPv6 at same time"));
+        }
+        // Asking for one is not asking for the other.
+        (ipv4, ipv6) => (ipv4.unwrap_or(ipv6 != Some(true)), ipv6.unwrap_or(ipv4 != Some(true))),
+    };
+    let number: u16 = port.parse().map_err(|_| unresolved("Servname not supported for ai_socktype"))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let all: Vec<SocketAddr> = if bare.is_empty() {
+        vec![([0, 0, 0, 0], number).into(), ([0u16; 8], number).into()]
+    } else {
+        let found = (bare, number).to_socket_addrs().map_err(|error| {
+            let text = strerror(&error);
+            unresolved(text.rsplit(": ").next().unwrap_or_default())
+        })?;
+        found.collect()
+    };
+    let mut fit: Vec<SocketAddr> =
+        all.into_iter().filter(|address| if address.is_ipv4() { ipv4 } else { ipv6 }).collect();
+    // `localhost` means 127.0.0.1 to QEMU's users and in its transcripts.
+    fit.sort_by_key(SocketAddr::is_ipv6);
+    if fit.is_empty() { Err(unresolved("Address family for hostname not supported")) } else { Ok(fit) }
+}
+
+/// Opens a listening socket that does not block.
+pub(crate) fn listen(address: &SocketAddress) -> Result<Listener> {
+    match address {
+        SocketAddress::Unix { path, abstract_, tight } => listen_unix(path, *abstract_, *tight),
+        SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
+            let addresses = resolve(host, port, (*ipv4, *ipv6))?;
+            let fd = listen_inet(&addresses, *to)?;
+            Ok(Listener { fd, path: None })
+        }
+        SocketAddress::Fd(number) => {
+            let fd = passed(number)?;
+            rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
+            listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
+            Ok(Listener { fd, path: None })
+        }
+    }
+}
+
+fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {
+    let address = unix_address(path, abstract_, tight)?;
+    if path.is_empty() {
+        return Err(Error::generic("Failed to bind socket to : Invalid argument"));
+    }
+    let fd = stream_socket(AddressFamily::UNIX, SocketFlags::NONBLOCK)?;
+    if !abstract_ {
+        // What an earlier run left behind. Anything else than a socket in the way is lost too, as with QEMU.
+        match rustix::fs::unlink(path) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(&format!("Failed to unlink socket {path}"), errno)),
+        }
+    }
+    bind(&fd, &address).map_err(|errno| failed(&format!("Failed to bind socket to {path}"), errno))?;
+    let listener = Listener { fd, path: (!abstract_).then(|| path.into()) };
+    listen_socket(&listener.fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
+    Ok(listener)
+}
+
+/// Listens on the first address that lets it, at the first free port up to `to`.
+fn listen_inet(addresses: &[SocketAddr], to: Option<u16>) -> Result<OwnedFd> {
+    let mut error = failed("Failed to find an available port", Errno::ADDRINUSE);
+    for address in addresses {
+        let last = to.unwrap_or(0).max(address.port());
+        for port in address.port()..=last {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let fd = match stream_socket(family, SocketFlags::NONBLOCK) {
+                Ok(fd) => fd,
+                Err(none) => {
+                    error = none;
+                    break;
+                }
+            };
+            // A port in TIME_WAIT is free to us; failing to say so only means waiting.
+            let _ = sockopt::set_socket_reuseaddr(&fd, true);
+            let mut at = *address;
+            at.set_port(port);
+            match bind(&fd, &at).and_then(|()| listen_socket(&fd, BACKLOG)) {
+                Ok(()) => return Ok(fd),
+                Err(Errno::ADDRINUSE) => error = failed("Failed to find an available port", Errno::ADDRINUSE),
+                Err(errno) => {
+                    error = failed("Failed to bind socket", errno);
+                    break;
+                }
+            }
+        }
+    }
+    Err(error)
+}
+
+/// Connects, waiting for the answer.
+pub(crate) fn connect(address: &SocketAddress) -> Result<OwnedFd> {
+    match address {
+        SocketAddress::Unix { path, abstract_, tight } => {
+            let to = unix_address(path, *abstract_, *tight)?;
+            let fd = stream_socket(AddressFamily::UNIX, SocketFlags::empty())?;
+            // A path without name is no address, but it was refused, not mistyped.
+            let result = if path.is_empty() { Err(Errno::CONNREFUSED) } else { connect_socket(&fd, &to) };
+            result.map_err(|errno| failed(&format!("Failed to connect to '{path}'"), errno))?;
+            Ok(fd)
+        }
+        SocketAddress::Inet { host, port, ipv4, ipv6, .. } => {
+            if host.is_empty() {
+                let text = format!("address resolution failed for :{port}: Name or service not known");
+                return Err(Error::generic(text));
+            }
+            let mut last = Errno::CONNREFUSED;
+            for to in resolve(host, port, (*ipv4, *ipv6))? {
+                let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let fd = stream_socket(family, SocketFlags::empty())?;
+                match connect_socket(&fd, &to) {
+                    Ok(()) => return Ok(fd),
+                    Err(errno) => last = errno,
+                }
+            }
+            Err(failed(&format!("Failed to connect to '{host}:{port}'"), last))
+        }
+        SocketAddress::Fd(number) => passed(number),
+    }
+}
+
+fn passed(number: &str) -> Result<OwnedFd> {
+    let parsed = number.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {number}")))?;
+    let no_socket = || Error::generic(format!("File descriptor '{number}' is not a socket"));
+    let fd = inherited(parsed).map_err(|_| no_socket())?;
+    sockopt::socket_type(&fd).map_err(|_| no_socket())?;
+    Ok(fd)
+}
+
+// --- names ---
+
+fn protocol(options: &SocketOptions) -> &'static str {
+    if options.telnet { "telnet" } else { "tcp" }
+}
+
+fn server_suffix(options: &SocketOptions) -> &'static str {
+    if options.server { ",server=on" } else { "" }
+}
+
+/// While nobody is connected. A server shows where it really listens.
+pub(crate) fn disconnected_name(options: &SocketOptions, listener: Option<&Listener>) -> String {
+    let server = server_suffix(options);
+    let local = listener.and_then(|listener| getsockname(&listener.fd).ok());
+    if let Some(at) = local.and_then(|local| SocketAddr::try_from(local).ok()) {
+        return format!("disconnected:{}:{}:{}{server}", protocol(options), at.ip(), at.port());
+    }
+    match &options.address {
+        SocketAddress::Unix { path, abstract_, tight } => {
+            let abstract_on = if *abstract_ { ",abstract=on" } else { "" };
+            let tight_on = if *abstract_ && *tight { ",tight=on" } else { "" };
+            format!("disconnected:unix:{path}{abstract_on}{tight_on}{server}")
+        }
+        SocketAddress::Inet { host, port, .. } => {
+            format!("disconnected:{}:{host}:{port}{server}", protocol(options))
+        }
+        SocketAddress::Fd(number) => format!("disconnected:fd:{number}{server}"),
+    }
+}
+
+/// Of a connection: both addresses for TCP, the path for unix sockets (none for abstract ones, as QEMU prints it).
+pub(crate) fn connected_name(options: &SocketOptions, fd: BorrowedFd<'_>) -> String {
+    let server = server_suffix(options);
+    let local = getsockname(fd).ok();
+    let peer = getpeername(fd).ok().flatten();
+    let inet = |address: &Option<SocketAddrAny>| {
+        address.clone().and_then(|address| SocketAddr::try_from(address).ok())
+    };
+    if let (Some(local), Some(peer)) = (inet(&local), inet(&peer)) {
+        // `SocketAddr` brackets IPv6 addresses as QEMU does here.
+        return format!("{}:{local}{server} <-> {peer}", protocol(options));
+    }
+    let path = [local, peer]
+        .into_iter()
+        .flatten()
+        .filter_map(|address| SocketAddrUnix::try_from(address).ok())
+        .find_map(|address| address.path().map(|path| path.to_string_lossy().into_owned()));
+    format!("unix:{}{server}", path.unwrap_or_default())
+}

@@ -1,0 +1,44 @@
+//! Descriptors: received over a unix socket (`SCM_RIGHTS`), and inherited by number.
+#![expect(
+    unsafe_code,
+    reason = "a descriptor named by number on the command line can only be borrowed unsafely"
+)]
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// Descriptors taken with one message; the kernel closes the rest. As in QEMU.
+const MAX_FDS: usize = 16;
+
+/// Reads without blocking; descriptors that came along are appended to `fds`.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    data: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(data)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok(received.bytes)
+}
+
+/// A copy of the descriptor this process inherited under a number. The original stays open, as it may be named twice.
+pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the borrow lasts for this one system call, which checks the number: a closed one gives EBADF, and the result
+    // is a descriptor of our own. Nothing is closed or written through the borrowed number.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_dupfd_cloexec(borrowed, 0)
+}

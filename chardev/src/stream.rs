@@ -1,0 +1,398 @@
+//! A byte stream over descriptors: non-blocking reads paced by the front end, writes through a bounded queue.
+//!
+//! The lock of a stream guards descriptors and queue only. It is never held while the front end or the owner is called,
+//! so that a device may write with its own lock held. Whoever sees the stream break on another thread leaves the rest
+//! to the loop.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use mainloop::{Interest, Ready, Watch};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::sink::Sink;
+use crate::socket::receive;
+
+/// Bytes read at once.
+const READ_CHUNK: usize = 4096;
+/// Reads of one turn, so that one busy stream does not starve the others.
+const READS_PER_TURN: usize = 16;
+
+/// How a descriptor is read and written without blocking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FdKind {
+    /// A socket: asked not to block call by call, so the mode it shares with other processes stays as it is.
+    Socket,
+    /// As `Socket`, but others use it besides us: closing our copy must not shut it down.
+    SharedSocket,
+    /// Anything else, opened non-blocking (or a regular file, which does not block).
+    File,
+}
+
+/// One direction of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) kind: FdKind,
+}
+
+impl End {
+    pub(crate) fn new(fd: OwnedFd, kind: FdKind) -> Self {
+        Self { fd: Arc::new(fd), kind }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        match self.kind {
+            FdKind::File => rustix::io::writev(self.as_fd(), parts),
+            // One part after the other: the queue has two at most.
+            FdKind::Socket | FdKind::SharedSocket => match parts.iter().find(|part| !part.is_empty()) {
+                Some(part) => {
+                    rustix::net::send(self.as_fd(), part, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                }
+                None => Ok(0),
+            },
+        }
+    }
+}
+
+/// Why a stream ended; told to its owner on the loop thread, once per [`Stream::open`].
+pub(crate) type OnEnd = Box<dyn Fn() + Send + Sync>;
+/// Sees input before the front end (telnet takes its commands out).
+pub(crate) type Filter = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
+pub(crate) struct Stream {
+    this: Weak<Stream>,
+    sink: Arc<Sink>,
+    on_end: OnEnd,
+    /// Nothing is read until the front end has room; see `pause`.
+    paused: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Counts openings, so that news of an old one is not taken for the present one.
+    epoch: u64,
+    open: bool,
+    source: Option<End>,
+    dest: Option<End>,
+    read_watch: Option<Watch>,
+    write_watch: Option<Watch>,
+    queue: VecDeque<u8>,
+    fds: VecDeque<OwnedFd>,
+    filter: Option<Filter>,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.lock();
+        f.debug_struct("Stream").field("open", &inner.open).field("queue", &inner.queue.len()).finish()
+    }
+}
+
+impl Stream {
+    /// A stream without descriptors. `on_end` is called after the stream has closed itself.
+    pub(crate) fn new(sink: &Arc<Sink>, on_end: OnEnd) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            sink: Arc::clone(sink),
+            on_end,
+            paused: AtomicBool::new(false),
+            inner: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts on descriptors; what was open before is closed.
+    pub(crate) fn open(
+        &self,
+        source: Option<End>,
+        dest: Option<End>,
+        filter: Option<Filter>,
+    ) -> std::io::Result<()> {
+        self.close();
+        let handle = self.sink.handle();
+        let mut inner = self.lock();
+        let epoch = inner.epoch;
+        if let Some(source) = &source {
+            let this = self.this.clone();
+            let watch = handle.watch(source.as_fd(), Interest::READ, move |ready| {
+                if let Some(stream) = this.upgrade() {
+                    stream.readable(epoch, ready);
+                }
+            })?;
+            inner.read_watch = Some(watch);
+        }
+        if let Some(dest) = &dest {
+            let this = self.this.clone();
+            let watch = handle.watch(dest.as_fd(), Interest::NONE, move |_| {
+                if let Some(stream) = this.upgrade() {
+                    stream.drain(epoch);
+                }
+            })?;
+            inner.write_watch = Some(watch);
+        }
+        self.paused.store(false, Ordering::SeqCst);
+        (inner.source, inner.dest, inner.filter, inner.open) = (source, dest, filter, true);
+        Ok(())
+    }
+
+    /// Closes the descriptors and forgets queue and received descriptors. Nobody is told.
+    pub(crate) fn close(&self) {
+        let mut inner = self.lock();
+        let epoch = inner.epoch + 1;
+        let old = std::mem::replace(&mut *inner, Inner { epoch, ..Inner::default() });
+        drop(inner);
+        if let Some(End { fd, kind: FdKind::Socket }) = &old.source {
+            // Copies of the descriptor may live on (an inherited one, a callback that is running); the peer hears now.
+            let _ = rustix::net::shutdown(fd, Shutdown::Both);
+        }
+    }
+
+    /// Closes the stream of `epoch` and tells the owner. Loop thread only.
+    fn end(&self, epoch: u64) {
+        let current = {
+            let inner = self.lock();
+            inner.epoch == epoch && inner.open
+        };
+        if current {
+            self.close();
+            (self.on_end)();
+        }
+    }
+
+    /// Leaves the end to the loop: the caller may hold locks of a device.
+    fn end_later(&self, epoch: u64) {
+        let this = self.this.clone();
+        self.sink.handle().post(move || {
+            if let Some(stream) = this.upgrade() {
+                stream.end(epoch);
+            }
+        });
+    }
+
+    // --- input ---
+
+    fn readable(&self, epoch: u64, ready: Ready) {
+        for _ in 0..READS_PER_TURN {
+            let source = {
+                let inner = self.lock();
+                if inner.epoch != epoch {
+                    return;
+                }
+                inner.source.clone()
+            };
+            let Some(source) = source else { return };
+            let room = self.sink.can_read();
+            if room == 0 {
+                if self.pause(epoch, &source, ready) {
+                    return;
+                }
+                continue;
+            }
+            let mut data = vec![0; room.min(READ_CHUNK)];
+            match self.read(&source, &mut data) {
+                Ok(0) => return self.source_ended(epoch),
+                Ok(count) => {
+                    data.truncate(count);
+                    self.deliver(epoch, data);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "reading from a character device");
+                    return self.end(epoch);
+                }
+            }
+        }
+    }
+
+    fn read(&self, source: &End, data: &mut [u8]) -> Result<usize, Errno> {
+        match source.kind {
+            FdKind::File => rustix::io::read(source.as_fd(), data),
+            FdKind::Socket | FdKind::SharedSocket => {
+                let mut fds = Vec::new();
+                let result = receive(source.as_fd(), data, &mut fds);
+                if !fds.is_empty() {
+                    let old = std::mem::replace(&mut self.lock().fds, fds.into());
+                    drop(old);
+                }
+                result
+            }
+        }
+    }
+
+    fn deliver(&self, epoch: u64, mut data: Vec<u8>) {
+        let filter = self.lock().filter.take();
+        if let Some(mut filter) = filter {
+            filter(&mut data);
+            let mut inner = self.lock();
+            if inner.epoch == epoch {
+                inner.filter = Some(filter);
+            }
+        }
+        if !data.is_empty() {
+            self.sink.read(&data);
+        }
+    }
+
+    /// Stops reading until [`Self::accept_input`]; false if there is room after all.
+    fn pause(&self, epoch: u64, source: &End, ready: Ready) -> bool {
+        // Flag first: a front end that makes room after our look sees the flag and resumes.
+        self.paused.store(true, Ordering::SeqCst);
+        if self.sink.can_read() > 0 {
+            self.paused.store(false, Ordering::SeqCst);
+            return false;
+        }
+        let gone = ready.hangup || ready.error;
+        if gone && !(self.sink.must_drain() && has_input(source)) {
+            self.source_ended(epoch);
+            return true;
+        }
+        let interest = if gone { Interest::NONE } else { Interest::HANGUP };
+        let inner = self.lock();
+        if let (true, Some(watch)) = (inner.epoch == epoch && self.is_paused(), &inner.read_watch) {
+            watch.set_interest(interest);
+        }
+        true
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// The front end may have room. Any thread.
+    pub(crate) fn accept_input(&self) {
+        if self.is_paused() {
+            let inner = self.lock();
+            self.paused.store(false, Ordering::SeqCst);
+            if let Some(watch) = &inner.read_watch {
+                watch.set_interest(Interest::READ);
+            }
+        }
+    }
+
+    /// End of input. A stream with two descriptors (stdio, pipes) still writes; QEMU calls it closed all the same.
+    fn source_ended(&self, epoch: u64) {
+        let two_way = {
+            let mut inner = self.lock();
+            let same = match (&inner.source, &inner.dest) {
+                (Some(source), Some(dest)) => Arc::ptr_eq(&source.fd, &dest.fd),
+                (_, dest) => dest.is_none(),
+            };
+            if !same {
+                inner.read_watch = None;
+                inner.source = None;
+            }
+            !same
+        };
+        if two_way { self.sink.set_open_now(false) } else { self.end(epoch) }
+    }
+
+    /// The next descriptor of the last message.
+    pub(crate) fn take_fd(&self) -> Option<OwnedFd> {
+        self.lock().fds.pop_front()
+    }
+
+    // --- output ---
+
+    /// See [`crate::backend::Backend::write`].
+    pub(crate) fn write(&self, data: &[u8], limit: usize) -> usize {
+        let mut inner = self.lock();
+        let Some(dest) = inner.dest.clone() else { return data.len() };
+        let mut done = 0;
+        // Never past what is queued already.
+        while inner.queue.is_empty() && done < data.len() {
+            match dest.write(&[IoSlice::new(&data[done..])]) {
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => {
+                    self.write_failed(&mut inner, error);
+                    return data.len();
+                }
+            }
+        }
+        let room = limit.saturating_sub(inner.queue.len());
+        let queued = room.min(data.len() - done);
+        inner.queue.extend(&data[done..done + queued]);
+        if let (false, Some(watch)) = (inner.queue.is_empty(), &inner.write_watch) {
+            watch.set_interest(Interest::WRITE);
+        }
+        done + queued
+    }
+
+    /// A peer that is gone ends the stream; a full disk only costs the data.
+    fn write_failed(&self, inner: &mut Inner, error: Errno) {
+        tracing::debug!(%error, "writing to a character device");
+        inner.queue.clear();
+        let gone = matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::IO | Errno::BADF);
+        if gone {
+            inner.dest = None;
+            self.end_later(inner.epoch);
+        }
+    }
+
+    /// The host takes data again.
+    fn drain(&self, epoch: u64) {
+        {
+            let mut inner = self.lock();
+            let Some(dest) = inner.dest.clone().filter(|_| inner.epoch == epoch) else {
+                // Broken, and the loop has not come to it yet: a hang-up would wake it for ever.
+                inner.write_watch = None;
+                return;
+            };
+            while !inner.queue.is_empty() {
+                let (front, back) = inner.queue.as_slices();
+                match dest.write(&[IoSlice::new(front), IoSlice::new(back)]) {
+                    Ok(count) => drop(inner.queue.drain(..count)),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return,
+                    Err(error) => self.write_failed(&mut inner, error),
+                }
+            }
+            inner.queue.shrink_to(crate::WRITE_QUEUE);
+            if let Some(watch) = &inner.write_watch {
+                watch.set_interest(Interest::NONE);
+            }
+        }
+        self.sink.writable();
+    }
+
+    /// Bytes queued.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    /// The peer does not read: drops it, and what was meant for it.
+    pub(crate) fn give_up(&self) {
+        let mut inner = self.lock();
+        tracing::warn!(bytes = inner.queue.len(), "a character device's peer does not read; giving it up");
+        inner.queue = VecDeque::new();
+        self.end_later(inner.epoch);
+    }
+}
+
+/// Whether a peer that hung up left something to read.
+fn has_input(source: &End) -> bool {
+    match source.kind {
+        FdKind::Socket | FdKind::SharedSocket => {
+            let mut byte = [0];
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            rustix::net::recv(source.as_fd(), &mut byte, flags).is_ok_and(|(count, _)| count > 0)
+        }
+        FdKind::File => rustix::io::ioctl_fionread(source.as_fd()).is_ok_and(|count| count > 0),
+    }
+}
