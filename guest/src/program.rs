@@ -123,7 +123,7 @@ impl Program {
         if bus.now_ns() >= self.next_scan {
             self.scan(bus);
         }
-        let (mut again, mut waiting, mut interrupts) = (false, false, true);
+        let (mut again, mut waiting, mut interrupts) = (self.console.more, false, true);
         for index in 0..MAX_DEVICES {
             match self.step_device(bus, index) {
                 Some(Step::Progress | Step::Event(_)) => again = true,

@@ -37,6 +37,8 @@ pub(super) struct Console {
     line: [u8; LINE],
     line_len: usize,
     too_long: bool,
+    /// Input may be left: the interrupt is edge triggered, so nobody would say so again.
+    pub(super) more: bool,
 }
 
 /// A complete input line.
@@ -91,6 +93,7 @@ impl Console {
             line: [0; LINE],
             line_len: 0,
             too_long: false,
+            more: false,
         }
     }
 
@@ -143,8 +146,10 @@ impl Console {
         if !self.present {
             return None;
         }
+        self.more = true;
         for _ in 0..INPUT {
             if bus.in8(LSR) & LSR_DATA == 0 {
+                self.more = false;
                 return None;
             }
             match bus.in8(BASE) {

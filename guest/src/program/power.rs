@@ -6,6 +6,7 @@ use super::console::say;
 use crate::bus::Bus;
 
 const PM1_STATUS: u16 = 0x600;
+const PM1_ENABLE: u16 = 0x602;
 const PM1_CONTROL: u16 = 0x604;
 const PWRBTN_STS: u16 = 1 << 8;
 /// SLP_EN with SLP_TYP 0, which is S5 on these boards.
@@ -32,7 +33,13 @@ pub(super) struct Power {
 
 impl Power {
     pub(super) fn new(bus: &mut impl Bus) -> Self {
-        Self { present: bus.in16(PM1_STATUS) != 0xffff }
+        let present = bus.in16(PM1_STATUS) != 0xffff;
+        if present {
+            // The boards latch the button only while its event is enabled; the interrupt itself (IRQ 9) stays masked.
+            let enabled = bus.in16(PM1_ENABLE);
+            bus.out16(PM1_ENABLE, enabled | PWRBTN_STS);
+        }
+        Self { present }
     }
 
     /// Whether the button was pressed since the last call.
