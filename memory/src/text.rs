@@ -197,7 +197,7 @@ impl Printer<'_> {
 
 /// A device with an id by that, everything else by path, or by type outside of the tree.
 #[doc(alias = "mtree_expand_owner")]
-fn owner_text(object: &ObjectRef) -> String {
+pub(crate) fn owner_text(object: &ObjectRef) -> String {
     let device = object.core().class().is_a("device");
     let label = if device { "dev" } else { "obj" };
     let path = object.path();
