@@ -4,6 +4,7 @@
 mod device;
 mod guest;
 mod harness;
+mod hmp_behaviour;
 mod qmp_protocol;
 mod replay;
 mod runtime_errors;

@@ -155,7 +155,7 @@ fn request(bytes: &str, comment: &str) -> Vec<u8> {
 }
 
 /// Bytes as Python shows them.
-fn unescape(text: &str) -> Vec<u8> {
+pub(crate) fn unescape(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
