@@ -1,1 +1,15 @@
-//! Monitors; the modules join when `chardev` is there.
+//! Monitors: QMP for programs, the console for people, and the events both cause.
+//!
+//! A [`Monitors`] serves any number of character devices. It knows how commands are written and how replies look;
+//! what a command does is behind [`Backend`], the generated handler traits of `qapi`. Everything runs on the loop
+//! thread; [`Monitors::emit`] may be called from any thread.
+//!
+//! Left out so far: out-of-band execution beyond its negotiation (no command of ours allows it), descriptor passing.
+
+mod emit;
+mod hmp;
+mod qmp;
+mod server;
+mod throttle;
+
+pub use server::{Backend, Monitors, Version};
