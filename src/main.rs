@@ -2,6 +2,9 @@
 
 mod cli;
 mod config;
+mod daemon;
+mod log;
+mod report;
 
 fn main() {
     let _ = cli::CommandLine::parse(std::env::args().skip(1));

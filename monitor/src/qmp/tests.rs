@@ -41,10 +41,15 @@ fn nothing_but_negotiation_comes_first() {
         talk(&mut s, br#"{"exec-oob":"query-status"}"#),
         [r#"{"error": {"class": "GenericError", "desc": "QMP input member 'exec-oob' is unexpected"}}"#]
     );
-    assert_eq!(talk(&mut s, br#"{"execute":"qmp_capabilities","id":"neg"}"#), [r#"{"return": {}, "id": "neg"}"#]);
+    assert_eq!(
+        talk(&mut s, br#"{"execute":"qmp_capabilities","id":"neg"}"#),
+        [r#"{"return": {}, "id": "neg"}"#]
+    );
     assert_eq!(
         talk(&mut s, br#"{"execute":"qmp_capabilities"}"#),
-        [r#"{"error": {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}}"#]
+        [
+            r#"{"error": {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}}"#
+        ]
     );
 }
 
@@ -56,7 +61,10 @@ fn requests_are_judged_by_shape_then_name() {
         (r#"{"execute":null}"#, "QMP input member 'execute' must be a string"),
         ("{}", "QMP input lacks member 'execute'"),
         (r#"{"execute":"query-name","arguments":[]}"#, "QMP input member 'arguments' must be an object"),
-        (r#"{"execute":"query-name","exec-oob":"query-name"}"#, "QMP input member 'execute' clashes with 'exec-oob'"),
+        (
+            r#"{"execute":"query-name","exec-oob":"query-name"}"#,
+            "QMP input member 'execute' clashes with 'exec-oob'",
+        ),
         (r#"{"exec-oob":"query-status"}"#, "The command query-status does not support OOB"),
         ("[1]", "QMP input must be a JSON object"),
         ("}", "JSON parse error, expecting value"),
@@ -66,14 +74,17 @@ fn requests_are_judged_by_shape_then_name() {
     }
     assert_eq!(
         talk(&mut s, br#"{"execute":"query_status", "id": [1]}"#),
-        [r#"{"id": [1], "error": {"class": "CommandNotFound", "desc": "The command query_status has not been found"}}"#]
+        [
+            r#"{"id": [1], "error": {"class": "CommandNotFound", "desc": "The command query_status has not been found"}}"#
+        ]
     );
 }
 
 #[test]
 fn several_commands_may_come_at_once_or_in_pieces() {
     let mut s = open();
-    let two = talk(&mut s, br#"{"execute":"query-status","id":"a"}{"execute":"query-status","id":"b"}{"exec"#);
+    let two =
+        talk(&mut s, br#"{"execute":"query-status","id":"a"}{"execute":"query-status","id":"b"}{"exec"#);
     assert_eq!(two, [r#"{"return": {}, "id": "a"}"#, r#"{"return": {}, "id": "b"}"#]);
     assert_eq!(talk(&mut s, br#"ute":"query-name"}"#), [r#"{"return": {}}"#]);
 }
