@@ -48,7 +48,7 @@ impl Session {
     /// Takes bytes from the client.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.parser.feed(bytes);
-        while let Some(value) = self.parser.next() {
+        for value in self.parser.by_ref() {
             self.ready.push_back(value);
         }
     }
