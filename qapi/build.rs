@@ -28,6 +28,7 @@ fn generate() -> Result<(), String> {
     let schema = schema::Schema::load()?;
     write("generated.rs", &codegen::generate(&schema))?;
     write("introspection.json", &schema::introspect::text(&schema))?;
+    write("echo.rs", &codegen::echo(&schema))?;
     // A schema that uses every construct, for the tests of the generated code.
     let text = fs::read_to_string("tests/schema/selftest.json").map_err(|e| e.to_string())?;
     let selftest = schema::load::load(&[("selftest", &text)])?;

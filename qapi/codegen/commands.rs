@@ -68,15 +68,16 @@ fn event_variant(out: &mut String, names: &mut String, data: &mut String, event:
     }
 }
 
+/// Index and name of the modules that have commands.
+pub(super) fn modules(schema: &Schema) -> Vec<(usize, &String)> {
+    let has_commands = |i: usize| schema.commands.iter().any(|c| c.module == i);
+    schema.modules.iter().enumerate().filter(|(i, _)| has_commands(*i)).collect()
+}
+
 /// The module `commands`.
 pub(super) fn generate(schema: &Schema, out: &mut String) {
     out.push_str("/// Handler traits and dispatcher of the schema's commands.\npub mod commands {\n");
-    let modules: Vec<(usize, &String)> = schema
-        .modules
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| schema.commands.iter().any(|c| c.module == *i))
-        .collect();
+    let modules = modules(schema);
     for &(index, name) in &modules {
         _ = writeln!(
             out,
@@ -113,26 +114,30 @@ fn method(out: &mut String, command: &Command) {
     }
     let errors = d.section("Errors").unwrap_or("Whatever keeps it from being done.");
     doc(out, "    ", &format!("\n# Errors\n{errors}"));
-    let mut arguments = String::new();
-    match (&command.args, command.passing) {
-        (_, Passing::Raw | Passing::Checked) => arguments.push_str(", arguments: crate::Dict"),
-        (Args::None, _) => {}
-        (Args::Boxed(name), _) => _ = write!(arguments, ", arguments: super::types::{name}"),
+    let (parameters, returns) = signature(command, TYPES);
+    let parameters: String = parameters.iter().map(|(name, ty)| format!(", {name}: {ty}")).collect();
+    _ = writeln!(out, "    fn {}(&self{parameters}) -> crate::Result<{returns}>;", snake(&command.name));
+}
+
+/// Names and types of a handler's parameters, and the type of what it returns.
+pub(super) fn signature(command: &Command, types: &str) -> (Vec<(String, String)>, String) {
+    let arguments = || "arguments".to_owned();
+    let parameters = match (&command.args, command.passing) {
+        (_, Passing::Raw | Passing::Checked) => vec![(arguments(), "crate::Dict".to_owned())],
+        (Args::None, _) => Vec::new(),
+        (Args::Boxed(name), _) => vec![(arguments(), format!("{types}{name}"))],
         (Args::Inline(members), _) => {
             assert!(members.len() <= MAX_ARGUMENTS, "{}: too many arguments, use 'boxed'", command.name);
-            for member in members {
-                let ty = member_type(member, TYPES);
-                _ = write!(arguments, ", {}: {ty}", snake(&member.name));
-            }
+            members.iter().map(|m| (snake(&m.name), member_type(m, types))).collect()
         }
-    }
+    };
     let returns = if command.passing == Passing::Raw && command.returns.is_some() {
         // What `gen: false` takes and gives is the handler's own affair.
         "crate::Value".to_owned()
     } else {
-        command.returns.as_ref().map_or("()".to_owned(), |ty| rust_type(ty, TYPES))
+        command.returns.as_ref().map_or("()".to_owned(), |ty| rust_type(ty, types))
     };
-    _ = writeln!(out, "    fn {}(&self{arguments}) -> crate::Result<{returns}>;", snake(&command.name));
+    (parameters, returns)
 }
 
 /// The table of commands, sorted by name, each with the function that reads its arguments and calls its handler.

@@ -3,6 +3,7 @@
 //! The output is meant for the compiler; `cargo doc` shows it readably.
 
 mod commands;
+mod echo;
 mod types;
 mod unions;
 
@@ -14,6 +15,8 @@ pub(crate) fn generate(schema: &Schema) -> String {
     commands::generate(schema, &mut out);
     out
 }
+
+pub(crate) use echo::echo;
 
 /// Types and events only.
 pub(crate) fn data(schema: &Schema) -> String {

@@ -6,8 +6,8 @@
 //!
 //! - [`json`] is the stream: bytes to [`Value`]s and back.
 //! - `schema/*.json` say which commands, events and types there are. The build script generates [`types`],
-//!   [`events`] and [`commands`] from them; [`visit`] holds what the generated code calls.
-//! - [`dispatch`] runs a command by name; [`introspect`] is the answer of `query-qmp-schema`;
+//!   [`events`] and [`mod@commands`] from them; [`visit`] holds what the generated code calls.
+//! - [`dispatch()`] runs a command by name; [`introspect`] is the answer of `query-qmp-schema`;
 //!   [`schema`] is the model that the generator and the reference (`docs/qmp-reference.md`) are made from.
 
 mod dispatch;
