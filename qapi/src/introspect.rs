@@ -1,6 +1,13 @@
 //! What `query-qmp-schema` answers.
 //!
 //! The text is made when the crate is built and parsed when somebody asks: a start costs nothing.
+//!
+//! ```
+//! let schema = qapi::introspect::schema();
+//! let named = |name| move |e: &&qapi::Value| e.as_dict().and_then(|d| d.get("name")?.as_str()) == Some(name);
+//! let stop = schema.as_list().and_then(|list| list.iter().find(named("stop"))).and_then(|e| e.as_dict());
+//! assert_eq!(stop.and_then(|e| e.get("meta-type")?.as_str()), Some("command"));
+//! ```
 
 use crate::{Value, json};
 

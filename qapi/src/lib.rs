@@ -9,6 +9,23 @@
 //!   [`events`] and [`mod@commands`] from them; [`visit`] holds what the generated code calls.
 //! - [`dispatch()`] runs a command by name; [`introspect`] is the answer of `query-qmp-schema`;
 //!   [`schema`] is the model that the generator and the reference (`docs/qmp-reference.md`) are made from.
+//!
+//! ```
+//! use qapi::commands::VirtioCommands;
+//! use qapi::types::{VirtioInfo, VirtioStatus};
+//!
+//! /// A machine without virtio devices. A missing method would not compile.
+//! struct Nothing;
+//! impl VirtioCommands for Nothing {
+//!     fn x_query_virtio(&self) -> qapi::Result<Vec<VirtioInfo>> {
+//!         Ok(Vec::new())
+//!     }
+//!     fn x_query_virtio_status(&self, path: String) -> qapi::Result<VirtioStatus> {
+//!         Err(qapi::Error::device_not_found(&path))
+//!     }
+//! }
+//! assert!(qapi::lookup("x-query-virtio").is_some_and(|command| !command.allow_oob));
+//! ```
 
 mod dispatch;
 mod error;

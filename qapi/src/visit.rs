@@ -2,6 +2,18 @@
 //!
 //! Texts and their order are those of QEMU 10.0.2: missing members and wrong types name the whole path (`a.b[0].c`), a
 //! bad enumeration value or an integer out of range names the last member only (`null` inside an array).
+//!
+//! ```
+//! use qapi::types::{RunState, StatusInfo};
+//! use qapi::visit::Path;
+//! use qapi::{FromValue, ToValue, json};
+//! let status = StatusInfo::from_value(json::parse("{'running': false, 'status': 'paused'}")?, &Path::ROOT)?;
+//! assert_eq!(status.status, RunState::Paused);
+//! assert_eq!(json::to_string(&status.to_value()), r#"{"status": "paused", "running": false}"#);
+//! let error = StatusInfo::from_value(json::parse("{'running': 1}")?, &Path::ROOT).unwrap_err();
+//! assert_eq!(error.desc(), "Invalid parameter type for 'running', expected: boolean");
+//! # Ok::<(), qapi::Error>(())
+//! ```
 
 use std::fmt;
 

@@ -3,6 +3,14 @@
 //! Parsed from `schema/*.json` by the build script, which generates the Rust types from it, and by the tool that writes
 //! the reference. Nothing of this is in the running program. Leaves out of the QAPI language: `if` conditions,
 //! pragmas, includes (the files' order is fixed in [`MODULES`]).
+//!
+//! ```
+//! let schema = qapi::schema::Schema::load()?;
+//! let stop = schema.commands.iter().find(|c| c.name == "stop").expect("stop exists");
+//! assert_eq!(stop.args, qapi::schema::Args::None);
+//! assert_eq!(schema.modules[stop.module], "run-state");
+//! # Ok::<(), String>(())
+//! ```
 
 pub mod doc;
 pub mod introspect;
