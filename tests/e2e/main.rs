@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod device;
+mod garbage;
 mod guest;
 mod harness;
 mod hmp_behaviour;
+mod lifecycle;
+mod properties;
 mod qmp_protocol;
 mod replay;
 mod runtime_errors;

@@ -245,7 +245,9 @@ impl VirtioMem {
         const NEEDS_RESET: u64 = 0x40;
         let [available, used, out, answer] =
             [AVAILABLE, USED, REQUEST, RESPONSE].map(|offset| self.ring + offset);
-        qtest.write_bytes(out, request);
+        if !request.is_empty() {
+            qtest.write_bytes(out, request);
+        }
         qtest.memset(answer, 64, 0xff);
         descriptor(qtest, self.ring, 0, out, request.len(), if room.is_some() { NEXT } else { 0 });
         if let Some(room) = room {
@@ -264,7 +266,7 @@ impl VirtioMem {
             assert!(std::time::Instant::now() < until, "neither an answer nor a broken device");
         }
         self.used_len = qtest.read(used + 4 + 8 * u64::from(before % 128) + 4, 4) as u32;
-        Some(qtest.bytes(answer, room.unwrap_or(0)))
+        Some(room.map(|room| qtest.bytes(answer, room)).unwrap_or_default())
     }
 }
 

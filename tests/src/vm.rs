@@ -245,7 +245,12 @@ impl VmBuilder {
         let (program, line) = (self.program.clone(), self.command_line(names));
         let file = |name: &str| File::create(self.scratch.path().join(name)).expect("a fresh folder");
         let mut command = Command::new(&program);
-        command.arg0(ARGV0).args(&line).stderr(file("stderr")).envs(self.env.iter().cloned());
+        command
+            .arg0(ARGV0)
+            .args(&line)
+            .current_dir(self.scratch.path())
+            .stderr(file("stderr"))
+            .envs(self.env.iter().cloned());
         match std::mem::take(&mut self.stdio) {
             Stdio3::Quiet => command.stdin(Stdio::null()).stdout(file("stdout")),
             Stdio3::Fd(fd) => {
