@@ -273,6 +273,11 @@ impl Program {
         }
     }
 
+    /// Refused functions get another chance at the next [`Program::scan`].
+    fn forget_refused(&mut self) {
+        self.refused = [None; MAX_REFUSED];
+    }
+
     fn refuse(&mut self, bus: &mut impl Bus, function: pci::Function, why: core::fmt::Arguments<'_>) {
         say!(self.console, bus, "virtio-mem at pci {function}: {why}");
         if let Some(place) = self.refused.iter_mut().find(|place| place.is_none()) {

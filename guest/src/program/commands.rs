@@ -46,7 +46,12 @@ impl Program {
             }
             ("mem", [None, ..], _) => self.show_memory(bus),
             ("check", [None, ..], _) => self.check(bus),
-            ("scan", [None, ..], _) => self.scan(bus),
+            ("scan", [None, ..], _) => {
+                self.forget_refused();
+                self.scan(bus);
+                let count = self.devices.iter().flatten().count();
+                say!(self.console, bus, "scan: {count} devices");
+            }
             ("off", [None, ..], _) => return Some(self.power_off(bus)),
             ("reboot", [None, ..], _) => return Some(self.reset(bus)),
             ("peek", [_, None, None], [Some(addr), ..]) => {
