@@ -100,9 +100,9 @@ impl Chardev {
         Ok(port)
     }
 
-    /// Gives the front end a break, as `chardev-send-break`. From the loop thread.
+    /// Gives the front end a break soon, as `chardev-send-break`. From any thread.
     pub fn send_break(&self) {
-        self.sink.send_break();
+        self.sink.post_break();
     }
 
     /// Bytes written and not taken by the host yet.

@@ -107,7 +107,7 @@ impl Backend for FileBackend {
     }
 
     fn give_up(&self) {
-        self.stream.give_up();
+        self.stream.drop_queue();
     }
 
     fn queued(&self) -> usize {

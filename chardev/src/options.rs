@@ -413,4 +413,4 @@ fn parse_size(key: &str, value: &str) -> Result<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -97,15 +97,19 @@ impl Sink {
     }
 
     pub(crate) fn set_handler(&self, port: u64, frontend: Box<dyn Frontend>) {
+        let mut old = None;
         {
             let mut state = self.lock();
             if let Some(port) = state.port(port) {
-                port.handler = Some(Arc::new(Mutex::new(frontend)));
+                // A handler that replaces another knows nothing yet.
+                (port.told_open, port.told_focus) = (None, None);
+                old = port.handler.replace(Arc::new(Mutex::new(frontend)));
                 port.frontend_open = true;
             }
             // The last to come gets the terminal: with `-nographic` the serial port, created after the monitor.
             state.focus = Some(port);
         }
+        drop(old);
         self.post_sync();
     }
 
@@ -227,10 +231,19 @@ impl Sink {
     }
 
     pub(crate) fn post_writable(&self) {
+        self.post(Self::writable);
+    }
+
+    /// As [`Self::send_break`], soon: the caller may be the front end itself (a monitor breaking its own device).
+    pub(crate) fn post_break(&self) {
+        self.post(Self::send_break);
+    }
+
+    fn post(&self, work: fn(&Self)) {
         let this = self.this.clone();
         self.handle.post(move || {
             if let Some(sink) = this.upgrade() {
-                sink.writable();
+                work(&sink);
             }
         });
     }
@@ -265,12 +278,9 @@ impl Sink {
         if self.sync_posted.swap(true, Ordering::AcqRel) {
             return;
         }
-        let this = self.this.clone();
-        self.handle.post(move || {
-            if let Some(sink) = this.upgrade() {
-                sink.sync_posted.store(false, Ordering::Release);
-                sink.sync();
-            }
+        self.post(|sink| {
+            sink.sync_posted.store(false, Ordering::Release);
+            sink.sync();
         });
     }
 

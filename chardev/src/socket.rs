@@ -115,7 +115,8 @@ impl SocketState {
         let mut interest = Interest::READ;
         if self.options.wait {
             notify(Notice::Waiting(format!("info: QEMU waiting for connection on: {}", self.filename())));
-            let client = wait_for_client(&fd).map_err(|errno| failed(errno.into()))?;
+            let signals = self.sink.handle().signal_fds().map_err(failed)?;
+            let client = wait_for_client(&fd, &signals)?;
             self.adopt(client).map_err(failed)?;
             self.sink.set_open(true);
             interest = Interest::NONE;
@@ -249,17 +250,22 @@ impl SocketState {
     }
 }
 
-/// Start-up with `wait=on`: the one place that blocks.
-fn wait_for_client(listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+/// Start-up with `wait=on`: the one place that blocks. A watched signal ends the wait, and start-up with it.
+fn wait_for_client(listener: &OwnedFd, signals: &[OwnedFd]) -> Result<OwnedFd> {
+    let failed = |errno: Errno| Error::generic(format!("Failed to accept: {}", strerror(&errno.into())));
     loop {
-        let mut fds = [PollFd::new(listener, PollFlags::IN)];
+        let sources = std::iter::once(listener).chain(signals);
+        let mut fds: Vec<_> = sources.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(failed(errno)),
+        }
+        if fds[1..].iter().any(|fd| fd.revents().contains(PollFlags::IN)) {
+            return Err(Error::generic("terminated by a signal while waiting for a connection"));
         }
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            result => return result,
+            result => return result.map_err(failed),
         }
     }
 }

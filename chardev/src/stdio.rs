@@ -4,12 +4,13 @@
 //! non-blocking: pipes and terminals are opened anew through `/proc/self/fd`, sockets are asked call by call, files do
 //! not block. Where opening anew is forbidden the mode is changed and put back.
 //!
-//! Left out: putting the mode back while the program is stopped with Ctrl-Z.
+//! After the program was stopped (Ctrl-Z) and continued, the shell has changed the terminal's mode: SIGCONT sets it again.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mainloop::{Handle, Signal, SignalWatch};
 use qapi::{Error, Result};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
 use rustix::termios::{Termios, tcgetattr};
@@ -23,7 +24,9 @@ use crate::tty;
 /// The back end `stdio`. Dropping it puts the terminal back as it was.
 pub(crate) struct Stdio {
     stream: Arc<Stream>,
-    terminal: Option<Terminal>,
+    terminal: Option<Arc<Terminal>>,
+    /// Kept alive only.
+    continued: Option<SignalWatch>,
     changed_flags: Vec<(OwnedFd, OFlags)>,
     /// Shared with the set: there is one terminal.
     in_use: Arc<AtomicBool>,
@@ -34,6 +37,15 @@ struct Terminal {
     saved: Termios,
     signal: bool,
     echo: Mutex<bool>,
+}
+
+impl Terminal {
+    /// As the device wants it.
+    fn set_mode(&self) {
+        let echo = *self.echo.lock().unwrap_or_else(PoisonError::into_inner);
+        let mode = if echo { self.saved.clone() } else { tty::interactive(&self.saved, self.signal) };
+        tty::set(self.fd.as_fd(), &mode);
+    }
 }
 
 impl Stdio {
@@ -63,22 +75,31 @@ impl Stdio {
         let mut stdio = Self {
             stream: Stream::new(sink, on_end),
             terminal: None,
+            continued: None,
             changed_flags: Vec::new(),
             in_use: Arc::clone(in_use),
         };
-        let result = stdio.start(signal, input, output);
+        let result = stdio.start(sink.handle(), signal, input, output);
         result.map_err(|error| Error::generic(format!("cannot use stdio: {}", strerror(&error))))?;
         sink.set_open(true);
         Ok(stdio)
     }
 
-    fn start(&mut self, signal: bool, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> std::io::Result<()> {
+    fn start(
+        &mut self,
+        handle: &Handle,
+        signal: bool,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> std::io::Result<()> {
         let source = self.end(input, OFlags::RDONLY)?;
         let dest = self.end(output, OFlags::WRONLY)?;
         if let Ok(saved) = tcgetattr(input) {
             let fd = input.try_clone_to_owned()?;
-            tty::set(fd.as_fd(), &tty::interactive(&saved, signal));
-            self.terminal = Some(Terminal { fd, saved, signal, echo: Mutex::new(false) });
+            let terminal = Arc::new(Terminal { fd, saved, signal, echo: Mutex::new(false) });
+            terminal.set_mode();
+            self.terminal = Some(Arc::clone(&terminal));
+            self.continued = Some(handle.watch_signals(&[Signal::CONT], move |_| terminal.set_mode())?);
         }
         self.stream.open(Some(source), Some(dest), None)
     }
@@ -114,7 +135,7 @@ impl Backend for Stdio {
     }
 
     fn give_up(&self) {
-        self.stream.give_up();
+        self.stream.drop_queue();
     }
 
     fn queued(&self) -> usize {
@@ -127,12 +148,12 @@ impl Backend for Stdio {
 
     fn set_echo(&self, on: bool) {
         let Some(terminal) = &self.terminal else { return };
-        let mut echo = terminal.echo.lock().unwrap_or_else(PoisonError::into_inner);
-        if *echo != on {
-            *echo = on;
-            let mode =
-                if on { terminal.saved.clone() } else { tty::interactive(&terminal.saved, terminal.signal) };
-            tty::set(terminal.fd.as_fd(), &mode);
+        let old = {
+            let mut echo = terminal.echo.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *echo, on)
+        };
+        if old != on {
+            terminal.set_mode();
         }
     }
 }
@@ -140,6 +161,7 @@ impl Backend for Stdio {
 impl Drop for Stdio {
     fn drop(&mut self) {
         self.stream.close();
+        self.continued = None;
         if let Some(terminal) = &self.terminal {
             tty::set(terminal.fd.as_fd(), &terminal.saved);
         }

@@ -206,8 +206,12 @@ impl Stream {
             match self.read(&source, &mut data) {
                 Ok(0) => return self.source_ended(epoch),
                 Ok(count) => {
+                    let all = count < data.len();
                     data.truncate(count);
                     self.deliver(epoch, data);
+                    if all {
+                        return;
+                    }
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
@@ -381,7 +385,16 @@ impl Stream {
         let mut inner = self.lock();
         tracing::warn!(bytes = inner.queue.len(), "a character device's peer does not read; giving it up");
         inner.queue = VecDeque::new();
+        // What came after the hole in the stream would only confuse it.
+        inner.dest = None;
         self.end_later(inner.epoch);
+    }
+
+    /// The host takes nothing: forgets what was meant for it. For back ends whose far end cannot be sent away.
+    pub(crate) fn drop_queue(&self) {
+        let mut inner = self.lock();
+        tracing::warn!(bytes = inner.queue.len(), "a character device takes no output; dropping it");
+        inner.queue = VecDeque::new();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -131,6 +131,16 @@ impl Handle {
         signals: &[Signal],
         callback: impl FnMut(SignalInfo) + Send + 'static,
     ) -> io::Result<SignalWatch> {
-        signals::add(self, signals, callback)
+        signals::add(&self.shared, signals, callback)
+    }
+
+    /// Descriptors that become readable when a watched signal is pending: for start-up code that must block (a socket
+    /// server with `wait=on`) and has to give up when the user wants to end the program.
+    ///
+    /// # Errors
+    ///
+    /// The process is out of descriptors.
+    pub fn signal_fds(&self) -> io::Result<Vec<OwnedFd>> {
+        self.shared.lock().signal_fds.values().map(OwnedFd::try_clone).collect()
     }
 }

@@ -43,6 +43,7 @@ mod signals;
 mod timer;
 mod watch;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -63,9 +64,16 @@ use shared::{Shared, WAKE_TOKEN};
 const EVENTS_PER_TURN: usize = 64;
 
 /// The loop itself. Owned by the thread that runs it; see the module documentation.
-#[derive(Debug)]
 pub struct MainLoop {
     shared: Arc<Shared>,
+    /// Kept from turn to turn, empty in between.
+    events: Vec<epoll::Event>,
+}
+
+impl fmt::Debug for MainLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MainLoop").field("shared", &self.shared).finish_non_exhaustive()
+    }
 }
 
 impl MainLoop {
@@ -76,7 +84,7 @@ impl MainLoop {
     ///
     /// The process is out of descriptors.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { shared: Arc::new(Shared::new()?) })
+        Ok(Self { shared: Arc::new(Shared::new()?), events: Vec::with_capacity(EVENTS_PER_TURN) })
     }
 
     /// A handle for other threads and for callbacks.
@@ -121,10 +129,14 @@ impl MainLoop {
             inner.loop_thread = thread::current().id();
             inner.wait_time(timeout)
         };
-        let mut events = Vec::with_capacity(EVENTS_PER_TURN);
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
         match epoll::wait(&self.shared.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => {
+                self.events = events;
+                return Err(errno.into());
+            }
         }
         if events.iter().any(|event| event.data.u64() == WAKE_TOKEN) {
             self.shared.drain_wake();
@@ -137,6 +149,7 @@ impl MainLoop {
                 self.shared.dispatch(token, Ready::from_epoll(flags));
             }
         }
+        self.events = events;
         self.dispatch_always_ready();
         Ok(())
     }
@@ -150,11 +163,8 @@ impl MainLoop {
 
     /// Regular files and `/dev/null` cannot be polled: they are always ready, as `poll(2)` would say.
     fn dispatch_always_ready(&self) {
-        let ready: Vec<_> = {
-            let inner = self.shared.lock();
-            inner.watches.values().filter(|entry| entry.always_ready).map(|entry| entry.token).collect()
-        };
-        for token in ready {
+        let tokens = self.shared.lock().always_ready.clone();
+        for token in tokens {
             self.shared.dispatch(token, Ready { read: true, write: true, hangup: false, error: false });
         }
     }
@@ -167,6 +177,7 @@ impl Drop for MainLoop {
             let mut inner = self.shared.lock();
             inner.finished = true;
             inner.closed = true;
+            inner.always_ready.clear();
             (
                 std::mem::take(&mut inner.watches),
                 std::mem::take(&mut inner.timers),

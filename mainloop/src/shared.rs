@@ -36,6 +36,10 @@ pub(crate) struct Inner {
     wake_pending: bool,
     pub(crate) watches: HashMap<u64, Arc<Entry>>,
     pub(crate) next_token: u64,
+    /// The watches the kernel cannot poll.
+    pub(crate) always_ready: Vec<u64>,
+    /// The signalfds of the living `SignalWatch`es, by number.
+    pub(crate) signal_fds: HashMap<u64, OwnedFd>,
     pub(crate) timers: Timers,
     pub(crate) clock: ClockState,
     pub(crate) quit: Option<i32>,
@@ -67,6 +71,8 @@ impl Shared {
             wake_pending: false,
             watches: HashMap::new(),
             next_token: WAKE_TOKEN + 1,
+            always_ready: Vec::new(),
+            signal_fds: HashMap::new(),
             timers: Timers::default(),
             clock: ClockState::default(),
             quit: None,
@@ -105,7 +111,10 @@ impl Inner {
     pub(crate) fn wait_time(&mut self, limit: Option<Duration>) -> Option<Timespec> {
         let busy = !self.posted.is_empty()
             || self.quit.is_some()
-            || self.watches.values().any(|entry| entry.always_ready && entry.wants_anything());
+            || self
+                .always_ready
+                .iter()
+                .any(|token| self.watches.get(token).is_some_and(|entry| entry.wants_anything()));
         if busy {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }

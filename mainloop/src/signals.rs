@@ -6,7 +6,9 @@
 use std::io;
 use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 
+use crate::shared::Shared;
 use crate::{Handle, Interest, Signal, Watch};
 
 /// A signal that arrived.
@@ -25,24 +27,40 @@ pub struct SignalInfo {
 #[must_use = "dropping it stops delivery"]
 pub struct SignalWatch {
     _watch: Watch,
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        let fd = self.shared.lock().signal_fds.remove(&self.number);
+        drop(fd);
+    }
 }
 
 const RECORD: usize = size_of::<libc::signalfd_siginfo>();
 
 pub(crate) fn add(
-    handle: &Handle,
+    shared: &Arc<Shared>,
     signals: &[Signal],
     mut callback: impl FnMut(SignalInfo) + Send + 'static,
 ) -> io::Result<SignalWatch> {
     let fd = blocked_signalfd(signals)?;
     let source = fd.try_clone()?;
-    let watch = handle.watch(fd, Interest::READ, move |_| {
+    let watch = Handle::new(Arc::clone(shared)).watch(&fd, Interest::READ, move |_| {
         let mut record = [0u8; RECORD];
         while let Ok(RECORD) = rustix::io::read(&source, &mut record) {
             callback(parse(&record));
         }
     })?;
-    Ok(SignalWatch { _watch: watch })
+    let number = {
+        let mut inner = shared.lock();
+        let number = inner.next_token;
+        inner.next_token += 1;
+        inner.signal_fds.insert(number, fd);
+        number
+    };
+    Ok(SignalWatch { _watch: watch, shared: Arc::clone(shared), number })
 }
 
 fn parse(record: &[u8; RECORD]) -> SignalInfo {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::pipe;
 
 use crate::{Clock, Handle, Interest, LoopGone, MainLoop, Signal, Watch};
@@ -396,6 +397,25 @@ fn a_blocked_signal_arrives_as_an_event_with_its_sender() {
     send_to_this_thread(Signal::USR1);
     main.run();
     assert_eq!(log.take(), [format!("{} from {}", Signal::USR1.as_raw(), std::process::id())]);
+}
+
+#[test]
+fn start_up_that_blocks_can_see_that_a_signal_is_pending() {
+    let mut main = MainLoop::new().unwrap();
+    let handle = main.handle();
+    let quitter = handle.clone();
+    let signals = handle.watch_signals(&[Signal::USR2], move |_| quitter.quit(7)).unwrap();
+    let fds = handle.signal_fds().unwrap();
+    let pending = || {
+        let mut polled = [PollFd::new(&fds[0], PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap()
+    };
+    assert_eq!((fds.len(), pending()), (1, 0));
+    send_to_this_thread(Signal::USR2);
+    assert_eq!(pending(), 1);
+    assert_eq!(main.run(), 7);
+    drop(signals);
+    assert!(handle.signal_fds().unwrap().is_empty());
 }
 
 #[expect(unsafe_code, reason = "rustix cannot send a signal to one thread")]

@@ -81,7 +81,6 @@ type Callback = Box<dyn FnMut(Ready) + Send>;
 
 /// One watch, owned by the table in `Inner` (and by the dispatcher while its callback runs).
 pub(crate) struct Entry {
-    pub(crate) token: u64,
     fd: OwnedFd,
     /// The kernel cannot poll it (`EPERM`).
     pub(crate) always_ready: bool,
@@ -157,6 +156,7 @@ impl Drop for Watch {
         let entry = {
             let mut inner = self.shared.lock();
             let Some(entry) = inner.watches.remove(&self.token) else { return };
+            inner.always_ready.retain(|token| *token != self.token);
             if !entry.always_ready && entry.interest().anything() {
                 // Explicit, because another copy of the descriptor would keep the registration alive.
                 let _ = epoll::delete(&self.shared.epoll, &entry.fd);
@@ -191,10 +191,10 @@ pub(crate) fn add(
     if !always_ready && !interest.anything() {
         epoll::delete(&shared.epoll, &fd)?;
     }
-    let entry =
-        Entry { token, fd, always_ready, interest: Mutex::new(interest), callback: Mutex::new(callback) };
+    let entry = Entry { fd, always_ready, interest: Mutex::new(interest), callback: Mutex::new(callback) };
     inner.watches.insert(token, Arc::new(entry));
     if always_ready {
+        inner.always_ready.push(token);
         shared.wake(&mut inner);
     }
     Ok(Watch { shared: Arc::clone(shared), token })

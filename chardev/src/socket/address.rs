@@ -226,8 +226,17 @@ pub(crate) fn disconnected_name(options: &SocketOptions, listener: Option<&Liste
         SocketAddress::Inet { host, port, .. } => {
             format!("disconnected:{}:{host}:{port}{server}", protocol(options))
         }
-        SocketAddress::Fd(number) => format!("disconnected:fd:{number}{server}"),
+        SocketAddress::Fd(number) => match local_path(listener) {
+            Some(path) => format!("disconnected:unix:{path}{server}"),
+            None => format!("disconnected:fd:{number}{server}"),
+        },
     }
+}
+
+fn local_path(listener: Option<&Listener>) -> Option<String> {
+    let local = getsockname(&listener?.fd).ok()?;
+    let local = SocketAddrUnix::try_from(local).ok()?;
+    local.path().map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Of a connection: both addresses for TCP, the path for unix sockets (none for abstract ones, as QEMU prints it).
