@@ -11,7 +11,7 @@ use crate::ram::RamBlock;
 use crate::region::{RegionCore, RegionId, RegionKind};
 
 /// A range of a view: guest addresses that one region answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FlatRange {
     pub(crate) core: Arc<RegionCore>,
     /// First guest address.
@@ -89,7 +89,7 @@ pub struct FlatView {
     pub(crate) ranges: Vec<FlatRange>,
     pub(crate) ioeventfds: Vec<IoEventFd>,
     /// Every region that was looked at while rendering, sorted: a change to any other cannot change this view.
-    pub(crate) seen: Vec<RegionId>,
+    pub(crate) seen: Arc<[RegionId]>,
     ram: OnceLock<GuestRam>,
 }
 
@@ -98,7 +98,7 @@ impl FlatView {
         root: Option<RegionId>,
         ranges: Vec<FlatRange>,
         ioeventfds: Vec<IoEventFd>,
-        seen: Vec<RegionId>,
+        seen: Arc<[RegionId]>,
     ) -> Self {
         Self { root, ranges, ioeventfds, seen, ram: OnceLock::new() }
     }

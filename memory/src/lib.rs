@@ -26,6 +26,7 @@
 
 mod access;
 mod backend;
+mod damage;
 mod discard_manager;
 mod error;
 mod flatview;

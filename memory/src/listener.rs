@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::damage::Change;
 use crate::flatview::{FlatRange, FlatView};
 use crate::ioeventfd::IoEventFd;
 use crate::ram::{BlockRange, RamBlock};
@@ -64,7 +65,13 @@ pub trait MemoryListener: Send + Sync {
     /// A section is gone.
     fn region_del(&self, _section: &Section) {}
 
-    /// A section stayed as it was, in a view that changed elsewhere.
+    /// Whether [`region_nop`](Self::region_nop) is called: for listeners that build their list anew in each batch. Others
+    /// save the cost, which is that of the whole view.
+    fn wants_kept(&self) -> bool {
+        false
+    }
+
+    /// A section stayed as it was, in a view that changed elsewhere. Only called if [`wants_kept`](Self::wants_kept).
     fn region_nop(&self, _section: &Section) {}
 
     /// Writes to a section that stayed are logged from now on.
@@ -105,17 +112,25 @@ pub(crate) type Listeners = [Arc<dyn MemoryListener>];
 /// Tells the listeners what changes from `old` to `new`. Two passes, so that a listener never sees two sections
 /// overlap.
 #[doc(alias = "address_space_update_topology_pass")]
-pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView) {
+pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView, change: &Change) {
     if listeners.is_empty() {
         return;
     }
-    for step in diff(&old.ranges, &new.ranges) {
+    let (was, is) = (&old.ranges[change.old.clone()], &new.ranges[change.new.clone()]);
+    let curious: Vec<_> = listeners.iter().filter(|l| l.wants_kept()).collect();
+    let kept = |ranges: &[FlatRange]| {
+        for section in ranges.iter().filter(|_| !curious.is_empty()).map(FlatRange::section) {
+            curious.iter().for_each(|l| l.region_nop(&section));
+        }
+    };
+    for step in diff(was, is) {
         if let Step::Removed(range) = step {
             let section = range.section();
             listeners.iter().rev().for_each(|l| l.region_del(&section));
         }
     }
-    for step in diff(&old.ranges, &new.ranges) {
+    kept(&new.ranges[..change.new.start]);
+    for step in diff(was, is) {
         match step {
             Step::Removed(_) => {}
             Step::Added(range) => {
@@ -123,16 +138,18 @@ pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView) {
                 listeners.iter().for_each(|l| l.region_add(&section));
             }
             Step::Kept { was, is } => {
-                let section = is.section();
-                listeners.iter().for_each(|l| l.region_nop(&section));
+                kept(std::slice::from_ref(is));
                 if is.log && !was.log {
+                    let section = is.section();
                     listeners.iter().for_each(|l| l.log_start(&section));
                 } else if was.log && !is.log {
+                    let section = is.section();
                     listeners.iter().rev().for_each(|l| l.log_stop(&section));
                 }
             }
         }
     }
+    kept(&new.ranges[change.new.end..]);
 }
 
 /// Tells the listeners which event descriptors go and come. Both lists are sorted.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use qom::ObjectRef;
 
 use crate::backend::BackendDefaults;
+use crate::damage::{Change, Damage, redraw};
 use crate::error::Result;
 use crate::flatview::FlatView;
 use crate::listener::{self, MemoryListener};
@@ -31,6 +32,8 @@ pub(crate) struct Topology {
 /// An address space with what only the topology needs of it.
 pub(crate) struct SpaceEntry {
     pub(crate) space: Arc<AddressSpace>,
+    /// Whether it never had a view.
+    fresh: bool,
     /// Regions that decide which view it has, sorted.
     decided_by: Vec<RegionId>,
     /// By ascending priority.
@@ -116,7 +119,8 @@ impl Memory {
         if global_log && let Err(error) = listener.log_global_start() {
             tracing::warn!(%error, "dirty log of a new listener");
         }
-        listener::notify(only, &FlatView::default(), &view);
+        let nothing = FlatView::default();
+        listener::notify(only, &nothing, &view, &Change::all(&nothing, &view));
         listener::notify_eventfds(only, &[], &view.ioeventfds);
         listener.commit();
         let at = entry.listeners.partition_point(|l| l.priority() <= listener.priority());
@@ -131,8 +135,10 @@ impl Memory {
         let listener = entry.listeners.remove(at);
         let view = space.view();
         listener.begin();
-        listener::notify(std::slice::from_ref(&listener), &view, &FlatView::default());
-        listener::notify_eventfds(std::slice::from_ref(&listener), &view.ioeventfds, &[]);
+        let nothing = FlatView::default();
+        let only = std::slice::from_ref(&listener);
+        listener::notify(only, &view, &nothing, &Change::all(&view, &nothing));
+        listener::notify_eventfds(only, &view.ioeventfds, &[]);
         listener.commit();
     }
 
@@ -189,57 +195,104 @@ impl Topology {
     /// Adds an address space; its view is rendered by the next commit.
     pub(crate) fn add_space(&mut self, space: Arc<AddressSpace>) {
         self.arena[space.root()].uses += 1;
-        let decided_by = vec![space.root()];
-        self.spaces.push(SpaceEntry { space, decided_by, listeners: Vec::new() });
+        self.spaces.push(SpaceEntry { space, fresh: true, decided_by: Vec::new(), listeners: Vec::new() });
     }
 
     pub(crate) fn remove_space(&mut self, space: &Arc<AddressSpace>) {
         if let Some(at) = self.spaces.iter().position(|e| Arc::ptr_eq(&e.space, space)) {
             let entry = self.spaces.remove(at);
             self.arena[entry.space.root()].uses -= 1;
-            let old = entry.space.publish(Arc::default());
+            let (old, nothing) = (entry.space.publish(Arc::default()), FlatView::default());
             entry.listeners.iter().for_each(|l| l.begin());
-            listener::notify(&entry.listeners, &old, &FlatView::default());
+            listener::notify(&entry.listeners, &old, &nothing, &Change::all(&old, &nothing));
             listener::notify_eventfds(&entry.listeners, &old.ioeventfds, &[]);
             entry.listeners.iter().for_each(|l| l.commit());
         }
     }
 
-    /// Renders the address spaces that could show any of `touched` (sorted) and tells their listeners.
-    pub(crate) fn commit(&mut self, touched: &[RegionId]) {
-        let hit = |ids: &[RegionId]| touched.iter().any(|id| ids.binary_search(id).is_ok());
-        let mut fresh: HashMap<Option<RegionId>, Arc<FlatView>> = HashMap::new();
+    /// Brings the views that could show any of the damage up to date and tells their listeners.
+    pub(crate) fn commit(&mut self, damage: &[Damage]) {
+        let mut updates = self.updates(damage);
+        // What looks as before is published (it knows more regions), and no listener hears of it.
+        updates.retain(|update| {
+            let nothing = update.change.is_nothing(&update.old, &update.new);
+            if nothing {
+                self.spaces[update.space].space.publish(update.new.clone());
+            }
+            !nothing
+        });
+        let listeners = |u: &Update| &self.spaces[u.space].listeners;
+        updates.iter().flat_map(listeners).for_each(|l| l.begin());
+        for Update { space, old, new, change } in &updates {
+            let entry = &self.spaces[*space];
+            listener::notify(&entry.listeners, old, new, change);
+            entry.space.publish(new.clone());
+            if old.ioeventfds != new.ioeventfds {
+                listener::notify_eventfds(&entry.listeners, &old.ioeventfds, &new.ioeventfds);
+            }
+        }
+        updates.iter().flat_map(listeners).for_each(|l| l.commit());
+    }
+
+    /// New views for the address spaces that the damage could touch. Those with the same root share one.
+    fn updates(&mut self, damage: &[Damage]) -> Vec<Update> {
+        let hit = |ids: &[RegionId]| damage.iter().any(|d| ids.binary_search(&d.region).is_ok());
+        let mut views: HashMap<Option<RegionId>, Drawn> = HashMap::new();
         let mut affected = Vec::new();
         for (index, entry) in self.spaces.iter().enumerate() {
             let view = entry.space.view();
-            if hit(&entry.decided_by) || hit(&view.seen) {
-                affected.push(index);
+            if entry.fresh || hit(&entry.decided_by) || hit(&view.seen) {
+                affected.push((index, view));
             } else {
-                fresh.insert(view.root, view);
+                views.insert(view.root, Drawn { view, from: None });
             }
         }
-        let mut changes = Vec::new();
-        for index in affected {
+        let mut updates = Vec::new();
+        for (space, old) in affected {
             let mut decided_by = Vec::new();
-            let root = view_root(&self.arena, self.spaces[index].space.root(), &mut decided_by);
+            let root = view_root(&self.arena, self.spaces[space].space.root(), &mut decided_by);
             decided_by.sort_unstable();
             decided_by.dedup();
-            let entry = &mut self.spaces[index];
-            entry.decided_by = decided_by;
-            let new = fresh.entry(root).or_insert_with(|| Arc::new(render(&self.arena, root)));
-            if !Arc::ptr_eq(&entry.space.view(), new) {
-                changes.push((index, new.clone()));
+            let entry = &mut self.spaces[space];
+            (entry.fresh, entry.decided_by) = (false, decided_by);
+            let drawn = views.entry(root).or_insert_with(|| Drawn::new(&self.arena, root, &old, damage));
+            if Arc::ptr_eq(&old, &drawn.view) {
+                continue;
             }
+            let change = match &drawn.from {
+                Some((base, change)) if Arc::ptr_eq(base, &old) => change.clone(),
+                _ => Change::all(&old, &drawn.view),
+            };
+            updates.push(Update { space, old, new: drawn.view.clone(), change });
         }
-        let listeners = |i: &usize| &self.spaces[*i].listeners;
-        changes.iter().flat_map(|(i, _)| listeners(i)).for_each(|l| l.begin());
-        for (index, new) in &changes {
-            let entry = &self.spaces[*index];
-            let old = entry.space.view();
-            listener::notify(&entry.listeners, &old, new);
-            entry.space.publish(new.clone());
-            listener::notify_eventfds(&entry.listeners, &old.ioeventfds, &new.ioeventfds);
+        updates
+    }
+}
+
+/// What happens to one address space in a commit.
+struct Update {
+    /// Its place in the list.
+    space: usize,
+    old: Arc<FlatView>,
+    new: Arc<FlatView>,
+    change: Change,
+}
+
+/// A view and, if it was made from another one, which and what differs.
+struct Drawn {
+    view: Arc<FlatView>,
+    from: Option<(Arc<FlatView>, Change)>,
+}
+
+impl Drawn {
+    fn new(arena: &Arena, root: Option<RegionId>, old: &Arc<FlatView>, damage: &[Damage]) -> Self {
+        let moved = damage.iter().any(|d| d.moved && Some(d.region) == root);
+        if root.is_none() || root != old.root || moved {
+            return Self { view: Arc::new(render(arena, root)), from: None };
         }
-        changes.iter().flat_map(|(i, _)| listeners(i)).for_each(|l| l.commit());
+        match redraw(arena, old, damage) {
+            Some((view, change)) => Self { view: Arc::new(view), from: Some((old.clone(), change)) },
+            None => Self { view: old.clone(), from: None },
+        }
     }
 }

@@ -126,6 +126,13 @@ pub(crate) struct RegionCore {
     pub(crate) kind: RegionKind,
 }
 
+/// Cores are the same when they are of the same region.
+impl PartialEq for RegionCore {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
 /// A region as the topology holds it.
 pub(crate) struct Region {
     pub(crate) core: Arc<RegionCore>,

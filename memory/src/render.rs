@@ -1,15 +1,15 @@
 //! From the tree of regions to a flat view.
 //!
 //! Rendering walks the tree from the root with a window that shrinks at each level; higher priorities come first, so
-//! a region fills only what is still free. Aliases continue in their target with the window moved. The cost is that
-//! of the tree below the root: address spaces whose view never looked at a changed region are not rendered again
-//! (`FlatView::seen`). The walk takes a window, so rendering only the part that changed and splicing it in is a
-//! change to the caller alone.
+//! a region fills only what is still free. Aliases continue in their target with the window moved. A commit renders
+//! only the part of a view that changed ([`crate::damage`]), and no view that never looked at a changed region
+//! (`FlatView::seen`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::flatview::{FlatRange, FlatView};
-use crate::ioeventfd;
+use crate::ioeventfd::{self, IoEventFd};
 use crate::region::{Arena, RegionId};
 
 /// Attributes a region hands down to everything below it.
@@ -21,13 +21,20 @@ struct Inherited {
 
 /// Half-open range of addresses; signed, as an alias may move the base below zero.
 #[derive(Debug, Clone, Copy)]
-struct Window {
-    start: i128,
-    end: i128,
+pub(crate) struct Window {
+    pub(crate) start: i128,
+    pub(crate) end: i128,
 }
 
 impl Window {
-    fn intersect(self, other: Self) -> Option<Self> {
+    /// All addresses.
+    pub(crate) const ALL: Self = Self { start: 0, end: 1 << 64 };
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    pub(crate) fn intersect(self, other: Self) -> Option<Self> {
         let part = Self { start: self.start.max(other.start), end: self.end.min(other.end) };
         (part.start < part.end).then_some(part)
     }
@@ -37,26 +44,50 @@ struct Renderer<'a> {
     arena: &'a Arena,
     /// Rendered so far, by first address.
     ranges: BTreeMap<u64, FlatRange>,
+    /// Regions that were looked at before, sorted.
+    known: &'a [RegionId],
+    /// Those that were not.
     seen: Vec<RegionId>,
+}
+
+/// A part of a view.
+pub(crate) struct Drawn {
+    pub(crate) ranges: Vec<FlatRange>,
+    pub(crate) ioeventfds: Vec<IoEventFd>,
+    pub(crate) seen: Arc<[RegionId]>,
 }
 
 /// Renders what `root` shows of the 64-bit address space.
 pub(crate) fn render(arena: &Arena, root: Option<RegionId>) -> FlatView {
-    let mut renderer = Renderer { arena, ranges: BTreeMap::new(), seen: Vec::new() };
-    if let Some(root) = root {
-        renderer.walk(root, 0, Window { start: 0, end: 1 << 64 }, Inherited::default());
-    }
+    let Some(id) = root else { return FlatView::default() };
+    let drawn = render_window(arena, id, Window::ALL, &Arc::default());
+    FlatView::new(root, drawn.ranges, drawn.ioeventfds, drawn.seen)
+}
+
+/// Renders what `root` shows in a window. `known` are regions that were looked at for other parts of the same view.
+pub(crate) fn render_window(arena: &Arena, root: RegionId, window: Window, known: &Arc<[RegionId]>) -> Drawn {
+    let mut renderer = Renderer { arena, ranges: BTreeMap::new(), known, seen: Vec::new() };
+    renderer.walk(root, 0, window, Inherited::default());
     let Renderer { ranges, mut seen, .. } = renderer;
     let ranges = merge(ranges.into_values());
-    seen.sort_unstable();
-    seen.dedup();
     let ioeventfds = ioeventfd::collect(arena, &ranges);
-    FlatView::new(root, ranges, ioeventfds, seen)
+    let seen = if seen.is_empty() {
+        known.clone()
+    } else {
+        // Regions that are gone drop out on this occasion.
+        seen.extend(known.iter().filter(|&&id| arena.get(id).is_some()));
+        seen.sort_unstable();
+        seen.dedup();
+        seen.into()
+    };
+    Drawn { ranges, ioeventfds, seen }
 }
 
 impl Renderer<'_> {
     fn walk(&mut self, id: RegionId, base: i128, window: Window, mut inherited: Inherited) {
-        self.seen.push(id);
+        if self.known.binary_search(&id).is_err() {
+            self.seen.push(id);
+        }
         let region = &self.arena[id];
         if !region.enabled {
             return;

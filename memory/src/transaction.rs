@@ -4,6 +4,7 @@ use std::sync::{Arc, MutexGuard};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::damage::Damage;
 use crate::discard_manager::DiscardManager;
 use crate::error::{Error, Result};
 use crate::ioeventfd::IoEventFd;
@@ -21,12 +22,12 @@ use crate::space::AddressSpace;
 #[doc(alias = "memory_region_transaction_begin")]
 pub struct Transaction<'a> {
     topology: MutexGuard<'a, Topology>,
-    touched: Vec<RegionId>,
+    damage: Vec<Damage>,
 }
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(topology: MutexGuard<'a, Topology>) -> Self {
-        Self { topology, touched: Vec::new() }
+        Self { topology, damage: Vec::new() }
     }
 
     /// Commits now; the same as dropping the guard.
@@ -38,9 +39,18 @@ impl<'a> Transaction<'a> {
         id
     }
 
+    /// Notes that all of a region may look different, and gives it out to be changed.
     fn change(&mut self, id: RegionId) -> &mut Region {
-        self.touched.push(id);
-        &mut self.topology.arena[id]
+        let region = &mut self.topology.arena[id];
+        self.damage.push(Damage { region: id, range: 0..region.size, moved: false });
+        region
+    }
+
+    /// Notes that a container looks different where a child is.
+    fn change_child(&mut self, parent: RegionId, child: RegionId) {
+        let child = &self.topology.arena[child];
+        let range = u128::from(child.addr)..u128::from(child.addr) + child.size;
+        self.damage.push(Damage { region: parent, range, moved: false });
     }
 
     /// A region that only holds others.
@@ -84,9 +94,11 @@ impl<'a> Transaction<'a> {
         let arena = &self.topology.arena;
         assert!(arena[child].container.is_none(), "'{}' is in a container", arena[child].core.name);
         assert!(!self.reaches(child, parent), "'{}' would contain itself", arena[child].core.name);
-        let region = self.change(child);
+        let region = &mut self.topology.arena[child];
         (region.container, region.addr, region.priority) = (Some(parent), offset, priority);
-        self.touched.push(parent);
+        // The address counts for views that have the child as root, too.
+        self.damage.push(Damage { region: child, range: 0..0, moved: true });
+        self.change_child(parent, child);
         let arena = &mut self.topology.arena;
         let siblings = &arena[parent].subregions;
         let at = siblings.iter().position(|&s| priority >= arena[s].priority).unwrap_or(siblings.len());
@@ -98,8 +110,9 @@ impl<'a> Transaction<'a> {
         if self.topology.arena[child].container != Some(parent) {
             return;
         }
-        self.change(child).container = None;
-        self.change(parent).subregions.retain(|&s| s != child);
+        self.change_child(parent, child);
+        self.topology.arena[child].container = None;
+        self.topology.arena[parent].subregions.retain(|&s| s != child);
     }
 
     fn reaches(&self, from: RegionId, to: RegionId) -> bool {
@@ -121,13 +134,15 @@ impl<'a> Transaction<'a> {
         if self.topology.arena[id].addr == addr {
             return;
         }
-        // Aliases of the region see its contents at the same place, yet rendering them reads the address.
-        self.change(id).addr = addr;
-        let Some(parent) = self.topology.arena[id].container else { return };
-        // The one that moved last is on top of its equals, as if it had been added again.
-        let priority = self.topology.arena[id].priority;
-        self.del_subregion(parent, id);
-        self.add_subregion(parent, addr, id, priority);
+        if let Some(parent) = self.topology.arena[id].container {
+            // The one that moved last is on top of its equals, as if it had been added again.
+            let priority = self.topology.arena[id].priority;
+            self.del_subregion(parent, id);
+            self.add_subregion(parent, addr, id, priority);
+        } else {
+            self.topology.arena[id].addr = addr;
+            self.damage.push(Damage { region: id, range: 0..0, moved: true });
+        }
     }
 
     /// Changes the size of a region (cut off at a block's end).
@@ -137,8 +152,17 @@ impl<'a> Transaction<'a> {
             _ => crate::SIZE_ALL,
         };
         let size = size.min(max);
-        if self.topology.arena[id].size != size {
-            self.change(id).size = size;
+        let old = self.topology.arena[id].size;
+        if old != size {
+            self.topology.arena[id].size = size;
+            self.damage.push(Damage { region: id, range: 0..old.max(size), moved: false });
+            // Also in the container: the region may be taken out later in the same transaction.
+            let region = &self.topology.arena[id];
+            if let Some(parent) = region.container {
+                let start = u128::from(region.addr);
+                let range = start..start + old.max(size);
+                self.damage.push(Damage { region: parent, range, moved: false });
+            }
         }
     }
 
@@ -227,7 +251,7 @@ impl<'a> Transaction<'a> {
         if let Some(parent) = region.container {
             self.del_subregion(parent, id);
         }
-        for child in self.change(id).subregions.clone() {
+        for child in self.topology.arena[id].subregions.clone() {
             self.del_subregion(id, child);
         }
         if let Some(target) = self.topology.arena[id].alias_target() {
@@ -242,7 +266,6 @@ impl<'a> Transaction<'a> {
     pub fn address_space(&mut self, name: impl Into<String>, root: RegionId) -> Arc<AddressSpace> {
         let space = Arc::new(AddressSpace::new(name.into(), root));
         self.topology.add_space(space.clone());
-        self.touched.push(root);
         space
     }
 
@@ -280,11 +303,7 @@ impl<'a> Transaction<'a> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        if !self.touched.is_empty() {
-            self.topology.commit(&self.touched);
-        }
+        self.topology.commit(&self.damage);
     }
 }
 

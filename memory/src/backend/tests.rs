@@ -64,7 +64,8 @@ fn properties_and_defaults_are_those_of_the_oracle() {
         ("rom", "off".into()),
     ];
     let memfd = [("hugetlb", Value::from(false)), ("hugetlbsize", 0.into()), ("seal", true.into())];
-    let kinds: [(&str, String, &[(&str, Value)], bool); 4] = [
+    type Own<'a> = &'a [(&'a str, Value)];
+    let kinds: [(&str, String, Own<'_>, bool); 4] = [
         ("ram", String::new(), &[], false),
         ("file", format!(",mem-path={path}"), &file, false),
         ("memfd", String::new(), &memfd, true),

@@ -129,6 +129,9 @@ impl MemoryListener for Replay {
         let at = sections.iter().position(|s| same(s, section)).expect("only what was added is removed");
         sections.remove(at);
     }
+    fn wants_kept(&self) -> bool {
+        true
+    }
     fn region_nop(&self, section: &Section) {
         assert!(self.sections().iter().any(|s| same(s, section)));
     }
@@ -280,6 +283,8 @@ proptest! {
             drop(tx);
             let view = space.view();
             check(&view, &model, &names)?;
+            let whole = super::render(&memory.topology().arena, view.root);
+            prop_assert_eq!(&view.ranges, &whole.ranges, "what is spliced is what would be rendered whole");
             let mut told = replay.sections().clone();
             told.sort_by_key(|s| s.addr);
             prop_assert_eq!(told.len(), view.ranges().len());
