@@ -265,7 +265,8 @@ impl RamBlock {
         (offset.checked_add(len)? <= self.max_size()).then(|| BlockRange { block: self.clone(), offset, len })
     }
 
-    /// A volatile slice whose writes are marked dirty.
+    /// A volatile slice whose writes are marked dirty. Of a block that is not [writable](Self::is_writable) it must only
+    /// be read: the host's protection stops a write with a signal.
     pub fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
         self.mapping.slice(offset, len, DirtySlice::new(self, offset))
     }
@@ -452,7 +453,7 @@ impl BlockRange {
         count
     }
 
-    /// The bytes as a volatile slice; writes through it are marked dirty.
+    /// The bytes as a volatile slice; see [`RamBlock::slice`].
     pub fn slice(&self) -> VolatileSlice<'_, DirtySlice<'_>> {
         self.block.slice(self.offset, self.len as usize).expect("a block range is inside its block")
     }

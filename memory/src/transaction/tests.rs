@@ -248,3 +248,37 @@ fn changes_that_do_not_show_are_not_told() {
     assert!(s.trace.take().is_empty());
     assert_eq!(after.ranges(), s.space.view().ranges());
 }
+
+#[test]
+fn readers_see_the_view_before_or_after_a_transaction_and_nothing_between() {
+    let memory = Memory::new();
+    let mut tx = memory.transaction();
+    let system = tx.container(RegionDesc::new("system", SIZE_ALL));
+    let regions = [1u8, 2].map(|value| {
+        let block = memory.create_ram(RamSpec::anonymous("ram", 4096)).unwrap();
+        block.write(0, &[value; 4096]).unwrap();
+        tx.ram(RegionDesc::new("ram", 4096), block)
+    });
+    tx.add_subregion(system, 0, regions[0], 0);
+    let space = tx.address_space("memory", system);
+    drop(tx);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = [0u32; 3];
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let (value, result) = space.read_uint(8, 1);
+                assert!(result.is_ok());
+                seen[value as usize] += 1;
+            }
+            seen
+        });
+        for turn in 0..2000 {
+            let mut tx = memory.transaction();
+            tx.del_subregion(system, regions[turn % 2]);
+            tx.add_subregion(system, 0, regions[(turn + 1) % 2], 0);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(reader.join().unwrap()[0], 0, "never the hole between");
+    });
+}
