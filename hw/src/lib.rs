@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Devices and machines: everything the guest sees.
+//!
+//! | room | what |
+//! | --- | --- |
+//! | [`core`] | devices, buses, the machine and its life |
+//! | [`pci`] | configuration space, BARs, MSI-X, root buses |
+
+pub mod core;
+pub mod pci;
+
+/// Registers every class of this crate.
+pub fn register(registry: &mut qom::Registry) {
+    core::register(registry);
+    pci::register(registry);
+}

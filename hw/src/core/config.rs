@@ -1,0 +1,220 @@
+//! What the command line says about a machine, and the checks of sizes and topology.
+
+use qapi::{Error, Result};
+
+/// RAM granularity: sizes are rounded up to it.
+const RAM_ALIGN: u64 = 8192;
+/// RAM of a machine whose command line names none.
+pub const DEFAULT_RAM: u64 = 128 << 20;
+
+/// Everything that is said about a machine before it exists.
+#[derive(Debug, Clone, Default)]
+pub struct MachineConfig {
+    /// Type name or alias (`q35`, `pc-i440fx-9.2`); `None` is the default machine, `pc`.
+    pub machine: Option<String>,
+    /// `-machine` options besides `type` and `accel`, in order.
+    pub options: Vec<(String, String)>,
+    /// `-m`.
+    pub memory: MemoryConfig,
+    /// `-smp`.
+    pub smp: SmpConfig,
+    /// `-cpu`; the default model if absent.
+    pub cpu: Option<accel::CpuModel>,
+    /// `-name`.
+    pub name: Option<String>,
+    /// `-uuid`, as 8-4-4-4-12 hexadecimal digits.
+    pub uuid: Option<String>,
+    /// `-append`: the command line of the built-in guest.
+    pub append: Option<String>,
+    /// `-no-reboot` or `-action reboot=shutdown`.
+    pub no_reboot: bool,
+    /// `-no-shutdown` or `-action shutdown=pause`.
+    pub no_shutdown: bool,
+    /// Whether the built-in guest is loaded (not under qtest, where the client plays the guest).
+    pub boot_guest: bool,
+}
+
+/// `-m size=,maxmem=,slots=`, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Initial RAM; 0 is the default too.
+    pub size: Option<u64>,
+    /// Upper limit with memory devices.
+    pub maxmem: Option<u64>,
+    /// DIMM slots.
+    pub slots: Option<u64>,
+}
+
+/// Checked sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySizes {
+    /// Initial RAM.
+    pub ram: u64,
+    /// Upper limit; equal to `ram` when there is no room for memory devices.
+    pub max: u64,
+    /// DIMM slots.
+    pub slots: u64,
+}
+
+impl MemoryConfig {
+    /// Checks the sizes; `default` is used where none was given.
+    ///
+    /// # Errors
+    /// QEMU's texts about `maxmem` and `slots`.
+    pub fn check(&self, default: u64) -> Result<MemorySizes> {
+        let size = self.size.filter(|s| *s != 0).unwrap_or(default);
+        let ram = size
+            .checked_next_multiple_of(RAM_ALIGN)
+            .ok_or_else(|| Error::generic("ram size too large"))?;
+        let Some(max) = self.maxmem else {
+            if self.slots.is_some() {
+                return Err(Error::generic("slots specified but no max-size"));
+            }
+            return Ok(MemorySizes { ram, max: ram, slots: 0 });
+        };
+        if max < ram {
+            return Err(Error::generic(format!(
+                "invalid value of maxmem: maximum memory size ({max:#x}) must be at least the initial memory size ({ram:#x})"
+            )));
+        }
+        let slots = self.slots.unwrap_or(0);
+        if slots != 0 && max == ram {
+            return Err(Error::generic(format!(
+                "invalid value of maxmem: memory slots were specified but maximum memory size ({max:#x}) is equal to the initial memory size ({ram:#x})"
+            )));
+        }
+        Ok(MemorySizes { ram, max, slots })
+    }
+}
+
+/// `-smp` as given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SmpConfig {
+    /// vCPUs at start.
+    pub cpus: Option<u64>,
+    /// Sockets.
+    pub sockets: Option<u64>,
+    /// Dies in a socket.
+    pub dies: Option<u64>,
+    /// Modules in a die.
+    pub modules: Option<u64>,
+    /// Cores in a module.
+    pub cores: Option<u64>,
+    /// Threads in a core.
+    pub threads: Option<u64>,
+    /// vCPUs at most.
+    pub maxcpus: Option<u64>,
+}
+
+/// A complete topology: `sockets * dies * modules * cores * threads == maxcpus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Smp {
+    /// vCPUs at start.
+    pub cpus: u32,
+    /// Sockets.
+    pub sockets: u32,
+    /// Dies in a socket.
+    pub dies: u32,
+    /// Modules in a die.
+    pub modules: u32,
+    /// Cores in a module.
+    pub cores: u32,
+    /// Threads in a core.
+    pub threads: u32,
+    /// vCPUs at most.
+    pub maxcpus: u32,
+}
+
+impl SmpConfig {
+    /// Fills in what was left out, cores before sockets before threads, and checks it for `machine` with `limit` CPUs.
+    ///
+    /// # Errors
+    /// QEMU's texts about the topology.
+    pub fn check(&self, machine: &str, limit: u64) -> Result<Smp> {
+        let given = [
+            self.cpus, self.sockets, self.dies, self.modules, self.cores, self.threads, self.maxcpus,
+        ];
+        if given.contains(&Some(0)) {
+            return Err(Error::generic(
+                "Invalid CPU topology: CPU topology parameters must be greater than zero",
+            ));
+        }
+        let huge = || Error::generic("Invalid CPU topology: too many CPUs");
+        let product = |parts: &[u64]| parts.iter().try_fold(1u64, |a, b| a.checked_mul(*b)).ok_or_else(huge);
+        let (dies, modules) = (self.dies.unwrap_or(1), self.modules.unwrap_or(1));
+        let (mut sockets, mut cores, mut threads) = (self.sockets, self.cores, self.threads);
+        let total = self.maxcpus.or(self.cpus);
+        if let Some(total) = total {
+            if cores.is_none() {
+                let (s, t) = (sockets.unwrap_or(1), threads.unwrap_or(1));
+                sockets = Some(s);
+                threads = Some(t);
+                cores = Some(total / product(&[s, dies, modules, t])?);
+            } else if sockets.is_none() {
+                let t = threads.unwrap_or(1);
+                threads = Some(t);
+                sockets = Some(total / product(&[dies, modules, cores.unwrap_or(1), t])?);
+            } else if threads.is_none() {
+                threads = Some(total / product(&[sockets.unwrap_or(1), dies, modules, cores.unwrap_or(1)])?);
+            }
+        }
+        let (sockets, cores, threads) = (sockets.unwrap_or(1), cores.unwrap_or(1), threads.unwrap_or(1));
+        let all = product(&[sockets, dies, modules, cores, threads])?;
+        let maxcpus = self.maxcpus.or(self.cpus.filter(|_| self.maxcpus.is_none())).unwrap_or(all);
+        let cpus = self.cpus.unwrap_or(maxcpus);
+        let hierarchy = format!(
+            "sockets ({sockets}) * dies ({dies}) * modules ({modules}) * cores ({cores}) * threads ({threads})"
+        );
+        if all != maxcpus {
+            return Err(Error::generic(format!(
+                "Invalid CPU topology: product of the hierarchy must match maxcpus: {hierarchy} != maxcpus ({maxcpus})"
+            )));
+        }
+        if maxcpus < cpus {
+            return Err(Error::generic(format!(
+                "Invalid CPU topology: maxcpus must be equal to or greater than smp: {hierarchy} == maxcpus ({maxcpus}) < smp_cpus ({cpus})"
+            )));
+        }
+        if maxcpus > limit {
+            return Err(Error::generic(format!(
+                "Invalid SMP CPUs {maxcpus}. The max CPUs supported by machine '{machine}' is {limit}"
+            )));
+        }
+        let narrow = |v: u64| u32::try_from(v).map_err(|_| huge());
+        Ok(Smp {
+            cpus: narrow(cpus)?,
+            sockets: narrow(sockets)?,
+            dies: narrow(dies)?,
+            modules: narrow(modules)?,
+            cores: narrow(cores)?,
+            threads: narrow(threads)?,
+            maxcpus: narrow(maxcpus)?,
+        })
+    }
+}
+
+impl Smp {
+    /// (socket, die, module, core, thread) of vCPU `index`.
+    pub fn position(&self, index: u32) -> [u32; 5] {
+        let thread = index % self.threads;
+        let core = index / self.threads % self.cores;
+        let module = index / (self.threads * self.cores) % self.modules;
+        let die = index / (self.threads * self.cores * self.modules) % self.dies;
+        let socket = index / (self.threads * self.cores * self.modules * self.dies);
+        [socket, die, module, core, thread]
+    }
+
+    /// The APIC ID of vCPU `index`: each level takes as many bits as its largest number needs (Intel SDM 10.4.6).
+    pub fn apic_id(&self, index: u32) -> u32 {
+        let bits = |count: u32| u32::BITS - (count - 1).leading_zeros();
+        let [socket, die, module, core, thread] = self.position(index);
+        let mut id = socket;
+        for (part, count) in [(die, self.dies), (module, self.modules), (core, self.cores), (thread, self.threads)] {
+            id = id << bits(count) | part;
+        }
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! The machine: what the command line asked for, the handles devices work with, and where the board hangs.
+//!
+//! [`Machine`] is made in steps (see `docs/architecture.md`, "Contract: hw"): [`Machine::new`], user objects,
+//! [`Machine::add_numa_node`], [`Machine::init`], `-device`s, [`Machine::finish`], [`Machine::start`].
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use accel::{Accel, CpuModel, IrqChip, VcpuConfig};
+use memory::{AddressSpace, Memory, RegionDesc, RegionId, SIZE_ALL, UnassignedIo};
+use qapi::events::Event;
+use qapi::{Error, Result};
+use qom::{Input, ObjectRef, Tree, cast};
+
+use super::bus::Bus;
+use super::config::{MachineConfig, MemorySizes, Smp};
+use super::globals::Globals;
+use super::machine_object::MachineObject;
+use super::machine_types::{Board as BoardKind, MachineType};
+use super::numa::{Numa, NumaNodeOptions};
+use super::runstate::RunControl;
+use crate::i386;
+
+/// Takes events for the monitors. Called on the main loop thread and on vCPU threads.
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What a machine is built on.
+#[derive(Clone)]
+pub struct Host {
+    /// The object tree, without `/machine`.
+    pub tree: Arc<Tree>,
+    /// The guest's memory.
+    pub memory: Arc<Memory>,
+    /// The accelerator, not yet attached.
+    pub accel: Arc<dyn Accel>,
+    /// The main loop.
+    pub mainloop: mainloop::Handle,
+    /// Where events go.
+    pub events: EventSink,
+}
+
+/// What a board does once its devices are there.
+pub trait Board: Send + Sync {
+    /// What firmware would do before the guest starts: assigns BARs and interrupt lines, loads the guest. After every reset,
+    /// vCPUs paused.
+    ///
+    /// # Errors
+    /// The guest does not fit.
+    fn boot(&self, machine: &Arc<Machine>) -> Result<()>;
+
+    /// The power button was pressed.
+    fn power_button(&self, _machine: &Arc<Machine>) {}
+
+    /// Size of the RAM below 4 GiB, bytes.
+    fn ram_below_4g(&self) -> u64 {
+        0
+    }
+}
+
+/// Where memory devices live.
+#[derive(Debug, Clone)]
+pub struct DeviceMemory {
+    /// The region `device-memory`.
+    pub region: RegionId,
+    /// Its address space.
+    pub space: Arc<AddressSpace>,
+    /// First guest-physical address.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A virtual machine.
+pub struct Machine {
+    host: Host,
+    kind: &'static MachineType,
+    object: Arc<MachineObject>,
+    config: MachineConfig,
+    smp: Smp,
+    cpu: CpuModel,
+    sizes: OnceLock<MemorySizes>,
+    system: RegionId,
+    io: RegionId,
+    system_space: Arc<AddressSpace>,
+    io_space: Arc<AddressSpace>,
+    main_bus: Arc<dyn Bus>,
+    globals: Globals,
+    numa: Mutex<Numa>,
+    ready: AtomicBool,
+    device_memory: OnceLock<DeviceMemory>,
+    board: OnceLock<Arc<dyn Board>>,
+    pub(super) run: RunControl,
+    extensions: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Machine {
+    /// Creates `/machine` with its containers and empty address spaces, sets its `-machine` options, and checks `-smp`.
+    ///
+    /// # Errors
+    /// QEMU's texts: unknown type, unknown or bad option, bad topology.
+    pub fn new(config: MachineConfig, host: Host) -> Result<Arc<Self>> {
+        let kind = MachineType::find(config.machine.as_deref()).ok_or_else(|| {
+            let name = config.machine.as_deref().unwrap_or_default();
+            Error::generic(format!("unsupported machine type: \"{name}\""))
+                .with_hint("Use -machine help to list supported machines")
+        })?;
+        let registry = host.tree.registry();
+        let root = Arc::clone(host.tree.root());
+        let machine_object = registry.create(kind.class)?;
+        let object = machine_object
+            .downcast::<MachineObject>()
+            .ok_or_else(|| Error::generic(format!("class '{}' is no machine", kind.class)))?;
+        for (name, value) in &config.options {
+            machine_object.set(name, Input::Keyval(value))?;
+        }
+        let smp = config.smp.check(kind.name, kind.max_cpus())?;
+        let cpu = config.cpu.clone().unwrap_or_default();
+        root.add_child("machine", Arc::clone(&machine_object))?;
+        for name in ["unattached", "peripheral", "peripheral-anon"] {
+            host.tree.container(&format!("/machine/{name}"));
+        }
+        let mut tx = host.memory.transaction();
+        let system = tx.container(RegionDesc::new("system", SIZE_ALL));
+        let io = tx.io(RegionDesc::new("io", 0x1_0000), Arc::new(UnassignedIo));
+        let system_space = tx.address_space("memory", system);
+        let io_space = tx.address_space("I/O", io);
+        tx.commit();
+        let sysbus = registry.lookup("System").map(|c| c.create()).transpose()?;
+        let sysbus = sysbus.ok_or_else(|| Error::generic("hw::register was not called"))?;
+        host.tree.container("/machine/unattached").add_child("sysbus", Arc::clone(&sysbus))?;
+        let main_bus =
+            cast::<dyn Bus>(&sysbus).ok_or_else(|| Error::generic("class 'System' is no bus"))?;
+        let globals = Globals::default();
+        globals.add_compat(&kind.compat().collect::<Vec<_>>());
+        let run = RunControl::new(config.no_reboot, config.no_shutdown);
+        let machine = Arc::new(Self {
+            host, kind, object, config, smp, cpu, sizes: OnceLock::new(), system, io, system_space, io_space,
+            main_bus, globals, numa: Mutex::default(), ready: AtomicBool::new(false),
+            device_memory: OnceLock::new(), board: OnceLock::new(), run, extensions: Mutex::default(),
+        });
+        machine.publish_region(None, "system", system);
+        machine.publish_region(None, "io", io);
+        Ok(machine)
+    }
+
+    /// Declares a node, `-numa node,…`; the caller prefixes errors with the option.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn add_numa_node(&self, options: NumaNodeOptions) -> Result<()> {
+        self.numa_supported()?;
+        let size = |id: &str| i386::ram::backend_size(self.tree(), id);
+        let legacy = self.kind.has_numa_mem();
+        self.numa_mut().add_node(options, self.smp.maxcpus, legacy, size)
+    }
+
+    /// Sets a distance, `-numa dist,…`.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn add_numa_distance(&self, src: u16, dst: u16, val: u8) -> Result<()> {
+        self.numa_supported()?;
+        self.numa_mut().add_distance(src, dst, val)
+    }
+
+    fn numa_supported(&self) -> Result<()> {
+        if self.kind.board == BoardKind::None {
+            return Err(Error::generic("NUMA is not supported by this machine-type"));
+        }
+        Ok(())
+    }
+
+    /// Builds the board: RAM, bridges, devices, vCPUs. All objects that the machine names exist already.
+    ///
+    /// # Errors
+    /// QEMU's texts; the program ends then.
+    pub fn init(self: &Arc<Self>) -> Result<()> {
+        let default = i386::ram::default_size(self)?;
+        let sizes = self.config.memory.check(default)?;
+        i386::ram::check_backend(self, &sizes)?;
+        self.sizes.get_or_init(|| sizes);
+        self.numa_mut().complete(sizes.ram, self.smp.maxcpus)?;
+        self.host.accel.attach(&self.host.memory, &self.system_space, &self.io_space)?;
+        let board = i386::build(self)?;
+        self.board.get_or_init(|| board);
+        Ok(())
+    }
+
+    /// After the `-device`s: from now on devices are hot-plugged. Resets everything and loads the guest.
+    ///
+    /// # Errors
+    /// The guest does not fit.
+    pub fn finish(self: &Arc<Self>) -> Result<()> {
+        self.ready.store(true, Ordering::Release);
+        self.reset_devices(super::device::ResetKind::Cold)
+    }
+
+    /// Creates the vCPUs; the board calls it when the order of `/machine/unattached` wants them.
+    pub(crate) fn create_vcpus(self: &Arc<Self>) -> Result<()> {
+        let apic_ids = (0..self.smp.cpus).map(|i| self.smp.apic_id(i)).collect();
+        let config = VcpuConfig { apic_ids, cpu: self.cpu.clone() };
+        self.host.accel.create_vcpus(config, super::runstate::vcpu_events(self))
+    }
+
+    pub(super) fn reset_devices(self: &Arc<Self>, kind: super::device::ResetKind) -> Result<()> {
+        super::qdev::reset_bus(&self.main_bus, kind);
+        self.host.accel.reset();
+        match self.board.get() {
+            Some(board) => board.boot(self),
+            None => Ok(()),
+        }
+    }
+
+    /// The object tree.
+    pub fn tree(&self) -> &Arc<Tree> {
+        &self.host.tree
+    }
+    /// `/machine`.
+    pub fn object(&self) -> ObjectRef {
+        Arc::clone(&self.object) as ObjectRef
+    }
+    /// Values of `/machine`'s properties.
+    pub fn properties(&self) -> &MachineObject {
+        &self.object
+    }
+    /// The machine type.
+    pub fn kind(&self) -> &'static MachineType {
+        self.kind
+    }
+    /// What the command line said.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+    /// The vCPU topology.
+    pub fn smp(&self) -> &Smp {
+        &self.smp
+    }
+    /// The processor.
+    pub fn cpu(&self) -> &CpuModel {
+        &self.cpu
+    }
+    /// RAM sizes; all zero before [`Machine::init`].
+    pub fn sizes(&self) -> MemorySizes {
+        self.sizes.get().copied().unwrap_or(MemorySizes { ram: 0, max: 0, slots: 0 })
+    }
+    /// The guest's memory.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.host.memory
+    }
+    /// Root of the physical address space.
+    pub fn system_region(&self) -> RegionId {
+        self.system
+    }
+    /// Root of the port space.
+    pub fn io_region(&self) -> RegionId {
+        self.io
+    }
+    /// The physical address space.
+    pub fn system_space(&self) -> &Arc<AddressSpace> {
+        &self.system_space
+    }
+    /// The port space.
+    pub fn io_space(&self) -> &Arc<AddressSpace> {
+        &self.io_space
+    }
+    /// The accelerator.
+    pub fn accel(&self) -> &Arc<dyn Accel> {
+        &self.host.accel
+    }
+    /// The interrupt controller.
+    pub fn irq(&self) -> Arc<dyn IrqChip> {
+        self.host.accel.irq()
+    }
+    /// The main loop.
+    pub fn mainloop(&self) -> &mainloop::Handle {
+        &self.host.mainloop
+    }
+    /// The main system bus.
+    pub fn main_bus(&self) -> Arc<dyn Bus> {
+        Arc::clone(&self.main_bus)
+    }
+    /// Defaults that replace those of the classes; add `-global`s before devices are made.
+    pub fn globals(&self) -> &Globals {
+        &self.globals
+    }
+    /// Whether the machine is complete, so that devices are hot-plugged.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+    /// The NUMA nodes.
+    pub fn numa(&self) -> Numa {
+        self.numa_mut().clone()
+    }
+    fn numa_mut(&self) -> MutexGuard<'_, Numa> {
+        // Node lists are changed by whole insertions only.
+        self.numa.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Where memory devices go; `None` when the machine was started without room for them.
+    pub fn device_memory(&self) -> Option<&DeviceMemory> {
+        self.device_memory.get()
+    }
+    pub(crate) fn set_device_memory(&self, memory: DeviceMemory) {
+        self.device_memory.get_or_init(|| memory);
+    }
+    /// The board, once built.
+    pub fn board(&self) -> Option<&Arc<dyn Board>> {
+        self.board.get()
+    }
+
+    /// The one value of type `T` that belongs to this machine, made when first asked for: state of other rooms
+    /// (the list of memory devices) that is neither a device nor global.
+    pub fn extension<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        // The map only ever grows by whole insertions.
+        let mut map = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = map.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(make()));
+        Arc::clone(entry).downcast::<T>().unwrap_or_else(|_| unreachable!("keyed by its own type"))
+    }
+
+    /// Sends an event to the monitors.
+    pub fn send(&self, event: Event) {
+        (self.host.events)(event);
+    }
+
+    pub(super) fn send_device_deleted(&self, device: Option<String>, path: String) {
+        self.send(Event::DeviceDeleted { device, path });
+    }
+}

@@ -1,0 +1,200 @@
+//! The versioned machine types and the defaults in which old ones differ, as data.
+
+use std::fmt::Write as _;
+
+/// Which board a type is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Board {
+    /// 440FX host bridge, PIIX south bridge.
+    I440fx,
+    /// Q35 host bridge, ICH9 south bridge.
+    Q35,
+    /// Nothing but empty address spaces.
+    None,
+}
+
+/// A release, as (10, 0).
+pub type Version = (u16, u16);
+
+/// One machine type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineType {
+    /// Name in `-machine`.
+    pub name: &'static str,
+    /// Class name.
+    pub class: &'static str,
+    /// The board.
+    pub board: Board,
+    /// Its release; `none` has the newest.
+    pub version: Version,
+}
+
+macro_rules! types {
+    ($($board:ident $prefix:literal: $($version:literal $major:literal $minor:literal),+;)+) => {
+        &[$($(MachineType {
+            name: concat!($prefix, $version),
+            class: concat!($prefix, $version, "-machine"),
+            board: Board::$board,
+            version: ($major, $minor),
+        },)+)+ MachineType { name: "none", class: "none-machine", board: Board::None, version: (10, 0) }]
+    };
+}
+
+/// All types, in the order of `-machine help`: names descending within a board, the newest last.
+pub const TYPES: &[MachineType] = types! {
+    I440fx "pc-i440fx-": "9.2" 9 2, "9.1" 9 1, "9.0" 9 0, "8.2" 8 2, "8.1" 8 1, "8.0" 8 0, "7.2" 7 2, "7.1" 7 1,
+        "7.0" 7 0, "6.2" 6 2, "6.1" 6 1, "6.0" 6 0, "5.2" 5 2, "5.1" 5 1, "5.0" 5 0, "4.2" 4 2, "4.1" 4 1, "4.0" 4 0,
+        "3.1" 3 1, "3.0" 3 0, "2.9" 2 9, "2.8" 2 8, "2.7" 2 7, "2.6" 2 6, "2.5" 2 5, "2.4" 2 4, "2.12" 2 12,
+        "2.11" 2 11, "2.10" 2 10, "10.0" 10 0;
+    Q35 "pc-q35-": "9.2" 9 2, "9.1" 9 1, "9.0" 9 0, "8.2" 8 2, "8.1" 8 1, "8.0" 8 0, "7.2" 7 2, "7.1" 7 1,
+        "7.0" 7 0, "6.2" 6 2, "6.1" 6 1, "6.0" 6 0, "5.2" 5 2, "5.1" 5 1, "5.0" 5 0, "4.2" 4 2, "4.1" 4 1,
+        "4.0.1" 4 0, "4.0" 4 0, "3.1" 3 1, "3.0" 3 0, "2.9" 2 9, "2.8" 2 8, "2.7" 2 7, "2.6" 2 6, "2.5" 2 5,
+        "2.4" 2 4, "2.12" 2 12, "2.11" 2 11, "2.10" 2 10, "10.0" 10 0;
+};
+
+/// The newest release.
+const NEWEST: Version = (10, 0);
+
+/// (driver, property, value): a default that a machine type replaces.
+pub type CompatEntry = (&'static str, &'static str, &'static str);
+
+/// Defaults that types up to a release have instead of the classes' own; newest first, so that older ones win.
+const COMPAT: &[(Version, &[CompatEntry])] = &[
+    ((9, 2), &[("virtio-mem-pci", "vectors", "0")]),
+    ((8, 0), &[("virtio-mem", "unplugged-inaccessible", "auto")]),
+    ((7, 2), &[("virtio-mem", "x-early-migration", "false")]),
+    ((7, 1), &[("virtio-device", "queue_reset", "false")]),
+    ((6, 2), &[("virtio-mem", "unplugged-inaccessible", "off")]),
+];
+
+impl MachineType {
+    /// The type of that name or alias; `None` as the name is the default type.
+    pub fn find(name: Option<&str>) -> Option<&'static Self> {
+        let name = match name.unwrap_or("pc") {
+            "pc" => "pc-i440fx-10.0",
+            "q35" => "pc-q35-10.0",
+            other => other,
+        };
+        TYPES.iter().find(|t| t.name == name)
+    }
+
+    /// The sentence of `-machine help`.
+    pub fn description(&self) -> &'static str {
+        match self.board {
+            Board::I440fx => "Standard PC (i440FX + PIIX, 1996)",
+            Board::Q35 => "Standard PC (Q35 + ICH9, 2009)",
+            Board::None => "empty machine",
+        }
+    }
+
+    /// The short name, for the newest of a board.
+    pub fn alias(&self) -> Option<&'static str> {
+        match self.board {
+            Board::I440fx if self.version == NEWEST => Some("pc"),
+            Board::Q35 if self.version == NEWEST => Some("q35"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is what a command line without `-machine` means.
+    pub fn is_default(&self) -> bool {
+        self.alias() == Some("pc")
+    }
+
+    /// Older than three years when 10.0 was released.
+    pub fn is_deprecated(&self) -> bool {
+        self.version <= (7, 0)
+    }
+
+    /// The warning that a deprecated type prints at start.
+    pub fn deprecation_warning(&self) -> Option<String> {
+        self.is_deprecated().then(|| {
+            format!(
+                "Machine type '{}' is deprecated: machines more than 3 years old are subject to deletion after 6 years",
+                self.name
+            )
+        })
+    }
+
+    /// Its replaced defaults.
+    pub fn compat(&self) -> impl Iterator<Item = CompatEntry> + '_ {
+        COMPAT.iter().filter(|(upto, _)| self.version <= *upto).flat_map(|(_, list)| list.iter().copied())
+    }
+
+    /// Whether `-numa node,mem=` is still known.
+    pub fn has_numa_mem(&self) -> bool {
+        self.version <= (5, 0)
+    }
+
+    /// Whether RAM moves out of the way of the HyperTransport hole of AMD processors below 1 TiB.
+    pub fn moves_for_amd_hole(&self) -> bool {
+        self.version >= (7, 1)
+    }
+
+    /// vCPUs at most.
+    pub fn max_cpus(&self) -> u64 {
+        match self.board {
+            Board::I440fx => 255,
+            Board::Q35 if self.version >= (9, 2) => 4096,
+            Board::Q35 if self.version >= (8, 1) => 1024,
+            Board::Q35 => 288,
+            Board::None => 1,
+        }
+    }
+}
+
+/// The text of `-machine help`.
+pub fn help() -> String {
+    let mut out = String::from("Supported machines are:\n");
+    let mut line = |name: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<20} {text}");
+    };
+    for t in TYPES {
+        if let Some(alias) = t.alias() {
+            line(alias, format!("{} (alias of {})", t.description(), t.name));
+        }
+        let mark = match (t.is_default(), t.is_deprecated()) {
+            (true, _) => " (default)",
+            (_, true) => " (deprecated)",
+            _ => "",
+        };
+        line(t.name, format!("{}{mark}", t.description()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_mean_the_newest() {
+        assert_eq!(MachineType::find(None).unwrap().name, "pc-i440fx-10.0");
+        assert_eq!(MachineType::find(Some("q35")).unwrap().name, "pc-q35-10.0");
+        assert!(MachineType::find(Some("foo")).is_none());
+    }
+
+    #[test]
+    fn defaults_follow_the_release() {
+        let of = |name, property| {
+            let t = MachineType::find(Some(name)).unwrap();
+            t.compat().filter(|(_, p, _)| *p == property).last().map(|(_, _, v)| v)
+        };
+        assert_eq!(of("q35", "vectors"), None);
+        assert_eq!(of("pc-q35-9.2", "vectors"), Some("0"));
+        assert_eq!(of("pc-q35-8.1", "unplugged-inaccessible"), None);
+        assert_eq!(of("pc-i440fx-8.0", "unplugged-inaccessible"), Some("auto"));
+        assert_eq!(of("pc-i440fx-6.2", "unplugged-inaccessible"), Some("off"));
+        assert_eq!(of("pc-i440fx-7.1", "queue_reset"), Some("false"));
+    }
+
+    #[test]
+    fn help_reads_as_qemus() {
+        let text = help();
+        assert!(text.contains("pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-10.0)\n"));
+        assert!(text.contains("pc-i440fx-10.0       Standard PC (i440FX + PIIX, 1996) (default)\n"));
+        assert!(text.contains("pc-q35-7.0           Standard PC (Q35 + ICH9, 2009) (deprecated)\n"));
+        assert!(text.ends_with("none                 empty machine\n"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Devices, buses, interrupts, the machine and its life: what every other room of this crate builds on.
+
+pub mod bus;
+pub mod config;
+pub mod device;
+pub mod globals;
+pub mod hotplug;
+pub mod irq;
+pub mod machine;
+pub mod machine_object;
+pub mod machine_types;
+pub mod numa;
+pub mod qdev;
+pub mod qtree;
+pub mod region;
+pub mod runstate;
+
+pub use bus::{Bus, BusState, PlainBus};
+pub use config::{MachineConfig, MemoryConfig, MemorySizes, Smp, SmpConfig};
+pub use device::{Category, Device, DeviceClass, DeviceState, ResetKind};
+pub use globals::Global;
+pub use hotplug::{HotplugHandler, Unplug};
+pub use irq::IrqLine;
+pub use machine::{Board, DeviceMemory, EventSink, Host, Machine};
+pub use numa::{Numa, NumaNode, NumaNodeOptions};
+
+/// Registers the abstract classes, the plain buses and the machine types.
+pub fn register(registry: &mut qom::Registry) {
+    registry.register(device::device_class());
+    registry.register(bus::bus_class());
+    registry.register(bus::plain_bus_class("System", "bus", None).instance(|class| {
+        PlainBus::new(class, "main-system-bus", None)
+    }));
+    registry.register(region::class());
+    machine_object::register(registry);
+}

@@ -1,0 +1,223 @@
+//! NUMA nodes as `-numa` declares them: CPUs, memory, distances, with QEMU's checks.
+//!
+//! One thing is more than QEMU 10 accepts: a list of nodes without any memory splits the RAM evenly, as older QEMUs did.
+
+use std::collections::BTreeMap;
+
+use qapi::{Error, Result};
+
+/// Nodes at most.
+const MAX_NODES: u16 = 128;
+/// Granularity of an even split; the last node takes the rest.
+const SPLIT_ALIGN: u64 = 8 << 20;
+
+/// One `-numa node`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NumaNodeOptions {
+    /// `nodeid=`; the next free number if absent.
+    pub nodeid: Option<u16>,
+    /// `cpus=`, all of them.
+    pub cpus: Vec<u16>,
+    /// `mem=`, bytes.
+    pub mem: Option<u64>,
+    /// `memdev=`.
+    pub memdev: Option<String>,
+}
+
+/// A declared node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NumaNode {
+    /// Bytes of RAM.
+    pub size: u64,
+    /// Id of the memory backend.
+    pub memdev: Option<String>,
+    /// Indices of its CPUs, ascending.
+    pub cpus: Vec<u32>,
+}
+
+/// All nodes of a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Numa {
+    nodes: BTreeMap<u16, NumaNode>,
+    distances: BTreeMap<(u16, u16), u8>,
+    uses_mem: bool,
+    uses_memdev: bool,
+    split: bool,
+}
+
+impl Numa {
+    /// Adds a node. `memdev_size` looks up the size of a backend; `legacy_mem` tells whether `mem=` is still known.
+    ///
+    /// # Errors
+    /// QEMU's texts; the caller prefixes the option.
+    pub fn add_node(
+        &mut self,
+        options: NumaNodeOptions,
+        maxcpus: u32,
+        legacy_mem: bool,
+        memdev_size: impl Fn(&str) -> Option<u64>,
+    ) -> Result<()> {
+        let next = (0..).find(|n| !self.nodes.contains_key(n)).unwrap_or(MAX_NODES);
+        let nodeid = options.nodeid.unwrap_or(next);
+        if nodeid >= MAX_NODES {
+            return error(format!("Max number of NUMA nodes reached: {nodeid}"));
+        }
+        if self.nodes.contains_key(&nodeid) {
+            return error(format!("Duplicate NUMA nodeid: {nodeid}"));
+        }
+        let mut cpus = Vec::new();
+        for cpu in options.cpus.into_iter().map(u32::from) {
+            if cpu >= maxcpus {
+                return error(format!("CPU index ({cpu}) should be smaller than maxcpus ({maxcpus})"));
+            }
+            if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.cpus.contains(&cpu)) {
+                return error(format!("CPU is already assigned to node-id: {id}"));
+            }
+            if !cpus.contains(&cpu) {
+                cpus.push(cpu);
+            }
+        }
+        cpus.sort_unstable();
+        let mixed = options.mem.is_some() && options.memdev.is_some();
+        self.uses_mem |= options.mem.is_some();
+        self.uses_memdev |= options.memdev.is_some();
+        if mixed || (self.uses_mem && self.uses_memdev) {
+            return error("numa configuration should use either mem= or memdev=,mixing both is not allowed");
+        }
+        let mut node = NumaNode { size: 0, memdev: None, cpus };
+        if let Some(mem) = options.mem {
+            if !legacy_mem {
+                return Err(Error::generic("Parameter -numa node,mem is not supported by this machine type")
+                    .with_hint("Use -numa node,memdev instead"));
+            }
+            node.size = mem;
+        }
+        if let Some(memdev) = options.memdev {
+            let Some(size) = memdev_size(&memdev) else {
+                return error(format!("memdev={memdev} is ambiguous"));
+            };
+            node.size = size;
+            node.memdev = Some(memdev);
+        }
+        self.nodes.insert(nodeid, node);
+        Ok(())
+    }
+
+    /// Sets the distance between two nodes, `-numa dist`.
+    ///
+    /// # Errors
+    /// QEMU's texts; the caller prefixes the option.
+    pub fn add_distance(&mut self, src: u16, dst: u16, val: u8) -> Result<()> {
+        if src >= MAX_NODES || dst >= MAX_NODES {
+            return error(format!(
+                "Parameter '{}' expects an integer between 0 and {}",
+                if src >= MAX_NODES { "src" } else { "dst" },
+                MAX_NODES - 1
+            ));
+        }
+        if !self.nodes.contains_key(&src) || !self.nodes.contains_key(&dst) {
+            return error(
+                "Source/Destination NUMA node is missing. Please use '-numa node' option to declare it first.",
+            );
+        }
+        if val < 10 {
+            return error(format!("NUMA distance ({val}) is invalid, it shouldn't be less than 10."));
+        }
+        if src == dst && val != 10 {
+            return error(format!("Local distance of node {src} should be 10."));
+        }
+        self.distances.insert((src, dst), val);
+        Ok(())
+    }
+
+    /// Checks the whole list against `ram` bytes and gives CPUs of `maxcpus` that no node claimed to node 0.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn complete(&mut self, ram: u64, maxcpus: u32) -> Result<()> {
+        if self.nodes.is_empty() {
+            return Ok(());
+        }
+        let highest = self.nodes.keys().next_back().copied().unwrap_or(0);
+        // From the top, as QEMU looks for holes.
+        if let Some(id) = (0..highest).rev().find(|id| !self.nodes.contains_key(id)) {
+            return error(format!("numa: Node ID missing: {id}"));
+        }
+        let mut seen = Vec::new();
+        for memdev in self.nodes.values().filter_map(|n| n.memdev.as_deref()) {
+            if seen.contains(&memdev) {
+                return error(format!("memory backend {memdev} can't be used multiple times."));
+            }
+            seen.push(memdev);
+        }
+        if !self.uses_mem && !self.uses_memdev {
+            self.split_evenly(ram);
+        }
+        let total = self.nodes.values().try_fold(0u64, |sum, n| sum.checked_add(n.size));
+        if total != Some(ram) {
+            return error(format!(
+                "total memory for NUMA nodes ({:#x}) should equal RAM size ({ram:#x})",
+                total.unwrap_or(u64::MAX)
+            ));
+        }
+        self.assign_rest(maxcpus);
+        Ok(())
+    }
+
+    fn split_evenly(&mut self, ram: u64) {
+        let count = self.nodes.len() as u64;
+        let part = ram / count / SPLIT_ALIGN * SPLIT_ALIGN;
+        let last = self.nodes.keys().next_back().copied();
+        for (id, node) in &mut self.nodes {
+            node.size = if Some(*id) == last { ram - part * (count - 1) } else { part };
+        }
+        self.split = true;
+    }
+
+    fn assign_rest(&mut self, maxcpus: u32) {
+        let taken: Vec<u32> = self.nodes.values().flat_map(|n| n.cpus.iter().copied()).collect();
+        let count = self.nodes.len() as u32;
+        for cpu in (0..maxcpus).filter(|c| !taken.contains(c)) {
+            // Without any assignment the CPUs go round; with a partial one, to node 0.
+            let id = if taken.is_empty() { cpu % count } else { 0 };
+            if let Some(node) = self.nodes.get_mut(&(id as u16)) {
+                node.cpus.push(cpu);
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.cpus.sort_unstable();
+        }
+    }
+
+    /// Number of nodes; 0 without NUMA.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The nodes by id.
+    pub fn nodes(&self) -> impl Iterator<Item = (u16, &NumaNode)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// Whether nodes name memory backends.
+    pub fn uses_memdev(&self) -> bool {
+        self.uses_memdev
+    }
+
+    /// The node of a CPU.
+    pub fn node_of_cpu(&self, cpu: u32) -> Option<u16> {
+        self.nodes.iter().find(|(_, n)| n.cpus.contains(&cpu)).map(|(id, _)| *id)
+    }
+}
+
+fn error<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::generic(text))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! Running, stopping, resetting and ending a machine, with the events clients see, in QEMU's order.
+//!
+//! Requests may come from any thread and are carried out on the main loop thread. Of several requests of one kind that are not
+//! carried out yet only the first counts. A vCPU thread must not wait here: the main loop may be waiting for it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use accel::VcpuEvents;
+use qapi::events::Event;
+use qapi::types::{RunState, ShutdownCause};
+use qapi::{Enum, Error, Result};
+
+use super::device::ResetKind;
+use super::machine::Machine;
+
+type Listener = Box<dyn Fn(bool, RunState) + Send + Sync>;
+
+/// The run state and what is asked of it.
+pub(super) struct RunControl {
+    inner: Mutex<Inner>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+}
+
+struct Inner {
+    state: RunState,
+    no_reboot: bool,
+    no_shutdown: bool,
+    reset: Option<ShutdownCause>,
+    shutdown: Option<ShutdownCause>,
+    powerdown: bool,
+    ended: bool,
+}
+
+impl RunControl {
+    pub(super) fn new(no_reboot: bool, no_shutdown: bool) -> Self {
+        let inner = Inner {
+            state: RunState::Prelaunch,
+            no_reboot,
+            no_shutdown,
+            reset: None,
+            shutdown: None,
+            powerdown: false,
+            ended: false,
+        };
+        Self { inner: Mutex::new(inner), listeners: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Fields are independent and assigned whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Machine {
+    /// The run state.
+    pub fn run_state(&self) -> RunState {
+        self.run.lock().state
+    }
+
+    /// Whether guest code runs.
+    pub fn is_running(&self) -> bool {
+        self.run_state() == RunState::Running
+    }
+
+    /// Hears of every start (`true`) and stop. Called on the main loop thread: before vCPUs start, after they stopped.
+    pub fn on_run_state(&self, listener: impl Fn(bool, RunState) + Send + Sync + 'static) {
+        let mut listeners = self.run.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.push(Arc::new(Box::new(listener)));
+    }
+
+    fn tell(&self, running: bool, state: RunState) {
+        let listeners = self.run.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for listener in listeners {
+            listener(running, state);
+        }
+    }
+
+    /// First start of the guest (without `-S`).
+    pub fn start(&self) {
+        self.resume();
+    }
+
+    fn resume(&self) {
+        if self.is_running() {
+            return;
+        }
+        self.send(Event::Resume);
+        self.run.lock().state = RunState::Running;
+        self.tell(true, RunState::Running);
+        self.mainloop().virtual_clock().start();
+        self.accel().resume();
+    }
+
+    /// Stops the guest in `state`; sends `STOP` if it ran. Main loop thread.
+    pub fn vm_stop(&self, state: RunState) {
+        if !self.is_running() {
+            return;
+        }
+        self.accel().pause();
+        self.mainloop().virtual_clock().stop();
+        self.run.lock().state = state;
+        self.tell(false, state);
+        self.send(Event::Stop);
+    }
+
+    /// The command `stop`.
+    pub fn stop(&self) {
+        self.vm_stop(RunState::Paused);
+    }
+
+    /// The command `cont`.
+    ///
+    /// # Errors
+    /// `Resetting the Virtual Machine is required` after a shutdown or an internal error.
+    pub fn cont(&self) -> Result<()> {
+        match self.run_state() {
+            RunState::Shutdown | RunState::InternalError => {
+                Err(Error::generic("Resetting the Virtual Machine is required"))
+            }
+            _ => {
+                self.resume();
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks for a reset. `HostQmpSystemReset`, `GuestReset`, ….
+    pub fn request_reset(self: &Arc<Self>, cause: ShutdownCause) {
+        {
+            let mut inner = self.run.lock();
+            if inner.no_reboot && cause != ShutdownCause::SubsystemReset {
+                drop(inner);
+                return self.request_shutdown(cause);
+            }
+            if inner.reset.replace(cause).is_some() {
+                return;
+            }
+        }
+        self.post(Self::run_reset);
+    }
+
+    /// Asks for the end. `GuestShutdown`, `HostSignal`, ….
+    pub fn request_shutdown(self: &Arc<Self>, cause: ShutdownCause) {
+        if self.run.lock().shutdown.replace(cause).is_none() {
+            self.post(Self::run_shutdown);
+        }
+    }
+
+    /// Presses the power button.
+    pub fn request_powerdown(self: &Arc<Self>) {
+        if !std::mem::replace(&mut self.run.lock().powerdown, true) {
+            self.post(Self::run_powerdown);
+        }
+    }
+
+    fn post(self: &Arc<Self>, work: fn(&Arc<Self>)) {
+        let weak = Arc::downgrade(self);
+        self.mainloop().post(move || {
+            if let Some(machine) = weak.upgrade() {
+                work(&machine);
+            }
+        });
+    }
+
+    /// The command `quit`, also when `-no-shutdown` was given. Main loop thread; the loop ends with status 0.
+    pub fn quit(self: &Arc<Self>) {
+        {
+            let mut inner = self.run.lock();
+            inner.no_shutdown = false;
+            inner.shutdown = Some(ShutdownCause::HostQmpQuit);
+        }
+        self.run_shutdown();
+    }
+
+    /// `set-action`: what a guest's reset and shutdown do from now on.
+    pub fn set_actions(&self, no_reboot: Option<bool>, no_shutdown: Option<bool>) {
+        let mut inner = self.run.lock();
+        inner.no_reboot = no_reboot.unwrap_or(inner.no_reboot);
+        inner.no_shutdown = no_shutdown.unwrap_or(inner.no_shutdown);
+    }
+
+    fn run_shutdown(self: &Arc<Self>) {
+        let (cause, pause) = {
+            let mut inner = self.run.lock();
+            let Some(cause) = inner.shutdown.take() else { return };
+            if inner.ended {
+                return;
+            }
+            inner.ended = !inner.no_shutdown;
+            (cause, inner.no_shutdown)
+        };
+        self.send(Event::Shutdown { guest: is_guest(cause), reason: cause });
+        if pause {
+            self.vm_stop(RunState::Shutdown);
+        } else {
+            self.accel().pause();
+            self.mainloop().quit(0);
+        }
+    }
+
+    fn run_reset(self: &Arc<Self>) {
+        let Some(cause) = self.run.lock().reset.take() else { return };
+        self.accel().pause();
+        if let Err(error) = self.reset_devices(ResetKind::Cold) {
+            tracing::error!(%error, "the guest cannot be loaded again");
+            self.run.lock().state = RunState::InternalError;
+            return;
+        }
+        self.send(Event::Reset { guest: is_guest(cause), reason: cause });
+        if self.is_running() {
+            self.accel().resume();
+        } else {
+            self.run.lock().state = RunState::Prelaunch;
+        }
+    }
+
+    fn run_powerdown(self: &Arc<Self>) {
+        self.run.lock().powerdown = false;
+        self.send(Event::Powerdown);
+        if let Some(board) = self.board().cloned() {
+            board.power_button(self);
+        }
+    }
+
+    /// Ends the vCPU threads; the last thing that is done with a machine.
+    pub fn shut_down(&self) {
+        self.accel().shutdown();
+    }
+}
+
+/// Whether a cause counts as the guest's doing in events.
+fn is_guest(cause: ShutdownCause) -> bool {
+    matches!(cause, ShutdownCause::GuestShutdown | ShutdownCause::GuestReset | ShutdownCause::GuestPanic)
+}
+
+/// What the accelerator tells the machine.
+pub(super) fn vcpu_events(machine: &Arc<Machine>) -> Arc<dyn VcpuEvents> {
+    Arc::new(FromVcpus(Arc::downgrade(machine)))
+}
+
+struct FromVcpus(Weak<Machine>);
+
+impl VcpuEvents for FromVcpus {
+    fn triple_fault(&self, _cpu: u32) {
+        self.reset(0);
+    }
+
+    fn reset(&self, _cpu: u32) {
+        if let Some(machine) = self.0.upgrade() {
+            machine.request_reset(ShutdownCause::GuestReset);
+        }
+    }
+
+    fn shutdown(&self, _cpu: u32) {
+        if let Some(machine) = self.0.upgrade() {
+            machine.request_shutdown(ShutdownCause::GuestShutdown);
+        }
+    }
+
+    fn internal_error(&self, cpu: u32, text: &str) {
+        tracing::error!(cpu, "{text}");
+        if let Some(machine) = self.0.upgrade() {
+            machine.post(|machine| machine.vm_stop(RunState::InternalError));
+        }
+    }
+}
+
+/// The state as `query-status` and `info status` name it.
+pub fn state_name(state: RunState) -> &'static str {
+    state.as_str()
+}

@@ -1,0 +1,166 @@
+//! A root bus: which function is in which slot, and how interrupt pins become lines.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use memory::RegionId;
+use qapi::{Error, Result};
+use qom::{Class, Object, ObjectCore, Registry, TypeInfo};
+
+use super::bar::BarKind;
+use super::device::PciDevice;
+use crate::core::bus::{Bus, BusState};
+
+/// How the board routes interrupt pins.
+pub trait IntxRouter: Send + Sync {
+    /// The board's line (0 to 7) for pin `pin` (0 for INTA#) of `slot`.
+    fn line(&self, slot: u8, pin: u8) -> u8;
+    /// Sets a line.
+    fn set(&self, line: u8, level: bool);
+}
+
+/// What a root bus is connected to.
+pub struct PciBusWiring {
+    /// Where memory BARs are mapped.
+    pub memory: RegionId,
+    /// Where port BARs are mapped.
+    pub io: RegionId,
+    /// Interrupts.
+    pub router: Arc<dyn IntxRouter>,
+}
+
+/// A root bus, number 0.
+pub struct PciBus {
+    bus: BusState,
+    wiring: OnceLock<PciBusWiring>,
+    inner: Mutex<Inner>,
+}
+
+impl Object for PciBus {
+    fn core(&self) -> &ObjectCore {
+        self.bus.core()
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    functions: BTreeMap<u8, Arc<dyn PciDevice>>,
+    /// How many functions raise each line.
+    raised: [u32; 8],
+}
+
+impl Bus for PciBus {
+    fn bus(&self) -> &BusState {
+        &self.bus
+    }
+}
+
+/// Registers `PCI` and `PCIE`.
+pub(super) fn register(registry: &mut Registry) {
+    for (name, parent) in [("PCI", "bus"), ("PCIE", "PCI")] {
+        registry.register(
+            TypeInfo::new(name)
+                .parent(parent)
+                .instance(|class| PciBus::new(class, class.name()))
+                .cast::<PciBus, dyn Bus>(|b| b),
+        );
+    }
+}
+
+impl PciBus {
+    /// A bus called `name`, not connected yet.
+    pub fn new(class: &Arc<Class>, name: &str) -> Arc<Self> {
+        Arc::new(Self { bus: BusState::new(class, name), wiring: OnceLock::new(), inner: Mutex::default() })
+    }
+
+    /// Connects the bus. Before any device is realized on it; a second call changes nothing.
+    pub fn connect(&self, wiring: PciBusWiring) {
+        let _ = self.wiring.set(wiring);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Map and counters are changed in single steps.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wiring(&self) -> &PciBusWiring {
+        self.wiring.get().expect("the host bridge connects its bus before anything is on it")
+    }
+
+    /// The region that BARs of `kind` are mapped in.
+    pub fn space_of(&self, kind: BarKind) -> RegionId {
+        match kind {
+            BarKind::Io => self.wiring().io,
+            BarKind::Memory32 | BarKind::Memory64 { .. } => self.wiring().memory,
+        }
+    }
+
+    /// The function in a slot.
+    pub fn function(&self, devfn: u8) -> Option<Arc<dyn PciDevice>> {
+        self.inner().functions.get(&devfn).cloned()
+    }
+
+    /// All functions by slot and function number.
+    pub fn functions(&self) -> Vec<(u8, Arc<dyn PciDevice>)> {
+        self.inner().functions.iter().map(|(devfn, f)| (*devfn, Arc::clone(f))).collect()
+    }
+
+    /// Puts a function into the slot it asks for, or the first free one.
+    pub(super) fn claim(&self, device: &Arc<dyn PciDevice>, wanted: Option<u8>) -> Result<u8> {
+        let mut inner = self.inner();
+        let name = device.dev().type_name();
+        let devfn = match wanted {
+            None => (0..=31u8).map(|slot| slot << 3).find(|devfn| !inner.functions.contains_key(devfn)).ok_or_else(
+                || {
+                    Error::generic(format!(
+                        "PCI: no slot/function available for {name}, all in use or reserved"
+                    ))
+                },
+            )?,
+            Some(devfn) => devfn,
+        };
+        let (slot, function) = (devfn >> 3, devfn & 7);
+        if let Some(other) = inner.functions.get(&devfn) {
+            let id = other.dev().id();
+            return Err(Error::generic(format!(
+                "PCI: slot {slot} function {function} not available for {name}, in use by {},id={}",
+                other.dev().type_name(),
+                id.as_deref().unwrap_or("(null)")
+            )));
+        }
+        if function != 0
+            && let Some(first) = inner.functions.get(&(slot << 3))
+        {
+            if device.dev().is_hotplugged() {
+                return Err(Error::generic(format!(
+                    "PCI: slot {slot} function 0 already occupied by {}, new func {name} cannot be exposed to guest.",
+                    first.dev().type_name()
+                )));
+            }
+            if !first.pci().props.multifunction() {
+                return Err(Error::generic(format!(
+                    "PCI: {slot:x}.0 indicates single function, but {slot:x}.{function:x} is already populated."
+                )));
+            }
+        }
+        inner.functions.insert(devfn, Arc::clone(device));
+        Ok(devfn)
+    }
+
+    pub(super) fn remove(&self, devfn: u8) {
+        let gone = self.inner().functions.remove(&devfn);
+        drop(gone);
+    }
+
+    /// A function's pin (1 for INTA#) changed; the line is up while any function raises it.
+    pub(super) fn change_intx(&self, devfn: u8, pin: u8, level: bool) {
+        let Some(pin) = pin.checked_sub(1) else { return };
+        let router = &self.wiring().router;
+        let line = router.line(devfn >> 3, pin) & 7;
+        let mut inner = self.inner();
+        let raised = &mut inner.raised[usize::from(line)];
+        *raised = if level { *raised + 1 } else { raised.saturating_sub(1) };
+        // Under the lock: two functions on one line must not pass each other on the way to the controller.
+        router.set(line, *raised > 0);
+    }
+}

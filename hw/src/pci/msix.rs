@@ -1,0 +1,207 @@
+//! MSI-X: a table of messages in device memory, masked one by one or all together (PCI 3.0 §6.8.2).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use accel::{IrqChip, MsiMessage, MsiRoute};
+use memory::{AccessConstraints, RegionOps};
+
+/// Vectors at most.
+pub const MAX_VECTORS: u16 = 2048;
+/// Bytes of a table entry.
+const ENTRY: usize = 16;
+const ENTRY_MASKED: u32 = 1;
+
+/// Where table and pending bits lie in a BAR of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsixLayout {
+    /// Bytes of the table, at offset 0.
+    pub table_size: u64,
+    /// Offset of the pending bits.
+    pub pba_offset: u64,
+    /// Bytes of the pending bits.
+    pub pba_size: u64,
+    /// Bytes of the BAR.
+    pub bar_size: u64,
+}
+
+impl MsixLayout {
+    /// The layout for `vectors` vectors.
+    pub fn exclusive(vectors: u16) -> Self {
+        let table_size = u64::from(vectors) * ENTRY as u64;
+        let pba_size = u64::from(vectors).div_ceil(64) * 8;
+        let pba_offset = if table_size > 2048 { table_size } else { 2048 };
+        let bar_size = (pba_offset + pba_size).next_power_of_two().max(4096);
+        Self { table_size, pba_offset, pba_size, bar_size }
+    }
+}
+
+/// The table of one function.
+pub struct Msix {
+    irq: Arc<dyn IrqChip>,
+    state: Mutex<State>,
+}
+
+struct State {
+    enabled: bool,
+    all_masked: bool,
+    vectors: Vec<Vector>,
+}
+
+#[derive(Default)]
+struct Vector {
+    /// Address low, address high, data, control.
+    words: [u32; 4],
+    pending: bool,
+    /// Made when the vector first fires, kept up to date since.
+    route: Option<Box<dyn MsiRoute>>,
+}
+
+impl Vector {
+    fn message(&self) -> MsiMessage {
+        MsiMessage {
+            address: u64::from(self.words[0]) | u64::from(self.words[1]) << 32,
+            data: self.words[2],
+        }
+    }
+
+    fn fire(&mut self, irq: &Arc<dyn IrqChip>) {
+        if self.route.is_none() {
+            self.route = irq.msi_route(self.message()).ok();
+        }
+        match &self.route {
+            Some(route) => route.trigger(),
+            // Out of routes: slower, but delivered.
+            None => irq.send_msi(self.message()),
+        }
+    }
+}
+
+impl Msix {
+    /// A table of `vectors` masked entries.
+    pub fn new(vectors: u16, irq: Arc<dyn IrqChip>) -> Arc<Self> {
+        let vectors = (0..vectors).map(|_| Vector::default()).collect();
+        let msix = Self { irq, state: Mutex::new(State { enabled: false, all_masked: false, vectors }) };
+        msix.reset();
+        Arc::new(msix)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Entries are words written whole; a panic elsewhere leaves them usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the guest switched the function from its pin to messages.
+    pub fn is_enabled(&self) -> bool {
+        self.lock().enabled
+    }
+
+    /// Entries in the table.
+    pub fn vectors(&self) -> u16 {
+        self.lock().vectors.len() as u16
+    }
+
+    /// Delivers vector `index`, or remembers it while masked. Nothing happens while MSI-X is off or for other numbers.
+    pub fn notify(&self, index: u16) {
+        let mut state = self.lock();
+        if !state.enabled {
+            return;
+        }
+        let all_masked = state.all_masked;
+        let Some(vector) = state.vectors.get_mut(usize::from(index)) else { return };
+        if all_masked || vector.words[3] & ENTRY_MASKED != 0 {
+            vector.pending = true;
+        } else {
+            vector.fire(&self.irq);
+        }
+    }
+
+    /// What the control register says now.
+    pub fn set_control(&self, enabled: bool, all_masked: bool) {
+        let mut state = self.lock();
+        (state.enabled, state.all_masked) = (enabled, all_masked);
+        self.fire_pending(&mut state);
+    }
+
+    fn fire_pending(&self, state: &mut State) {
+        if !state.enabled || state.all_masked {
+            return;
+        }
+        for vector in &mut state.vectors {
+            if vector.pending && vector.words[3] & ENTRY_MASKED == 0 {
+                vector.pending = false;
+                vector.fire(&self.irq);
+            }
+        }
+    }
+
+    /// Power-on state: off, every entry masked and empty, nothing pending.
+    pub fn reset(&self) {
+        let mut state = self.lock();
+        (state.enabled, state.all_masked) = (false, false);
+        for vector in &mut state.vectors {
+            *vector = Vector { words: [0, 0, 0, ENTRY_MASKED], ..Vector::default() };
+        }
+    }
+
+    fn read_table(&self, offset: u64) -> u32 {
+        let (entry, word) = (offset as usize / ENTRY, offset as usize % ENTRY / 4);
+        self.lock().vectors.get(entry).map_or(0, |v| v.words[word])
+    }
+
+    fn write_table(&self, offset: u64, value: u32) {
+        let (entry, word) = (offset as usize / ENTRY, offset as usize % ENTRY / 4);
+        let mut state = self.lock();
+        let Some(vector) = state.vectors.get_mut(entry) else { return };
+        vector.words[word] = value;
+        let message = vector.message();
+        if word < 3
+            && let Some(route) = &vector.route
+            && let Err(error) = route.update(message)
+        {
+            tracing::warn!(%error, "MSI route");
+            vector.route = None;
+        }
+        self.fire_pending(&mut state);
+    }
+
+    fn read_pending(&self, offset: u64) -> u32 {
+        let state = self.lock();
+        let first = offset as usize * 8;
+        (0..32).fold(0, |bits, i| {
+            bits | u32::from(state.vectors.get(first + i).is_some_and(|v| v.pending)) << i
+        })
+    }
+}
+
+const ACCESS: AccessConstraints = AccessConstraints::new().valid(4, 8).implemented(4, 4);
+
+/// The table as a region.
+pub(super) struct TableOps(pub(super) Arc<Msix>);
+
+impl RegionOps for TableOps {
+    fn read(&self, offset: u64, _size: u8) -> u64 {
+        self.0.read_table(offset).into()
+    }
+    fn write(&self, offset: u64, _size: u8, value: u64) {
+        self.0.write_table(offset, value as u32);
+    }
+    fn constraints(&self) -> AccessConstraints {
+        ACCESS
+    }
+}
+
+/// The pending bits as a region; writes are lost.
+pub(super) struct PendingOps(pub(super) Arc<Msix>);
+
+impl RegionOps for PendingOps {
+    fn read(&self, offset: u64, _size: u8) -> u64 {
+        self.0.read_pending(offset).into()
+    }
+    fn write(&self, _offset: u64, _size: u8, _value: u64) {}
+    fn constraints(&self) -> AccessConstraints {
+        ACCESS
+    }
+}
+
+#[cfg(test)]
+mod tests;
