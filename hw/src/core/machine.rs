@@ -121,6 +121,7 @@ impl Machine {
         for name in ["unattached", "peripheral", "peripheral-anon"] {
             host.tree.container(&format!("/machine/{name}"));
         }
+        host.memory.set_unattached(host.tree.container("/machine/unattached"));
         let mut tx = host.memory.transaction();
         let system = tx.container(RegionDesc::new("system", SIZE_ALL));
         let io = tx.io(RegionDesc::new("io", 0x1_0000), Arc::new(UnassignedIo));
@@ -140,8 +141,6 @@ impl Machine {
             main_bus, globals, numa: Mutex::default(), ready: AtomicBool::new(false),
             device_memory: OnceLock::new(), board: OnceLock::new(), run, extensions: Mutex::default(),
         });
-        machine.publish_region(None, "system", system);
-        machine.publish_region(None, "io", io);
         Ok(machine)
     }
 

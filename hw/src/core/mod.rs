@@ -12,7 +12,6 @@ pub mod machine_types;
 pub mod numa;
 pub mod qdev;
 pub mod qtree;
-pub mod region;
 pub mod runstate;
 
 pub use bus::{Bus, BusState, PlainBus};
@@ -31,6 +30,5 @@ pub fn register(registry: &mut qom::Registry) {
     registry.register(bus::plain_bus_class("System", "bus", None).instance(|class| {
         PlainBus::new(class, "main-system-bus", None)
     }));
-    registry.register(region::class());
     machine_object::register(registry);
 }

@@ -232,11 +232,6 @@ impl PciState {
         inner.msix_cap = Some(cap);
         inner.msix_regions = vec![table, pba, bar];
         drop(inner);
-        if let Some(object) = self.object() {
-            for (name, region) in [("msix-table", table), ("msix-pba", pba), (&*name, bar)] {
-                machine.publish_region(Some(&object), name, region);
-            }
-        }
         Ok(())
     }
 
@@ -246,10 +241,9 @@ impl PciState {
         self.msix.get().filter(|_| self.inner().msix_cap.is_some())
     }
 
-    /// Who owns the device's regions, for `info mtree -o`.
+    /// Who owns the device's regions; nobody before it is in the tree.
     pub fn owner(&self) -> Owner {
-        let path = self.object().map_or_else(String::new, |o| o.path());
-        Owner::device(self.dev.id().as_deref(), path)
+        self.object().map_or(Owner::None, |o| Owner::of(&o))
     }
 
     fn object(&self) -> Option<ObjectRef> {
@@ -416,9 +410,6 @@ pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<(
     tx.commit();
     let place = Place { bus, devfn, memory: Arc::clone(machine.memory()), master, master_alias, space };
     *state.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
-    let object: ObjectRef = Arc::<T>::clone(&device);
-    machine.publish_region(Some(&object), "bus master container", master);
-    machine.publish_region(Some(&object), "bus master", master_alias);
     let done = Arc::clone(&device).pci_realize(machine);
     if done.is_err() {
         device.pci().take_off(machine);
