@@ -6,6 +6,7 @@
 //! | [`pci`] | configuration space, BARs, MSI-X, root buses |
 
 pub mod core;
+pub mod i386;
 pub mod pci;
 
 /// Registers every class of this crate.
