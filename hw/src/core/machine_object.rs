@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qapi::{Error, Value};
-use qom::{Object, ObjectCore, Property, Registry, TypeInfo, object};
+use qom::{ObjectCore, Property, Registry, TypeInfo, object};
 
 use super::machine_types::{Board, TYPES};
 

@@ -69,7 +69,7 @@ fn regions(state: &PciState) -> Vec<PciMemoryRegion> {
         };
         PciMemoryRegion {
             bar: i64::from(bar.index),
-            r#type: kind.into(),
+            type_: kind.into(),
             // Unmapped is all ones, -1 as a signed number.
             address: bar.mapped.unwrap_or(u64::MAX).cast_signed(),
             size: bar.size.cast_signed(),

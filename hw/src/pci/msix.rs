@@ -66,7 +66,7 @@ impl Vector {
 
     fn fire(&mut self, irq: &Arc<dyn IrqChip>) {
         if self.route.is_none() {
-            self.route = irq.msi_route(self.message()).ok();
+            self.route = Arc::clone(irq).msi_route(self.message()).ok();
         }
         match &self.route {
             Some(route) => route.trigger(),

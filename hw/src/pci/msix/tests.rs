@@ -8,7 +8,7 @@ impl IrqChip for Chip {
     fn send_msi(&self, message: MsiMessage) {
         self.0.lock().unwrap().push(message);
     }
-    fn msi_route(&self, _message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
+    fn msi_route(self: Arc<Self>, _message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
         Err(qapi::Error::generic("none left"))
     }
 }
