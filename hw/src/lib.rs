@@ -5,12 +5,16 @@
 //! | [`core`] | devices, buses, the machine and its life |
 //! | [`pci`] | configuration space, BARs, MSI-X, root buses |
 
+pub mod acpi;
 pub mod core;
 pub mod i386;
+pub mod isa;
 pub mod pci;
 
 /// Registers every class of this crate.
 pub fn register(registry: &mut qom::Registry) {
     core::register(registry);
     pci::register(registry);
+    acpi::register(registry);
+    isa::register(registry);
 }

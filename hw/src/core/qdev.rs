@@ -206,6 +206,10 @@ fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<(
     }
     Arc::clone(device).realize(machine)?;
     device.dev().set_realized(true);
+    // Before `plug`: the guest must not be told of a device that is not in its power-on state.
+    if device.dev().is_hotplugged() {
+        reset_tree(device, ResetKind::Cold);
+    }
     for (done, handler) in handlers.iter().enumerate() {
         if let Err(error) = handler.plug(machine, device) {
             for undo in handlers[..done].iter().rev() {
@@ -214,9 +218,6 @@ fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<(
             unrealize(machine, device);
             return Err(error);
         }
-    }
-    if device.dev().is_hotplugged() {
-        reset_tree(device, ResetKind::Cold);
     }
     Ok(())
 }

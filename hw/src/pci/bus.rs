@@ -25,14 +25,13 @@ pub struct PciBusWiring {
     pub memory: RegionId,
     /// Where port BARs are mapped.
     pub io: RegionId,
-    /// Interrupts.
-    pub router: Arc<dyn IntxRouter>,
 }
 
 /// A root bus, number 0.
 pub struct PciBus {
     bus: BusState,
     wiring: OnceLock<PciBusWiring>,
+    router: OnceLock<Arc<dyn IntxRouter>>,
     inner: Mutex<Inner>,
 }
 
@@ -70,12 +69,22 @@ pub(super) fn register(registry: &mut Registry) {
 impl PciBus {
     /// A bus called `name`, not connected yet.
     pub fn new(class: &Arc<Class>, name: &str) -> Arc<Self> {
-        Arc::new(Self { bus: BusState::new(class, name), wiring: OnceLock::new(), inner: Mutex::default() })
+        Arc::new(Self {
+            bus: BusState::new(class, name),
+            wiring: OnceLock::new(),
+            router: OnceLock::new(),
+            inner: Mutex::default(),
+        })
     }
 
     /// Connects the bus. Before any device is realized on it; a second call changes nothing.
     pub fn connect(&self, wiring: PciBusWiring) {
         let _ = self.wiring.set(wiring);
+    }
+
+    /// Says who takes interrupt pins (the south bridge); a second call changes nothing.
+    pub fn route_interrupts(&self, router: Arc<dyn IntxRouter>) {
+        let _ = self.router.set(router);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -155,7 +164,7 @@ impl PciBus {
     /// A function's pin (1 for INTA#) changed; the line is up while any function raises it.
     pub(super) fn change_intx(&self, devfn: u8, pin: u8, level: bool) {
         let Some(pin) = pin.checked_sub(1) else { return };
-        let router = &self.wiring().router;
+        let Some(router) = self.router.get() else { return };
         let line = router.line(devfn >> 3, pin) & 7;
         let mut inner = self.inner();
         let raised = &mut inner.raised[usize::from(line)];
