@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`core`] | devices, buses, the machine and its life |
 //! | [`pci`] | configuration space, BARs, MSI-X, root buses |
+//! | [`isa`], [`acpi`] | south bridges and devices with fixed ports |
+//! | [`i386`] | the boards `pc`, `q35` and `none` |
 
 pub mod acpi;
 pub mod core;
@@ -17,4 +19,5 @@ pub fn register(registry: &mut qom::Registry) {
     pci::register(registry);
     acpi::register(registry);
     isa::register(registry);
+    i386::register(registry);
 }

@@ -63,9 +63,8 @@ impl MemoryConfig {
     /// QEMU's texts about `maxmem` and `slots`.
     pub fn check(&self, default: u64) -> Result<MemorySizes> {
         let size = self.size.filter(|s| *s != 0).unwrap_or(default);
-        let ram = size
-            .checked_next_multiple_of(RAM_ALIGN)
-            .ok_or_else(|| Error::generic("ram size too large"))?;
+        let ram =
+            size.checked_next_multiple_of(RAM_ALIGN).ok_or_else(|| Error::generic("ram size too large"))?;
         let Some(max) = self.maxmem else {
             if self.slots.is_some() {
                 return Err(Error::generic("slots specified but no max-size"));
@@ -131,9 +130,8 @@ impl SmpConfig {
     /// # Errors
     /// QEMU's texts about the topology.
     pub fn check(&self, machine: &str, limit: u64) -> Result<Smp> {
-        let given = [
-            self.cpus, self.sockets, self.dies, self.modules, self.cores, self.threads, self.maxcpus,
-        ];
+        let given =
+            [self.cpus, self.sockets, self.dies, self.modules, self.cores, self.threads, self.maxcpus];
         if given.contains(&Some(0)) {
             return Err(Error::generic(
                 "Invalid CPU topology: CPU topology parameters must be greater than zero",
@@ -209,7 +207,9 @@ impl Smp {
         let bits = |count: u32| u32::BITS - (count - 1).leading_zeros();
         let [socket, die, module, core, thread] = self.position(index);
         let mut id = socket;
-        for (part, count) in [(die, self.dies), (module, self.modules), (core, self.cores), (thread, self.threads)] {
+        for (part, count) in
+            [(die, self.dies), (module, self.modules), (core, self.cores), (thread, self.threads)]
+        {
             id = id << bits(count) | part;
         }
         id

@@ -284,19 +284,20 @@ impl DeviceState {
 
 /// The abstract class `device` with the properties every device has.
 pub(super) fn device_class() -> TypeInfo {
-    let dev = |o: &qom::ObjectRef| {
-        qom::cast::<dyn Device>(o).ok_or_else(|| Error::generic("not a device"))
-    };
+    let dev = |o: &qom::ObjectRef| qom::cast::<dyn Device>(o).ok_or_else(|| Error::generic("not a device"));
     TypeInfo::new("device")
         .property(
-            Property::new("realized", "bool").live().get_any(move |o| Ok(dev(o)?.dev().is_realized().into())).set_any(
-                move |o, value, name| {
+            Property::new("realized", "bool")
+                .live()
+                .get_any(move |o| Ok(dev(o)?.dev().is_realized().into()))
+                .set_any(move |o, value, name| {
                     let on = value.to_bool(name)?;
                     super::qdev::set_realized(&dev(o)?, on)
-                },
-            ),
+                }),
         )
-        .property(Property::new("hotplugged", "bool").get_any(move |o| Ok(dev(o)?.dev().is_hotplugged().into())))
+        .property(
+            Property::new("hotplugged", "bool").get_any(move |o| Ok(dev(o)?.dev().is_hotplugged().into())),
+        )
         .property(Property::new("hotpluggable", "bool").get_any(move |o| {
             let device = dev(o)?;
             let class = device.core().class().extension::<DeviceClass>().is_none_or(|c| c.hotpluggable);

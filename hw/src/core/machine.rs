@@ -16,12 +16,14 @@ use qom::{Input, ObjectRef, Tree, cast};
 
 use super::bus::Bus;
 use super::config::{MachineConfig, MemorySizes, Smp};
+use super::device::Device;
 use super::globals::Globals;
 use super::machine_object::MachineObject;
 use super::machine_types::{Board as BoardKind, MachineType};
 use super::numa::{Numa, NumaNodeOptions};
 use super::runstate::RunControl;
 use crate::i386;
+use crate::pci::PciBus;
 
 /// Takes events for the monitors. Called on the main loop thread and on vCPU threads.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -53,10 +55,13 @@ pub trait Board: Send + Sync {
     /// The power button was pressed.
     fn power_button(&self, _machine: &Arc<Machine>) {}
 
-    /// Size of the RAM below 4 GiB, bytes.
-    fn ram_below_4g(&self) -> u64 {
-        0
+    /// The root PCI bus.
+    fn pci_bus(&self) -> Option<Arc<PciBus>> {
+        None
     }
+
+    /// A device was added while the machine runs; it is in its power-on state and the guest has not been told.
+    fn device_plugged(&self, _machine: &Arc<Machine>, _device: &Arc<dyn Device>) {}
 }
 
 /// Where memory devices live.
@@ -131,15 +136,30 @@ impl Machine {
         let sysbus = registry.lookup("System").map(|c| c.create()).transpose()?;
         let sysbus = sysbus.ok_or_else(|| Error::generic("hw::register was not called"))?;
         host.tree.container("/machine/unattached").add_child("sysbus", Arc::clone(&sysbus))?;
-        let main_bus =
-            cast::<dyn Bus>(&sysbus).ok_or_else(|| Error::generic("class 'System' is no bus"))?;
+        let main_bus = cast::<dyn Bus>(&sysbus).ok_or_else(|| Error::generic("class 'System' is no bus"))?;
         let globals = Globals::default();
         globals.add_compat(&kind.compat().collect::<Vec<_>>());
         let run = RunControl::new(config.no_reboot, config.no_shutdown);
         let machine = Arc::new(Self {
-            host, kind, object, config, smp, cpu, sizes: OnceLock::new(), system, io, system_space, io_space,
-            main_bus, globals, numa: Mutex::default(), ready: AtomicBool::new(false),
-            device_memory: OnceLock::new(), board: OnceLock::new(), run, extensions: Mutex::default(),
+            host,
+            kind,
+            object,
+            config,
+            smp,
+            cpu,
+            sizes: OnceLock::new(),
+            system,
+            io,
+            system_space,
+            io_space,
+            main_bus,
+            globals,
+            numa: Mutex::default(),
+            ready: AtomicBool::new(false),
+            device_memory: OnceLock::new(),
+            board: OnceLock::new(),
+            run,
+            extensions: Mutex::default(),
         });
         Ok(machine)
     }

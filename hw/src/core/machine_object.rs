@@ -151,10 +151,9 @@ fn fixed_flag(name: &'static str, help: &'static str) -> Property {
 }
 
 fn fixed_off(name: &'static str, help: &'static str) -> Property {
-    Property::new(name, "OnOffAuto")
-        .description(help)
-        .get(|_: &MachineObject| Ok("off".into()))
-        .set(|_: &MachineObject, v, name| {
+    Property::new(name, "OnOffAuto").description(help).get(|_: &MachineObject| Ok("off".into())).set(
+        |_: &MachineObject, v, name| {
             if v.to_enum(name, &ON_OFF_AUTO)? == 1 { Err(absent(name)) } else { Ok(()) }
-        })
+        },
+    )
 }

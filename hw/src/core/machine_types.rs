@@ -192,7 +192,11 @@ mod tests {
     #[test]
     fn help_reads_as_qemus() {
         let text = help();
-        assert!(text.contains("pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-10.0)\n"));
+        assert!(
+            text.contains(
+                "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-10.0)\n"
+            )
+        );
         assert!(text.contains("pc-i440fx-10.0       Standard PC (i440FX + PIIX, 1996) (default)\n"));
         assert!(text.contains("pc-q35-7.0           Standard PC (Q35 + ICH9, 2009) (deprecated)\n"));
         assert!(text.ends_with("none                 empty machine\n"));

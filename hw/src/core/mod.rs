@@ -27,8 +27,9 @@ pub use numa::{Numa, NumaNode, NumaNodeOptions};
 pub fn register(registry: &mut qom::Registry) {
     registry.register(device::device_class());
     registry.register(bus::bus_class());
-    registry.register(bus::plain_bus_class("System", "bus", None).instance(|class| {
-        PlainBus::new(class, "main-system-bus", None)
-    }));
+    registry.register(
+        bus::plain_bus_class("System", "bus", None)
+            .instance(|class| PlainBus::new(class, "main-system-bus", None)),
+    );
     machine_object::register(registry);
 }

@@ -104,10 +104,7 @@ fn choose_bus(
             .ok_or_else(|| Error::generic(format!("Bus '{name}' not found")))?;
         return match info.bus {
             Some(wanted) if fits(&bus, wanted) => Ok(Some(bus)),
-            _ => Err(Error::generic(format!(
-                "Device '{driver}' can't go on {} bus",
-                bus.bus().type_name()
-            ))),
+            _ => Err(Error::generic(format!("Device '{driver}' can't go on {} bus", bus.bus().type_name()))),
         };
     }
     let Some(wanted) = info.bus else { return Ok(None) };
@@ -153,9 +150,8 @@ pub fn build(
     properties: &[(&str, Value)],
 ) -> Result<Arc<dyn Device>> {
     let registry = machine.tree().registry();
-    let class = registry
-        .lookup(type_name)
-        .ok_or_else(|| Error::generic(format!("unknown type '{type_name}'")))?;
+    let class =
+        registry.lookup(type_name).ok_or_else(|| Error::generic(format!("unknown type '{type_name}'")))?;
     let device = create(machine, class)?;
     let object = Arc::clone(&device) as ObjectRef;
     for (name, value) in properties {
@@ -185,7 +181,11 @@ pub enum Place<'a> {
 ///
 /// # Errors
 /// The device is on no bus then and holds nothing.
-pub fn realize_on(machine: &Arc<Machine>, device: &Arc<dyn Device>, bus: Option<&Arc<dyn Bus>>) -> Result<()> {
+pub fn realize_on(
+    machine: &Arc<Machine>,
+    device: &Arc<dyn Device>,
+    bus: Option<&Arc<dyn Bus>>,
+) -> Result<()> {
     let dev = device.dev();
     dev.set_machine(machine);
     if let Some(bus) = bus {
@@ -209,6 +209,9 @@ fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<(
     // Before `plug`: the guest must not be told of a device that is not in its power-on state.
     if device.dev().is_hotplugged() {
         reset_tree(device, ResetKind::Cold);
+        if let Some(board) = machine.board() {
+            board.device_plugged(machine, device);
+        }
     }
     for (done, handler) in handlers.iter().enumerate() {
         if let Err(error) = handler.plug(machine, device) {

@@ -69,7 +69,11 @@ fn print_value(property: &Property, value: &Value) -> String {
         }
         // Slot and function, shown as they are written.
         Value::Int(i) if property.name() == "addr" && property.type_name() == "str" => {
-            if *i < 0 { "<unset>".into() } else { format!("{:02x}.{:x}", i >> 3, i & 7) }
+            if *i < 0 {
+                "<unset>".into()
+            } else {
+                format!("{:02x}.{:x}", i >> 3, i & 7)
+            }
         }
         Value::Int(i) => format!("{i} ({i:#x})"),
         Value::UInt(u) => format!("{u} ({u:#x})"),

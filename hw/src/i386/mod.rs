@@ -1,15 +1,48 @@
-//! The PC boards.
+//! The PC boards: where memory is, bridges and legacy devices, vCPUs, what firmware would do, loading the built-in guest.
 
+pub mod boot;
+pub mod cpu;
+pub mod elf;
+pub mod firmware;
+pub mod host_bridge;
+pub mod layout;
+mod pc;
 pub mod ram;
 
 use std::sync::Arc;
 
+use qapi::Result;
+
 use crate::core::machine::{Board, Machine};
+use crate::core::machine_types::Board as Kind;
+
+/// Registers bridges and vCPUs.
+pub fn register(registry: &mut qom::Registry) {
+    host_bridge::register(registry);
+    cpu::register(registry);
+}
 
 /// Builds the board of a machine.
 ///
 /// # Errors
 /// QEMU's texts.
-pub fn build(_machine: &Arc<Machine>) -> qapi::Result<Arc<dyn Board>> {
-    Err(qapi::Error::generic("in progress"))
+pub fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
+    match machine.kind().board {
+        Kind::I440fx | Kind::Q35 => pc::build(machine),
+        Kind::None => {
+            if let Some(ram) = ram::take(machine)? {
+                machine.memory().transaction().add_subregion(machine.system_region(), 0, ram, 0);
+            }
+            Ok(Arc::new(NoBoard))
+        }
+    }
+}
+
+/// The machine `none`: no processor, no devices.
+struct NoBoard;
+
+impl Board for NoBoard {
+    fn boot(&self, _machine: &Arc<Machine>) -> Result<()> {
+        Ok(())
+    }
 }

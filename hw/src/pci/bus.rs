@@ -104,6 +104,11 @@ impl PciBus {
         }
     }
 
+    /// Whether it is a PCI Express bus.
+    pub fn is_express(&self) -> bool {
+        self.bus.type_name() == "PCIE"
+    }
+
     /// The function in a slot.
     pub fn function(&self, devfn: u8) -> Option<Arc<dyn PciDevice>> {
         self.inner().functions.get(&devfn).cloned()
@@ -119,13 +124,14 @@ impl PciBus {
         let mut inner = self.inner();
         let name = device.dev().type_name();
         let devfn = match wanted {
-            None => (0..=31u8).map(|slot| slot << 3).find(|devfn| !inner.functions.contains_key(devfn)).ok_or_else(
-                || {
+            None => (0..=31u8)
+                .map(|slot| slot << 3)
+                .find(|devfn| !inner.functions.contains_key(devfn))
+                .ok_or_else(|| {
                     Error::generic(format!(
                         "PCI: no slot/function available for {name}, all in use or reserved"
                     ))
-                },
-            )?,
+                })?,
             Some(devfn) => devfn,
         };
         let (slot, function) = (devfn >> 3, devfn & 7);

@@ -204,9 +204,9 @@ impl ConfigSpace {
     /// offset; `None` when there is no room.
     pub fn add_capability(&mut self, id: u8, size: usize) -> Option<u16> {
         let size = size.next_multiple_of(4);
-        let at = (HEADER_SIZE..256).step_by(4).find(|&at| {
-            at + size <= 256 && self.used[at..at + size].iter().all(|used| !used)
-        })?;
+        let at = (HEADER_SIZE..256)
+            .step_by(4)
+            .find(|&at| at + size <= 256 && self.used[at..at + size].iter().all(|used| !used))?;
         self.used[at..at + size].fill(true);
         self.writable[at..at + size].fill(0);
         let offset = at as u16;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use memory::{AccessConstraints, RegionDesc, RegionId, RegionOps};
+use memory::{AccessConstraints, Owner, RegionDesc, RegionId, RegionOps};
 
 use super::bus::PciBus;
 use super::device::{config_read, config_write};
@@ -42,10 +42,11 @@ impl ConfigPorts {
     }
 
     /// Puts both registers into the port space and returns their regions.
-    pub fn map(self: &Arc<Self>, machine: &Arc<Machine>) -> [RegionId; 2] {
+    pub fn map(self: &Arc<Self>, machine: &Arc<Machine>, owner: &Owner) -> [RegionId; 2] {
         let mut tx = machine.memory().transaction();
-        let index = tx.io(RegionDesc::new("pci-conf-idx", 4), Arc::new(Index(Arc::clone(self))));
-        let data = tx.io(RegionDesc::new("pci-conf-data", 4), Arc::new(Data(Arc::clone(self))));
+        let desc = |name| RegionDesc::new(name, 4).owned_by(owner.clone());
+        let index = tx.io(desc("pci-conf-idx"), Arc::new(Index(Arc::clone(self))));
+        let data = tx.io(desc("pci-conf-data"), Arc::new(Data(Arc::clone(self))));
         tx.add_subregion(machine.io_region(), CONFIG_ADDRESS, index, 0);
         tx.add_subregion(machine.io_region(), CONFIG_DATA, data, 0);
         [index, data]

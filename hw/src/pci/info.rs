@@ -37,8 +37,7 @@ fn device_info(devfn: u8, device: &dyn PciDevice) -> PciDeviceInfo {
     let state = device.pci();
     let word = |offset: u16| i64::from(state.with_config(|c| c.get16(offset)));
     let class = word(reg::CLASS + 1);
-    let (line, pin) =
-        state.with_config(|c| (c.read(reg::INTERRUPT_LINE, 1), c.read(reg::INTERRUPT_PIN, 1)));
+    let (line, pin) = state.with_config(|c| (c.read(reg::INTERRUPT_LINE, 1), c.read(reg::INTERRUPT_PIN, 1)));
     PciDeviceInfo {
         bus: 0,
         slot: i64::from(devfn >> 3),

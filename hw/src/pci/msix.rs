@@ -58,10 +58,7 @@ struct Vector {
 
 impl Vector {
     fn message(&self) -> MsiMessage {
-        MsiMessage {
-            address: u64::from(self.words[0]) | u64::from(self.words[1]) << 32,
-            data: self.words[2],
-        }
+        MsiMessage { address: u64::from(self.words[0]) | u64::from(self.words[1]) << 32, data: self.words[2] }
     }
 
     fn fire(&mut self, irq: &Arc<dyn IrqChip>) {
@@ -167,9 +164,8 @@ impl Msix {
     fn read_pending(&self, offset: u64) -> u32 {
         let state = self.lock();
         let first = offset as usize * 8;
-        (0..32).fold(0, |bits, i| {
-            bits | u32::from(state.vectors.get(first + i).is_some_and(|v| v.pending)) << i
-        })
+        (0..32)
+            .fold(0, |bits, i| bits | u32::from(state.vectors.get(first + i).is_some_and(|v| v.pending)) << i)
     }
 }
 

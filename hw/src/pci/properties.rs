@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn addresses_are_slot_and_function() {
-        let parse = |text| parse_addr(Input::Option(text), "virtio-mem-pci", "addr").map_err(|e| e.desc().to_owned());
+        let parse =
+            |text| parse_addr(Input::Option(text), "virtio-mem-pci", "addr").map_err(|e| e.desc().to_owned());
         assert_eq!(parse("1f.7"), Ok(Some(0xff)));
         assert_eq!(parse("06"), Ok(Some(0x30)));
         for bad in ["20", "zz", "1.8", "", "+1", "1."] {

@@ -29,7 +29,8 @@ fn ram_is_rounded_up_and_zero_is_the_default() {
 
 #[test]
 fn topology_is_completed_and_checked() {
-    let smp = SmpConfig { sockets: Some(2), cores: Some(2), ..SmpConfig::default() }.check("pc", 255).unwrap();
+    let smp =
+        SmpConfig { sockets: Some(2), cores: Some(2), ..SmpConfig::default() }.check("pc", 255).unwrap();
     assert_eq!((smp.cpus, smp.maxcpus, smp.threads), (4, 4, 1));
     let smp = SmpConfig { cpus: Some(6), ..SmpConfig::default() }.check("pc", 255).unwrap();
     assert_eq!((smp.sockets, smp.cores), (1, 6));

@@ -75,8 +75,5 @@ fn distances_are_checked() {
     add(&mut n, node()).unwrap();
     assert!(text(n.add_distance(0, 5, 20)).starts_with("Source/Destination NUMA node is missing"));
     assert_eq!(text(n.add_distance(0, 0, 20)), "Local distance of node 0 should be 10.");
-    assert_eq!(
-        text(n.add_distance(0, 0, 5)),
-        "NUMA distance (5) is invalid, it shouldn't be less than 10."
-    );
+    assert_eq!(text(n.add_distance(0, 0, 5)), "NUMA distance (5) is invalid, it shouldn't be less than 10.");
 }

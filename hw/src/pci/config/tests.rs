@@ -9,10 +9,7 @@ fn virtio() -> ConfigSpace {
 fn the_header_is_laid_out_as_in_the_oracle() {
     let mut space = virtio();
     space.add_capability(9, 16).unwrap();
-    assert_eq!(
-        space.bytes()[..16],
-        [0xf4, 0x1a, 0x58, 0x10, 0, 0, 0x10, 0, 1, 0, 0xff, 0, 0, 0, 0, 0]
-    );
+    assert_eq!(space.bytes()[..16], [0xf4, 0x1a, 0x58, 0x10, 0, 0, 0x10, 0, 1, 0, 0xff, 0, 0, 0, 0, 0]);
     assert_eq!(space.get32(reg::SUBSYSTEM_VENDOR), 0x1100_1af4);
 }
 

@@ -31,7 +31,10 @@ fn sent(chip: &Chip) -> Vec<u32> {
 #[test]
 fn layout_of_two_vectors_is_the_oracles() {
     let layout = MsixLayout::exclusive(2);
-    assert_eq!((layout.table_size, layout.pba_offset, layout.pba_size, layout.bar_size), (32, 0x800, 8, 4096));
+    assert_eq!(
+        (layout.table_size, layout.pba_offset, layout.pba_size, layout.bar_size),
+        (32, 0x800, 8, 4096)
+    );
     assert_eq!(MsixLayout::exclusive(2048).bar_size, 65536);
 }
 
@@ -67,5 +70,8 @@ fn reset_masks_and_forgets() {
     msix.notify(0);
     msix.reset();
     msix.set_control(true, false);
-    assert_eq!((sent(&chip), msix.read_pending(0), msix.read_table(12), msix.read_table(8)), (vec![], 0, 1, 0));
+    assert_eq!(
+        (sent(&chip), msix.read_pending(0), msix.read_table(12), msix.read_table(8)),
+        (vec![], 0, 1, 0)
+    );
 }
