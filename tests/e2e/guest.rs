@@ -4,6 +4,7 @@ use tests::oracle::transcript::{Line, Step};
 use tests::{Need, Vm, have};
 
 use crate::replay::{Guest, Player, first_start, lines};
+use crate::session::with_guest;
 
 #[test]
 fn sizes_on_pc_with_a_guest_on_kvm_are_the_oracles() {
@@ -22,14 +23,19 @@ fn sizes_on_q35_with_a_guest_on_sim_are_the_oracles() {
 
 /// The part of a session that a guest of any kind does alike: requested sizes and what is said of them.
 fn replay(file: &str, accel: &str) {
-    if !have(&[Need::Oracle, Need::Pliant]) || (accel == "kvm" && !have(&[Need::Kvm])) {
+    let needs: &[Need] =
+        if accel == "kvm" { &[Need::Oracle, Need::Kvm] } else { &[Need::Oracle, Need::Pliant] };
+    if !have(needs) {
         return;
     }
     let steps = lines(file, &["(", "free", "exit "]);
     let args = crate::scenarios::without_linux(first_start(&steps));
-    let vm = Vm::new().accel(accel).args(args).qmp().hmp().start();
+    let vm = with_guest(Vm::new().accel(accel)).args(args).qmp().hmp().start();
     let mut player = Player::with_guest(file, vm, Guest::Real);
-    for line in steps.iter().filter(|line| about_sizes(line)) {
+    // In the last part the recorded Linux guest could not give back all that it was asked for.
+    let last =
+        |line: &&Line| !matches!(&line.step, Step::Heading(heading) if heading.starts_with("stop/cont"));
+    for line in steps.iter().take_while(last).filter(|line| about_sizes(line)) {
         player.play(line);
     }
     player.finish();

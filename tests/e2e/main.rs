@@ -1,6 +1,8 @@
 //! End-to-end tests of the program: replays of the oracle and tests of our own, each with a machine of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod chardevs;
+mod console;
 mod device;
 mod garbage;
 mod guest;
@@ -12,4 +14,5 @@ mod qmp_protocol;
 mod replay;
 mod runtime_errors;
 mod scenarios;
+mod session;
 mod startup_errors;
