@@ -143,18 +143,15 @@ impl KvmAccel {
             init_error(&format!("Could not access KVM kernel module: {}", os_text(&error)), &error)
         })?;
         let kvm = kick::kvm_from_file(file);
-        match kvm.get_api_version() {
-            API_VERSION => {}
-            ..0 => return Err(init_error("kvm version too old", &io::Error::last_os_error())),
-            ..API_VERSION => {
-                return Err(init_error("kvm version too old", &io::Error::from_raw_os_error(libc::EINVAL)));
-            }
-            _ => {
-                return Err(init_error(
-                    "kvm version not supported",
-                    &io::Error::from_raw_os_error(libc::EINVAL),
-                ));
-            }
+        let version = kvm.get_api_version();
+        if version != API_VERSION {
+            let error = match version {
+                ..0 => io::Error::last_os_error(),
+                _ => io::Error::from_raw_os_error(libc::EINVAL),
+            };
+            let what =
+                if version < API_VERSION { "kvm version too old" } else { "kvm version not supported" };
+            return Err(init_error(what, &error));
         }
         Self::create(kvm).map_err(|error| init_error("", &error))
     }

@@ -1,11 +1,17 @@
 //! The `qtest` accelerator: no guest code runs; a test client reads and writes the machine over a text protocol.
 //!
 //! [`QtestAccel`] knows the line levels and the vCPUs; [`session::Session`] is the protocol, bytes in and bytes out, usable
-//! without descriptors. Guest time is manual (`mainloop::VirtualClock::set_manual`).
+//! without descriptors; [`Server`] runs it over a character device (`-qtest`), with any accelerator. Guest time under this
+//! accelerator is manual: the program calls `mainloop::VirtualClock::set_manual`.
 //!
 //! Left out: vCPU threads (QEMU has idle ones), `set_irq_in`, `module_load`.
 
+mod log;
+mod server;
 pub mod session;
+
+pub use log::{Log, LogTarget};
+pub use server::{Server, Target};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -23,7 +23,7 @@ use std::fmt::Write;
 /// Longest line, bytes.
 pub const MAX_LINE: usize = 2 * MAX_TRANSFER + 128;
 /// Most bytes of guest memory in one command.
-pub const MAX_TRANSFER: usize = 64 << 20;
+pub const MAX_TRANSFER: usize = 16 << 20;
 /// Most bytes that one `memset` fills.
 const MAX_FILL: u64 = 64 << 30;
 const FILL_CHUNK: usize = 64 << 10;
@@ -69,6 +69,15 @@ pub fn irq_line(line: u32, level: bool) -> String {
     format!("IRQ {} {line}\n", if level { "raise" } else { "lower" })
 }
 
+/// What passes between client and machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange<'a> {
+    /// A command, without its line end.
+    Command(&'a str),
+    /// A reply, with its line end.
+    Reply(&'a str),
+}
+
 /// One client's connection: the start of a line that has not ended.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -84,25 +93,26 @@ impl Session {
         Self::default()
     }
 
-    /// Takes bytes from the client, in pieces of any size. `exchange` hears each command and its reply (with its
-    /// line end) in order; replies are to be sent in that order.
-    pub fn feed(&mut self, machine: &mut dyn Machine, bytes: &[u8], mut exchange: impl FnMut(&str, &str)) {
+    /// Takes bytes from the client, in pieces of any size. `exchange` hears of each command before it runs and of its
+    /// reply after; replies are to be sent in that order.
+    pub fn feed(&mut self, machine: &mut dyn Machine, bytes: &[u8], mut exchange: impl FnMut(Exchange<'_>)) {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             self.push(&rest[..end]);
             rest = &rest[end + 1..];
             let line = std::mem::take(&mut self.line);
             if std::mem::take(&mut self.skipping) {
-                exchange("", "FAIL Line too long\n");
+                exchange(Exchange::Reply("FAIL Line too long\n"));
                 continue;
             }
             let line = String::from_utf8_lossy(&line);
             let line = line.strip_suffix('\r').unwrap_or(&line);
             // An empty line is no command.
             if !line.is_empty() {
+                exchange(Exchange::Command(line));
                 let mut reply = run(machine, line).unwrap_or_else(|error| format!("FAIL {error}"));
                 reply.push('\n');
-                exchange(line, &reply);
+                exchange(Exchange::Reply(&reply));
             }
         }
         self.push(rest);

@@ -76,5 +76,5 @@ fn features_are_added_and_removed_and_missing_ones_named() {
     let table = build(&poor, &model, &SECOND_OF_THREE, |name| missing.push(name.to_owned())).unwrap();
     assert_eq!(missing, ["avx"]);
     assert_eq!(leaf(&table, 1, 0).unwrap().ecx, 0);
-    assert_eq!(super::phys_bits(&table), 36);
+    assert_eq!(phys_bits(&table), 36);
 }

@@ -4,7 +4,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use memory::{AccessConstraints, AddressSpace, Memory, RamBlock, RamSpec, RegionDesc, RegionId, RegionOps, SIZE_ALL, UnassignedIo};
+use memory::{
+    AccessConstraints, AddressSpace, Memory, RamBlock, RamSpec, RegionDesc, RegionId, RegionOps, SIZE_ALL,
+    UnassignedIo,
+};
 
 use super::super::KvmAccel;
 use crate::{Accel, BootState, CpuModel, VcpuConfig, VcpuEvents};
@@ -111,9 +114,8 @@ impl Rig {
         let accel = kvm()?;
         let memory = Memory::new();
         let (sender, reports) = mpsc::channel();
-        let probe = |report| {
-            Arc::new(Probe { reports: Mutex::new(sender.clone()), report, hook: Mutex::default() })
-        };
+        let probe =
+            |report| Arc::new(Probe { reports: Mutex::new(sender.clone()), report, hook: Mutex::default() });
         let port_probe = probe(|offset, size, value| Report::Port(offset as u16, size, value));
         let mmio_probe = probe(|offset, size, value| Report::Mmio(offset, size, value));
         let ram = memory.create_ram(RamSpec::anonymous("ram", RAM)).unwrap();

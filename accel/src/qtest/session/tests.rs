@@ -52,7 +52,10 @@ impl Machine for Model {
 
 fn replies(machine: &mut Model, session: &mut Session, bytes: &[u8]) -> String {
     let mut text = String::new();
-    session.feed(machine, bytes, |_, reply| text.push_str(reply));
+    session.feed(machine, bytes, |exchange| match exchange {
+        Exchange::Command(line) => assert!(!line.is_empty()),
+        Exchange::Reply(reply) => text.push_str(reply),
+    });
     text
 }
 
