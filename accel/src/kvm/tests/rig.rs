@@ -117,7 +117,7 @@ impl Rig {
         let probe =
             |report| Arc::new(Probe { reports: Mutex::new(sender.clone()), report, hook: Mutex::default() });
         let port_probe = probe(|offset, size, value| Report::Port(offset as u16, size, value));
-        let mmio_probe = probe(|offset, size, value| Report::Mmio(offset, size, value));
+        let mmio_probe = probe(Report::Mmio);
         let ram = memory.create_ram(RamSpec::anonymous("ram", RAM)).unwrap();
         let rom = memory.create_ram(RamSpec::anonymous("rom", ROM_SIZE)).unwrap();
         rom.write(0, program).unwrap();
