@@ -44,6 +44,8 @@ struct State {
     escaped: bool,
     /// Input by port, in order of arrival.
     buffers: Vec<(u64, VecDeque<u8>)>,
+    /// A flush is on its way through the loop.
+    flush_posted: bool,
     /// Timestamps are on; when the first was printed.
     timestamps: bool,
     first_stamp: Option<Instant>,
@@ -104,7 +106,13 @@ impl Backend for Mux {
     }
 
     fn accept_input(&self) {
-        if self.input.lock().buffers.iter().any(|(_, buffer)| !buffer.is_empty()) {
+        let flush = {
+            let mut state = self.input.lock();
+            let waiting = state.buffers.iter().any(|(_, buffer)| !buffer.is_empty());
+            // One posted flush is enough however often the guest reads meanwhile.
+            waiting && !std::mem::replace(&mut state.flush_posted, true)
+        };
+        if flush {
             let input = Arc::clone(&self.input);
             let base = Arc::downgrade(self.base.chardev());
             self.input.sink.handle().post(move || {
@@ -161,7 +169,11 @@ impl Input {
 
     /// Hands kept input to the front ends that have room. Loop thread only.
     fn flush(&self) {
-        let ports: Vec<u64> = self.lock().buffers.iter().map(|(port, _)| *port).collect();
+        let ports: Vec<u64> = {
+            let mut state = self.lock();
+            state.flush_posted = false;
+            state.buffers.iter().map(|(port, _)| *port).collect()
+        };
         for port in ports {
             while let Some(room) = self.sink.can_read_of(port).filter(|room| *room > 0) {
                 let data: Vec<u8> = {

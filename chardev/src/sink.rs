@@ -5,7 +5,6 @@
 //! thread: the next [`Sink::sync`] on the loop thread tells each port what it does not know.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mainloop::Handle;
@@ -21,7 +20,6 @@ pub(crate) struct Sink {
     handle: Handle,
     this: Weak<Sink>,
     is_mux: bool,
-    sync_posted: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -57,13 +55,7 @@ impl fmt::Debug for Sink {
 
 impl Sink {
     pub(crate) fn new(handle: Handle, is_mux: bool) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
-            handle,
-            this: this.clone(),
-            is_mux,
-            sync_posted: AtomicBool::new(false),
-            state: Mutex::default(),
-        })
+        Arc::new_cyclic(|this| Self { handle, this: this.clone(), is_mux, state: Mutex::default() })
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -275,13 +267,7 @@ impl Sink {
     }
 
     fn post_sync(&self) {
-        if self.sync_posted.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.post(|sink| {
-            sink.sync_posted.store(false, Ordering::Release);
-            sink.sync();
-        });
+        self.post(Self::sync);
     }
 
     /// Tells every port what it does not know yet. Loop thread only.
@@ -340,3 +326,6 @@ impl State {
 fn lock_handler(handler: &Handler) -> MutexGuard<'_, Box<dyn Frontend>> {
     handler.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

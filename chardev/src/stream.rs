@@ -124,26 +124,28 @@ impl Stream {
     ) -> std::io::Result<()> {
         self.close();
         let handle = self.sink.handle();
-        let mut inner = self.lock();
-        let epoch = inner.epoch;
-        if let Some(source) = &source {
+        let epoch = self.lock().epoch;
+        let watch_source = |end: &End| {
             let this = self.this.clone();
-            let watch = handle.watch(source.as_fd(), Interest::READ, move |ready| {
+            handle.watch(end.as_fd(), Interest::READ, move |ready| {
                 if let Some(stream) = this.upgrade() {
                     stream.readable(epoch, ready);
                 }
-            })?;
-            inner.read_watch = Some(watch);
-        }
-        if let Some(dest) = &dest {
+            })
+        };
+        let watch_dest = |end: &End| {
             let this = self.this.clone();
-            let watch = handle.watch(dest.as_fd(), Interest::NONE, move |_| {
+            handle.watch(end.as_fd(), Interest::NONE, move |_| {
                 if let Some(stream) = this.upgrade() {
                     stream.drain(epoch);
                 }
-            })?;
-            inner.write_watch = Some(watch);
-        }
+            })
+        };
+        // Both or neither: a watch whose stream does not know its descriptor would make the loop spin.
+        let read_watch = source.as_ref().map(watch_source).transpose()?;
+        let write_watch = dest.as_ref().map(watch_dest).transpose()?;
+        let mut inner = self.lock();
+        (inner.read_watch, inner.write_watch) = (read_watch, write_watch);
         self.paused.store(false, Ordering::SeqCst);
         (inner.source, inner.dest, inner.filter, inner.open) = (source, dest, filter, true);
         Ok(())
@@ -409,3 +411,6 @@ fn has_input(source: &End) -> bool {
         FdKind::File => rustix::io::ioctl_fionread(source.as_fd()).is_ok_and(|count| count > 0),
     }
 }
+
+#[cfg(test)]
+mod tests;
