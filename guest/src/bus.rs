@@ -151,3 +151,6 @@ pub const fn pattern(addr: u64, generation: u64) -> u64 {
 pub const fn pattern_step() -> u64 {
     PATTERN_STEP
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub mod mem;
 pub mod pci;
 pub mod program;
 pub mod start_info;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod virtio;
 

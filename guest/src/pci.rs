@@ -232,3 +232,6 @@ pub fn scan<B: Bus>(bus: &mut B, mut visit: impl FnMut(&mut B, Function, u16, u1
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

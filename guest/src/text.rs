@@ -28,3 +28,6 @@ pub fn parse_number(text: &str) -> Option<u64> {
 pub fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).next_back()
 }
+
+#[cfg(test)]
+mod tests;

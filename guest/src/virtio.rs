@@ -77,6 +77,8 @@ pub enum VirtioError {
     NoMemory,
     /// The device configuration makes no sense, or another one than before.
     BadConfig,
+    /// The bus was [stopped](Bus::stopped) during a wait.
+    Stopped,
 }
 
 impl From<PciError> for VirtioError {
@@ -97,6 +99,7 @@ impl core::fmt::Display for VirtioError {
             Self::NeedsReset => f.write_str("device needs reset"),
             Self::BadUsedRing => f.write_str("used ring is broken"),
             Self::NoMemory => f.write_str("out of guest memory"),
+            Self::Stopped => f.write_str("stopped while waiting"),
             Self::BadConfig => f.write_str("device configuration makes no sense"),
         }
     }

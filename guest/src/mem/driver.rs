@@ -299,7 +299,7 @@ impl Driver {
     /// records are not changed.
     ///
     /// # Errors
-    /// When the device breaks down, or [`Bus::stopped`] while waiting (as [`VirtioError::NeedsReset`]).
+    /// When the device breaks down, or [`VirtioError::Stopped`].
     pub fn request(&mut self, bus: &mut impl Bus, request: Request) -> Result<Response, VirtioError> {
         self.submit(bus, request);
         loop {
@@ -307,7 +307,7 @@ impl Driver {
                 return Ok(response);
             }
             if bus.stopped() {
-                return Err(VirtioError::NeedsReset);
+                return Err(VirtioError::Stopped);
             }
             bus.relax();
         }
