@@ -133,6 +133,16 @@ impl PartialEq for RegionCore {
     }
 }
 
+/// A subregion, with what decides whether a walk has to look at it at all: walking past is two comparisons in memory
+/// that lies in a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Child {
+    pub(crate) id: RegionId,
+    pub(crate) priority: i32,
+    pub(crate) addr: u64,
+    pub(crate) size: u128,
+}
+
 /// A region as the topology holds it.
 pub(crate) struct Region {
     pub(crate) core: Arc<RegionCore>,
@@ -153,7 +163,7 @@ pub(crate) struct Region {
     /// How many aliases and address spaces name this region.
     pub(crate) uses: u32,
     /// Highest priority first; of equals, the one added last first.
-    pub(crate) subregions: Vec<RegionId>,
+    pub(crate) subregions: Vec<Child>,
     pub(crate) ioeventfds: Vec<IoEventFd>,
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::flatview::{FlatRange, FlatView};
 use crate::ioeventfd::{self, IoEventFd};
-use crate::region::{Arena, RegionId};
+use crate::region::{Arena, Child, RegionId};
 
 /// Attributes a region hands down to everything below it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,6 +29,12 @@ pub(crate) struct Window {
 impl Window {
     /// All addresses.
     pub(crate) const ALL: Self = Self { start: 0, end: 1 << 64 };
+
+    /// Whether a child of a region at `base` reaches into the window.
+    pub(crate) fn touches(self, base: i128, child: &Child) -> bool {
+        let start = base + i128::from(child.addr);
+        start < self.end && start + child.size as i128 > self.start
+    }
 
     pub(crate) fn union(self, other: Self) -> Self {
         Self { start: self.start.min(other.start), end: self.end.max(other.end) }
@@ -101,8 +107,8 @@ impl Renderer<'_> {
             let base = base - i128::from(self.arena[target].addr) - i128::from(region.alias_offset);
             return self.walk(target, base, window, inherited);
         }
-        for &child in &region.subregions {
-            self.walk(child, base, window, inherited);
+        for child in region.subregions.iter().filter(|c| window.touches(base, c)) {
+            self.walk(child.id, base, window, inherited);
         }
         if region.terminates() {
             self.fill(id, base, window, inherited);
@@ -179,11 +185,12 @@ pub(crate) fn view_root(arena: &Arena, root: RegionId, seen: &mut Vec<RegionId>)
                 continue;
             }
         } else if !region.terminates() {
-            seen.extend(&region.subregions);
-            let mut enabled = region.subregions.iter().filter(|&&c| arena[c].enabled);
+            let children = region.subregions.iter().map(|c| c.id);
+            seen.extend(children.clone());
+            let mut enabled = children.filter(|&c| arena[c].enabled);
             match (enabled.next(), enabled.next()) {
                 (None, _) => return None,
-                (Some(&only), None) if arena[only].addr == 0 && region.size >= arena[only].size => {
+                (Some(only), None) if arena[only].addr == 0 && region.size >= arena[only].size => {
                     id = only;
                     continue;
                 }

@@ -107,9 +107,9 @@ impl Printer<'_> {
             out.push('\n');
         }
         let mut children = region.subregions.clone();
-        children.sort_by_key(|&c| (self.arena[c].addr, -i64::from(self.arena[c].priority)));
+        children.sort_by_key(|c| (c.addr, -i64::from(c.priority)));
         for child in children {
-            self.tree(out, child, level + 1, start, shown);
+            self.tree(out, child.id, level + 1, start, shown);
         }
     }
 

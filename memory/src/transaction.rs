@@ -11,7 +11,7 @@ use crate::ioeventfd::IoEventFd;
 use crate::memory::Topology;
 use crate::ops::RegionOps;
 use crate::ram::RamBlock;
-use crate::region::{Region, RegionDesc, RegionId, RegionKind};
+use crate::region::{Child, Region, RegionDesc, RegionId, RegionKind};
 use crate::space::AddressSpace;
 
 /// A batch of changes under the topology lock; dropping it commits them: affected views are rendered once and
@@ -100,9 +100,10 @@ impl<'a> Transaction<'a> {
         self.damage.push(Damage { region: child, range: 0..0, moved: true });
         self.change_child(parent, child);
         let arena = &mut self.topology.arena;
-        let siblings = &arena[parent].subregions;
-        let at = siblings.iter().position(|&s| priority >= arena[s].priority).unwrap_or(siblings.len());
-        arena[parent].subregions.insert(at, child);
+        let entry = Child { id: child, priority, addr: offset, size: arena[child].size };
+        let siblings = &mut arena[parent].subregions;
+        let at = siblings.partition_point(|s| s.priority > priority);
+        siblings.insert(at, entry);
     }
 
     /// Takes `child` out of `parent`; not being in it is no error.
@@ -112,14 +113,14 @@ impl<'a> Transaction<'a> {
         }
         self.change_child(parent, child);
         self.topology.arena[child].container = None;
-        self.topology.arena[parent].subregions.retain(|&s| s != child);
+        self.topology.arena[parent].subregions.retain(|s| s.id != child);
     }
 
     fn reaches(&self, from: RegionId, to: RegionId) -> bool {
         let region = &self.topology.arena[from];
         from == to
             || region.alias_target().is_some_and(|t| self.reaches(t, to))
-            || region.subregions.iter().any(|&s| self.reaches(s, to))
+            || region.subregions.iter().any(|s| self.reaches(s.id, to))
     }
 
     /// Shows or hides a region with everything below it.
@@ -162,6 +163,8 @@ impl<'a> Transaction<'a> {
                 let start = u128::from(region.addr);
                 let range = start..start + old.max(size);
                 self.damage.push(Damage { region: parent, range, moved: false });
+                let siblings = &mut self.topology.arena[parent].subregions;
+                siblings.iter_mut().filter(|s| s.id == id).for_each(|s| s.size = size);
             }
         }
     }
@@ -252,7 +255,7 @@ impl<'a> Transaction<'a> {
             self.del_subregion(parent, id);
         }
         for child in self.topology.arena[id].subregions.clone() {
-            self.del_subregion(id, child);
+            self.del_subregion(id, child.id);
         }
         if let Some(target) = self.topology.arena[id].alias_target() {
             self.topology.arena[target].uses -= 1;
