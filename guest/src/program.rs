@@ -8,6 +8,7 @@
 mod commands;
 mod console;
 mod dirty;
+mod hotplug;
 mod power;
 
 use crate::arena::Arena;
@@ -219,6 +220,7 @@ impl Program {
     /// Finds devices that are not known yet, and forgets those whose function is gone.
     fn scan(&mut self, bus: &mut impl Bus) {
         self.next_scan = bus.now_ns().saturating_add(SCAN_NS);
+        self.eject(bus);
         for index in 0..MAX_DEVICES {
             if let Some(slot) = self.devices[index]
                 && slot.driver.function().id(bus) != Some((virtio::VENDOR, mem::PCI_DEVICE))

@@ -73,6 +73,9 @@ pub(crate) struct Machine {
     pub(crate) output: String,
     scratch: u8,
     lcr: u8,
+    /// Slots to eject, where the machine has ACPI hot-plug; slots ejected.
+    pub(crate) hotplug_down: Option<u32>,
+    pub(crate) ejected: u32,
     pub(crate) pm_status: u16,
     pub(crate) port_writes: Vec<(u16, u32)>,
     pub(crate) now: u64,
@@ -177,6 +180,9 @@ impl Bus for Machine {
         u16::from_le_bytes([self.port_read(port), self.port_read(port + 1)])
     }
     fn in32(&mut self, port: u16) -> u32 {
+        if let (Some(down), 0xae04 | 0xae10) = (self.hotplug_down, port) {
+            return if port == 0xae04 { down } else { 0 };
+        }
         u32::from(self.in16(port)) | u32::from(self.in16(port + 2)) << 16
     }
     fn out8(&mut self, port: u16, value: u8) {
@@ -192,6 +198,12 @@ impl Bus for Machine {
         if port == 0xcf8 {
             self.config_address = value;
             return;
+        }
+        if port == 0xae08 {
+            self.ejected |= value;
+            self.hotplug_down = self.hotplug_down.map(|down| down & !value);
+            let gone = |device: &Device| device.bus == 0 && value >> device.slot & 1 != 0;
+            self.devices.iter_mut().filter(|device| gone(device)).for_each(|device| device.present = false);
         }
         for (index, byte) in value.to_le_bytes().into_iter().enumerate() {
             self.port_write(port + index as u16, byte);

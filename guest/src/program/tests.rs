@@ -229,3 +229,19 @@ fn the_command_line_chooses_what_is_touched_and_says_when_it_cannot() {
     let (mut machine, _) = booted(vec![], "console=off");
     assert_eq!(machine.lines().len(), 0);
 }
+
+#[test]
+fn slots_the_board_wants_back_are_ejected_once_they_are_empty() {
+    let (mut machine, mut program) = booted(vec![Device::new(1, 8, 2), Device::new(3, 8, 0)], "");
+    machine.lines();
+    machine.hotplug_down = Some(1 << 1 | 1 << 3 | 1 << 5);
+    machine.now += 10_000_000_000;
+    settle(&mut machine, &mut program);
+    assert_eq!(machine.ejected, 1 << 3 | 1 << 5);
+    assert_eq!(machine.lines(), ["pci slot 3: ejected", "pci slot 5: ejected"]);
+    machine.devices[0].request(0);
+    settle(&mut machine, &mut program);
+    machine.now += 10_000_000_000;
+    settle(&mut machine, &mut program);
+    assert_eq!(machine.ejected, 1 << 1 | 1 << 3 | 1 << 5);
+}
