@@ -41,7 +41,7 @@ pub(crate) fn transfer(view: &FlatView, addr: u64, mut bytes: Direction<'_>) -> 
         let left = bytes.len() - done;
         let (len, part) = match view.lookup(at) {
             Some(range) => {
-                let len = up_to(left, range.last - at);
+                let len = up_to(left, room(view, range, at, left) - at);
                 access_range(view, range, at, bytes.part(done, len))
             }
             None => {
@@ -57,6 +57,20 @@ pub(crate) fn transfer(view: &FlatView, addr: u64, mut bytes: Direction<'_>) -> 
         done += len;
     }
     result
+}
+
+/// The last address that an access of `left` bytes at `at` may reach. A device is accessed whole even where a smaller
+/// region lies on top of its middle (port cf9h inside the register at cf8h): it decodes the address of the access only.
+fn room(view: &FlatView, range: &FlatRange, at: u64, left: usize) -> u64 {
+    let end = at.saturating_add(left as u64 - 1).min(at.saturating_add(7));
+    if end <= range.last || !matches!(range.core.kind, RegionKind::Io(_)) {
+        return range.last;
+    }
+    let base = range.addr.wrapping_sub(range.offset);
+    let same = |r: &&FlatRange| r.region() == range.region() && r.addr.wrapping_sub(r.offset) == base;
+    let first = view.ranges().partition_point(|r| r.addr <= at);
+    let later = view.ranges()[first..].iter().take_while(|r| r.addr <= end);
+    later.filter(same).last().map_or(range.last, |r| r.last)
 }
 
 /// `left`, but not past `last_offset`.

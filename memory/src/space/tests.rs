@@ -129,3 +129,20 @@ fn a_ram_range_is_given_only_where_it_is_whole_and_writable() {
     assert_eq!(space.read_uint(0x1000, 8), (0x04030201, MemTx::Ok));
     assert!(range.sub(1, 4).is_none() && range.sub(1, 3).is_some());
 }
+
+#[test]
+fn a_register_with_another_region_on_its_middle_is_accessed_whole() {
+    let (memory, space, device) = space(AccessConstraints::new());
+    let mut tx = memory.transaction();
+    let root = space.root();
+    let byte = tx.io(RegionDesc::new("byte", 1), Arc::new(UnassignedIo));
+    tx.add_subregion(root, 0x8041, byte, 1);
+    tx.commit();
+    assert!(space.write_uint(0x8040, 4, 0x44332211).is_ok());
+    assert!(space.write_uint(0x8041, 1, 0x55).is_ok());
+    assert_eq!(accesses(&device), [('w', 0x40, 4, 0x44332211)]);
+    // At the end of a region it is cut, as ever.
+    let mut bytes = [0; 4];
+    assert!(space.read(0x8ffe, &mut bytes) == MemTx::DecodeError);
+    assert_eq!(accesses(&device), [('r', 0xffe, 2, 0)]);
+}
