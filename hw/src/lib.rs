@@ -5,13 +5,17 @@
 //! | [`core`] | devices, buses, the machine and its life |
 //! | [`pci`] | configuration space, BARs, MSI-X, root buses |
 //! | [`isa`], [`acpi`] | south bridges and devices with fixed ports |
+//! | [`mod@char`] | serial ports |
 //! | [`i386`] | the boards `pc`, `q35` and `none` |
 
 pub mod acpi;
+pub mod char;
 pub mod core;
 pub mod i386;
 pub mod isa;
 pub mod pci;
+#[cfg(test)]
+mod testing;
 
 /// Registers every class of this crate.
 pub fn register(registry: &mut qom::Registry) {
@@ -19,5 +23,6 @@ pub fn register(registry: &mut qom::Registry) {
     pci::register(registry);
     acpi::register(registry);
     isa::register(registry);
+    char::register(registry);
     i386::register(registry);
 }

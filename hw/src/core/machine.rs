@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use accel::{Accel, CpuModel, IrqChip, VcpuConfig};
+use chardev::ChardevSet;
 use memory::{AddressSpace, Memory, RegionDesc, RegionId, SIZE_ALL, UnassignedIo};
 use qapi::events::Event;
 use qapi::{Error, Result};
@@ -39,6 +40,8 @@ pub struct Host {
     pub accel: Arc<dyn Accel>,
     /// The main loop.
     pub mainloop: mainloop::Handle,
+    /// The character devices.
+    pub chardevs: Arc<ChardevSet>,
     /// Where events go.
     pub events: EventSink,
 }
@@ -296,6 +299,20 @@ impl Machine {
     pub fn mainloop(&self) -> &mainloop::Handle {
         &self.host.mainloop
     }
+    /// The character devices.
+    pub fn chardevs(&self) -> &Arc<ChardevSet> {
+        &self.host.chardevs
+    }
+    /// Adds a serial port on character device `id`, as `-serial` does.
+    ///
+    /// # Errors
+    /// There is no ISA bus, the character device is in use, or there are four ports already.
+    pub fn add_serial(self: &Arc<Self>, id: &str) -> Result<()> {
+        use super::qdev::{Place, build, find_bus};
+        let isa = find_bus(self, "ISA")
+            .ok_or_else(|| Error::generic("No 'ISA' bus found for device 'isa-serial'"))?;
+        build(self, "isa-serial", Place::Unattached, Some(&isa), &[("chardev", id.into())]).map(drop)
+    }
     /// The main system bus.
     pub fn main_bus(&self) -> Arc<dyn Bus> {
         Arc::clone(&self.main_bus)
@@ -346,3 +363,6 @@ impl Machine {
         self.send(Event::DeviceDeleted { device, path });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,9 +108,15 @@ fn choose_bus(
         };
     }
     let Some(wanted) = info.bus else { return Ok(None) };
-    bus::find(&root, &mut |b| (fits(b, wanted) && !bus::is_full(b)).then(|| Arc::clone(b)))
+    find_bus(machine, wanted)
         .map(Some)
         .ok_or_else(|| Error::generic(format!("No '{wanted}' bus found for device '{driver}'")))
+}
+
+/// The first bus of class `wanted` on which there is room.
+pub fn find_bus(machine: &Machine, wanted: &str) -> Option<Arc<dyn Bus>> {
+    let fits = |b: &Arc<dyn Bus>| b.core().class().is_a(wanted) && !bus::is_full(b);
+    bus::find(&machine.main_bus(), &mut |b| fits(b).then(|| Arc::clone(b)))
 }
 
 /// A new device of class `class`, with the defaults of the machine type and `-global` applied to it and to the devices it
@@ -363,3 +369,6 @@ pub fn reset_bus(bus: &Arc<dyn Bus>, kind: ResetKind) {
 pub fn json_options(dict: &Dict) -> Vec<(&str, Input<'_>)> {
     dict.iter().map(|(k, v)| (k, Input::Json(v))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! PIIX4 function 3, `PIIX4_PM`: the power management registers of the 440FX board, at the port its PMBASE register says.
+//!
+//! Intel 82371AB (PIIX4) datasheet §7. Left out: SMBus, device monitors, suspend.
+
+use std::sync::{Arc, OnceLock};
+
+use memory::{RegionDesc, RegionId};
+use qapi::Result;
+use qom::{Class, ObjectRef, Registry, TypeInfo};
+
+use super::pcihp::{AcpiPciHotplug, REGISTERS, Registers};
+use super::pm::Pm;
+use crate::core::bus::Bus;
+use crate::core::device::{Category, DeviceClass, ResetKind};
+use crate::core::machine::Machine;
+use crate::pci::{PciBus, PciDevice, PciInfo, PciState};
+
+const PMBASE: u16 = 0x40;
+const PMREGMISC: u16 = 0x80;
+const PORTS: u64 = 64;
+const SCI: u32 = 9;
+/// Where QEMU puts the general-purpose events and the hot-plug registers.
+const GPE_BASE: u64 = 0xafe0;
+const PCI_HOTPLUG_BASE: u64 = 0xae00;
+
+/// The function.
+pub struct Piix4Pm {
+    pci: PciState,
+    parts: OnceLock<Parts>,
+}
+crate::pci_device!(Piix4Pm, pci);
+
+struct Parts {
+    machine: std::sync::Weak<Machine>,
+    pm: Arc<Pm>,
+    hotplug: Arc<AcpiPciHotplug>,
+    /// `piix4-pm`.
+    region: RegionId,
+}
+
+pub(super) fn register(registry: &mut Registry) {
+    let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
+    class.hotpluggable = false;
+    registry.register(
+        TypeInfo::new("PIIX4_PM")
+            .parent("pci-device")
+            .extension(class)
+            .instance(|class: &Arc<Class>| {
+                Arc::new(Piix4Pm { pci: PciState::new(class), parts: OnceLock::new() })
+            })
+            .cast::<Piix4Pm, dyn crate::core::device::Device>(|d| d)
+            .cast::<Piix4Pm, dyn PciDevice>(|d| d),
+    );
+}
+
+impl Piix4Pm {
+    /// The registers; none before it is realized.
+    pub fn pm(&self) -> Option<&Arc<Pm>> {
+        self.parts.get().map(|p| &p.pm)
+    }
+
+    /// Maps the block where the registers say.
+    fn update(&self) {
+        let Some(parts) = self.parts.get() else { return };
+        let Some(machine) = parts.machine.upgrade() else { return };
+        let (base, enabled) =
+            self.pci.with_config(|c| (u64::from(c.get16(PMBASE)) & 0xffc0, c.get16(PMREGMISC) & 1 != 0));
+        let mut tx = machine.memory().transaction();
+        tx.set_enabled(parts.region, enabled);
+        tx.set_address(parts.region, base);
+    }
+}
+
+impl PciDevice for Piix4Pm {
+    fn pci(&self) -> &PciState {
+        &self.pci
+    }
+
+    fn pci_info(&self) -> PciInfo {
+        PciInfo { revision: 3, interrupt_pin: 1, ..PciInfo::new(0x8086, 0x7113, 0x0680) }
+    }
+
+    fn pci_realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        let pm = Pm::new(machine, SCI);
+        let owner = self.pci.owner();
+        let mut tx = machine.memory().transaction();
+        let region = tx.container(RegionDesc::new("piix4-pm", PORTS.into()).owned_by(owner.clone()));
+        tx.set_enabled(region, false);
+        tx.add_subregion(machine.io_region(), 0, region, 0);
+        tx.commit();
+        pm.map_fixed(machine, &owner, region);
+        pm.map_gpe(machine, &owner, machine.io_region(), GPE_BASE, 4);
+        let bus = self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<PciBus>());
+        let bus = bus.ok_or_else(|| qapi::Error::generic("PIIX4_PM needs a PCI bus"))?;
+        let hotplug = AcpiPciHotplug::new(machine, &bus, &pm);
+        let mut tx = machine.memory().transaction();
+        let desc = RegionDesc::new("acpi-pci-hotplug", REGISTERS.into()).owned_by(owner);
+        let ports = tx.io(desc, Arc::new(Registers(Arc::clone(&hotplug))));
+        tx.add_subregion(machine.io_region(), PCI_HOTPLUG_BASE, ports, 0);
+        tx.commit();
+        bus.bus().set_hotplug_handler(Arc::<AcpiPciHotplug>::clone(&hotplug));
+        self.pci.with_config(|c| {
+            c.set32(PMBASE, 1);
+            c.set_writable(PMBASE, &[0xc0, 0xff, 0, 0]);
+        });
+        self.parts.get_or_init(|| Parts { machine: Arc::downgrade(machine), pm, hotplug, region });
+        Ok(())
+    }
+
+    fn pci_reset(&self, _kind: ResetKind) {
+        self.pci.with_config(|c| {
+            c.set32(PMBASE, 1);
+            c.set8(PMREGMISC, 0);
+        });
+        self.update();
+        if let Some(parts) = self.parts.get() {
+            parts.pm.reset();
+            parts.hotplug.reset();
+        }
+    }
+
+    fn config_written(&self, _offset: u16, _size: u8, _value: u32) {
+        self.update();
+    }
+}

@@ -1,0 +1,28 @@
+//! Devices with fixed ports behind the south bridge: keyboard controller (reset only), port 92, real-time clock, debug exit,
+//! and the south bridges themselves.
+//!
+//! Interrupt controllers and timer are the accelerator's (`kvm`: in the kernel). Left out: DMA, floppy, parallel port, PS/2
+//! devices, PC speaker.
+
+pub mod debug_exit;
+pub mod i8042;
+pub mod pirq;
+pub mod port92;
+pub mod ports;
+pub mod reset_control;
+pub mod rtc;
+pub mod south_bridge;
+
+pub use ports::Ports;
+
+use crate::core::bus::plain_bus_class;
+
+/// Registers the bus and the devices of this room.
+pub fn register(registry: &mut qom::Registry) {
+    registry.register(plain_bus_class("ISA", "bus", None));
+    debug_exit::register(registry);
+    i8042::register(registry);
+    port92::register(registry);
+    rtc::register(registry);
+    south_bridge::register(registry);
+}

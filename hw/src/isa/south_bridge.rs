@@ -1,0 +1,190 @@
+//! The ISA bridges: PIIX3 (`PIIX3`, function 0) and ICH9 (`ICH9-LPC`), with interrupt routing and reset control.
+//!
+//! Intel 82371SB (PIIX3) §3, Intel ICH9 datasheet §13. Left out: USB, IDE, SATA, SMBus, TCO watchdog, SMI.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use memory::{RegionDesc, RegionId};
+use qapi::{Error, Result};
+use qom::{Class, ObjectRef, Registry, TypeInfo};
+
+use super::pirq::{Pirq, Wiring};
+use super::reset_control::ResetControl;
+use crate::acpi::pm::Pm;
+use crate::core::bus::{self, Bus, PlainBus};
+use crate::core::device::{Category, Device, DeviceClass, ResetKind};
+use crate::core::machine::Machine;
+use crate::pci::{PciDevice, PciInfo, PciState};
+
+/// First routing register of PIRQA–PIRQD on both chips.
+pub const PIRQ_A: u16 = 0x60;
+/// First routing register of PIRQE–PIRQH on the ICH9.
+pub const PIRQ_E: u16 = 0x68;
+/// ICH9: where the power management ports are.
+pub const ICH9_PMBASE: u16 = 0x40;
+/// ICH9: bit 7 enables them.
+pub const ICH9_ACPI_CNTL: u16 = 0x44;
+const ICH9_PM_PORTS: u64 = 128;
+const ACPI_ENABLE: u8 = 0x80;
+const ROUTE_NOWHERE: u8 = 0x80;
+const SCI: u32 = 9;
+const RESET_CONTROL: u64 = 0xcf9;
+
+/// A south bridge's ISA function.
+pub struct SouthBridge {
+    pci: PciState,
+    wiring: Wiring,
+    parts: OnceLock<Parts>,
+}
+crate::pci_device!(SouthBridge, pci);
+
+struct Parts {
+    machine: Weak<Machine>,
+    pirq: Arc<Pirq>,
+    reset: Arc<ResetControl>,
+    isa: Arc<dyn Bus>,
+    /// ICH9 only.
+    power: Option<(Arc<Pm>, RegionId)>,
+}
+
+pub(super) fn register(registry: &mut Registry) {
+    for (name, wiring) in [("PIIX3", Wiring::Piix), ("ICH9-LPC", Wiring::Ich9)] {
+        let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
+        class.hotpluggable = false;
+        registry.register(
+            TypeInfo::new(name)
+                .parent("pci-device")
+                .extension(class)
+                .instance(move |class: &Arc<Class>| {
+                    Arc::new(SouthBridge { pci: PciState::new(class), wiring, parts: OnceLock::new() })
+                })
+                .cast::<SouthBridge, dyn Device>(|d| d)
+                .cast::<SouthBridge, dyn PciDevice>(|d| d),
+        );
+    }
+}
+
+impl SouthBridge {
+    /// The ISA bus; none before it is realized.
+    pub fn isa_bus(&self) -> Option<Arc<dyn Bus>> {
+        self.parts.get().map(|p| Arc::clone(&p.isa))
+    }
+
+    /// The power management registers of an ICH9.
+    pub fn pm(&self) -> Option<&Arc<Pm>> {
+        self.parts.get()?.power.as_ref().map(|(pm, _)| pm)
+    }
+
+    fn update(&self) {
+        let Some(parts) = self.parts.get() else { return };
+        let (routes, base, enabled) = self.pci.with_config(|c| {
+            let mut routes = [ROUTE_NOWHERE; 8];
+            for i in 0..4u16 {
+                routes[usize::from(i)] = c.read(PIRQ_A + i, 1) as u8;
+                if self.wiring == Wiring::Ich9 {
+                    routes[usize::from(i) + 4] = c.read(PIRQ_E + i, 1) as u8;
+                }
+            }
+            let enabled = c.read(ICH9_ACPI_CNTL, 1) as u8 & ACPI_ENABLE != 0;
+            (routes, u64::from(c.get16(ICH9_PMBASE)) & 0xff80, enabled)
+        });
+        parts.pirq.set_routes(routes);
+        if let (Some((_, region)), Some(machine)) = (&parts.power, parts.machine.upgrade()) {
+            let mut tx = machine.memory().transaction();
+            tx.set_enabled(*region, enabled);
+            tx.set_address(*region, base);
+        }
+    }
+
+    fn make_power(&self, machine: &Arc<Machine>) -> (Arc<Pm>, RegionId) {
+        let pm = Pm::new(machine, SCI);
+        let owner = self.pci.owner();
+        let mut tx = machine.memory().transaction();
+        let region = tx.container(RegionDesc::new("ich9-pm", ICH9_PM_PORTS.into()).owned_by(owner.clone()));
+        tx.set_enabled(region, false);
+        tx.add_subregion(machine.io_region(), 0, region, 0);
+        tx.commit();
+        pm.map_fixed(machine, &owner, region);
+        pm.map_gpe(machine, &owner, region, 0x20, 16);
+        (pm, region)
+    }
+}
+
+impl PciDevice for SouthBridge {
+    fn pci(&self) -> &PciState {
+        &self.pci
+    }
+
+    fn pci_info(&self) -> PciInfo {
+        match self.wiring {
+            Wiring::Piix => PciInfo::new(0x8086, 0x7000, 0x0601),
+            Wiring::Ich9 => PciInfo { revision: 2, ..PciInfo::new(0x8086, 0x2918, 0x0601) },
+        }
+    }
+
+    fn pci_realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        let parent =
+            self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<crate::pci::PciBus>());
+        let parent = parent.ok_or_else(|| Error::generic("an ISA bridge needs a PCI bus"))?;
+        let pirq = Pirq::new(machine.irq(), self.wiring);
+        parent.route_interrupts(Arc::<Pirq>::clone(&pirq));
+        let registry = machine.tree().registry();
+        let class = registry.lookup("ISA").ok_or_else(|| Error::generic("hw::register was not called"))?;
+        let isa: Arc<dyn Bus> = PlainBus::new(class, "isa.0", None);
+        let device: Arc<dyn Device> = Arc::<Self>::clone(&self);
+        bus::attach(&device, "isa.0", Arc::clone(&isa))?;
+        let reset = Arc::new(ResetControl::new(Arc::downgrade(machine)));
+        let name = match self.wiring {
+            Wiring::Piix => "piix-reset-control",
+            Wiring::Ich9 => "lpc-reset-control",
+        };
+        let mut tx = machine.memory().transaction();
+        let desc = RegionDesc::new(name, 1).owned_by(self.pci.owner());
+        let ops = Arc::<ResetControl>::clone(&reset);
+        let control = tx.io(desc, ops);
+        tx.add_subregion(machine.io_region(), RESET_CONTROL, control, 1);
+        tx.commit();
+        let power = match self.wiring {
+            Wiring::Ich9 if machine.properties().acpi() => Some(self.make_power(machine)),
+            _ => None,
+        };
+        self.parts.get_or_init(|| Parts { machine: Arc::downgrade(machine), pirq, reset, isa, power });
+        Ok(())
+    }
+
+    fn pci_reset(&self, _kind: ResetKind) {
+        self.pci.with_config(|c| {
+            for i in 0..4 {
+                c.set8(PIRQ_A + i, ROUTE_NOWHERE);
+            }
+            if self.wiring == Wiring::Ich9 {
+                for i in 0..4 {
+                    c.set8(PIRQ_E + i, ROUTE_NOWHERE);
+                }
+                c.set32(ICH9_PMBASE, 1);
+                c.set8(ICH9_ACPI_CNTL, 0);
+            }
+        });
+        self.update();
+        if let Some(parts) = self.parts.get() {
+            parts.reset.reset();
+            if let Some((pm, _)) = &parts.power {
+                pm.reset();
+            }
+        }
+    }
+
+    fn config_written(&self, _offset: u16, _size: u8, _value: u32) {
+        self.update();
+    }
+
+    fn pci_qtree_gpios(&self) -> Vec<String> {
+        vec![
+            match self.wiring {
+                Wiring::Piix => "gpio-out \"isa-irqs\" 16",
+                Wiring::Ich9 => "gpio-out \"gsi\" 24",
+            }
+            .into(),
+        ]
+    }
+}
