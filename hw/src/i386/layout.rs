@@ -49,7 +49,7 @@ impl Layout {
         if sizes.max > sizes.ram && sizes.slots > MAX_SLOTS {
             return Err(Error::generic(format!("unsupported amount of memory slots: {}", sizes.slots)));
         }
-        if sizes.max > sizes.ram && sizes.max % 4096 != 0 {
+        if sizes.max > sizes.ram && !sizes.max.is_multiple_of(4096) {
             return Err(Error::generic("maximum memory size must by aligned to multiple of 4096 bytes"));
         }
         let below_4g = sizes.ram.min(low_memory(kind.board, sizes.ram, limits.max_ram_below_4g));

@@ -239,7 +239,7 @@ impl Clock {
 }
 
 fn bcd(value: u32) -> u8 {
-    ((value / 10 % 10) << 4 | value % 10) as u8
+    (((value / 10 % 10) << 4) | (value % 10)) as u8
 }
 
 fn from_bcd(value: u8) -> u32 {

@@ -59,6 +59,6 @@ fn absurd_sizes_are_refused() {
         text(layout("pc", GIB, 2_000_000_001, 0, 46, false)),
         "maximum memory size must by aligned to multiple of 4096 bytes"
     );
-    assert!(layout("pc", GIB, u64::MAX & !4095, 0, 52, false).is_err());
-    assert!(layout("pc", u64::MAX & !8191, u64::MAX & !8191, 0, 52, false).is_err());
+    assert!(layout("pc", GIB, !4095, 0, 52, false).is_err());
+    assert!(layout("pc", !8191, !8191, 0, 52, false).is_err());
 }
