@@ -103,11 +103,19 @@ struct ChipTable {
 
 impl KvmIrqChip {
     /// `max` is `KVM_CAP_IRQ_ROUTING`.
-    pub(crate) fn new(vm: Arc<VmFd>, max: usize) -> Result<Arc<Self>, kvm_ioctls::Error> {
+    pub(crate) fn new(vm: Arc<VmFd>, max: usize) -> Arc<Self> {
         let routes = RouteTable { messages: Vec::new(), max };
-        let chip = Self { vm, state: Mutex::new(ChipTable { routes, changes: 0 }) };
-        chip.load(&mut lock(&chip.state))?;
-        Ok(Arc::new(chip))
+        Arc::new(Self { vm, state: Mutex::new(ChipTable { routes, changes: 0 }) })
+    }
+
+    /// Replaces the kernel's own table by ours, before the first vCPU runs.
+    pub(crate) fn start(&self) {
+        let mut state = lock(&self.state);
+        if state.changes == 0
+            && let Err(error) = self.load(&mut state)
+        {
+            tracing::error!(%error, "cannot set the interrupt routes");
+        }
     }
 
     pub(crate) fn routing_changes(&self) -> u64 {

@@ -75,6 +75,13 @@ impl SystemListener {
         Self { vm, slots: Mutex::new(slots) }
     }
 
+    /// Gives the kernel the slots, before the first vCPU runs.
+    pub(crate) fn start(&self) {
+        if let Err(error) = lock(&self.slots).table.start(&mut Ioctls(&self.vm)) {
+            tracing::error!(%error, "cannot set all memory slots");
+        }
+    }
+
     pub(crate) fn slot_changes(&self) -> u64 {
         lock(&self.slots).table.changes()
     }

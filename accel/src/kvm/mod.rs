@@ -6,6 +6,11 @@
 //! - `irqchip`: lines, messages, routes and irqfds;
 //! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU is reset to.
 //!
+//! # Start-up
+//!
+//! The first change to a fresh VM's slots and devices makes the kernel wait for milliseconds. Memory slots, routes and the PIT are
+//! therefore given to it by the first vCPU thread just before its first `KVM_RUN`; until then they are books kept here.
+//!
 //! # Stopping a vCPU without losing the request
 //!
 //! Whoever wants a vCPU out of the guest stores its stop flag and then sends the thread a signal. The handler, on the vCPU's
@@ -30,10 +35,10 @@ pub(crate) use kick::thread_id;
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_config};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_state2};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
@@ -53,8 +58,6 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 /// The version of the interface since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// The PIT drives no speaker in the kernel; port 61h is emulated there all the same.
-const KVM_PIT_SPEAKER_DUMMY: u32 = 1;
 
 /// How much was asked of the kernel; for tests and benchmarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,11 +71,8 @@ pub struct KvmStats {
 /// See the module documentation.
 pub struct KvmAccel {
     kvm: Kvm,
-    vm: Arc<VmFd>,
-    chip: Arc<KvmIrqChip>,
     chip_reset: ChipState,
     cpuid: CpuId,
-    system_listener: Arc<SystemListener>,
     io_listener: Arc<IoListener>,
     /// What vCPU threads share with us.
     shared: Arc<Shared>,
@@ -90,6 +90,27 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     pub(crate) boot: Mutex<Option<BootState>>,
     pub(crate) spaces: OnceLock<Spaces>,
+    vm: Arc<VmFd>,
+    chip: Arc<KvmIrqChip>,
+    slots: Arc<SystemListener>,
+    /// Empty until there is a PIT.
+    pit_reset: OnceLock<kvm_pit_state2>,
+    first_run: Once,
+}
+
+impl Shared {
+    /// Called by vCPU threads before they enter the guest. The first one does what makes the kernel wait for
+    /// milliseconds, so that start-up (the monitor's greeting) does not.
+    pub(crate) fn first_run(&self) {
+        self.first_run.call_once(|| {
+            self.slots.start();
+            self.chip.start();
+            match state::create_pit(&self.vm) {
+                Ok(reset) => _ = self.pit_reset.set(reset),
+                Err(error) => tracing::error!(%error, "the guest has no PIT"),
+            }
+        });
+    }
 }
 
 /// Where exits go.
@@ -168,26 +189,26 @@ impl KvmAccel {
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(os_error)?;
         vm.set_tss_address(TSS_ADDRESS as usize).map_err(os_error)?;
         vm.create_irq_chip().map_err(os_error)?;
-        vm.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() })
-            .map_err(os_error)?;
         let chip_reset = ChipState::capture(&vm).map_err(os_error)?;
         let routes = usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
         Ok(Arc::new(Self {
-            chip: KvmIrqChip::new(Arc::clone(&vm), routes).map_err(os_error)?,
             chip_reset,
             cpuid,
-            system_listener: Arc::new(SystemListener::new(Arc::clone(&vm), slots)),
             io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
             shared: Arc::new(Shared {
                 control: Control::new(),
                 boot: Mutex::default(),
                 spaces: OnceLock::new(),
+                chip: KvmIrqChip::new(Arc::clone(&vm), routes),
+                slots: Arc::new(SystemListener::new(Arc::clone(&vm), slots)),
+                pit_reset: OnceLock::new(),
+                first_run: Once::new(),
+                vm,
             }),
             state: Mutex::default(),
             kvm,
-            vm,
         }))
     }
 
@@ -195,8 +216,8 @@ impl KvmAccel {
     #[must_use]
     pub fn stats(&self) -> KvmStats {
         KvmStats {
-            slot_changes: self.system_listener.slot_changes(),
-            routing_changes: self.chip.routing_changes(),
+            slot_changes: self.shared.slots.slot_changes(),
+            routing_changes: self.shared.chip.routing_changes(),
         }
     }
 
@@ -224,7 +245,7 @@ impl KvmAccel {
             max_apic_id: config.apic_ids.iter().copied().max().unwrap_or(0),
             count: u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX),
         };
-        let fd = self.vm.create_vcpu(u64::from(apic_id)).map_err(os_error)?;
+        let fd = self.shared.vm.create_vcpu(u64::from(apic_id)).map_err(os_error)?;
         fd.set_cpuid2(&self.cpuid_for(&config.cpu, &identity)?).map_err(os_error)?;
         let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
         let cpu = vcpu.control_index();
@@ -272,7 +293,7 @@ impl Accel for KvmAccel {
         if self.shared.spaces.set(spaces).is_err() {
             return Err(Error::generic("kvm is attached already"));
         }
-        memory.add_listener(system, Arc::<SystemListener>::clone(&self.system_listener));
+        memory.add_listener(system, Arc::<SystemListener>::clone(&self.shared.slots));
         memory.add_listener(io, Arc::<IoListener>::clone(&self.io_listener));
         Ok(())
     }
@@ -313,7 +334,11 @@ impl Accel for KvmAccel {
     }
 
     fn reset(&self) {
-        if let Err(error) = self.chip_reset.restore(&self.vm) {
+        let vm = &self.shared.vm;
+        // Before the first run there is no PIT to reset.
+        let pit = self.shared.pit_reset.get();
+        let result = self.chip_reset.restore(vm).and_then(|()| pit.map_or(Ok(()), |pit| vm.set_pit2(pit)));
+        if let Err(error) = result {
             tracing::error!(%error, "cannot reset the kernel's interrupt controllers");
         }
         self.shared.control.reset();
@@ -339,7 +364,7 @@ impl Accel for KvmAccel {
     }
 
     fn irq(&self) -> Arc<dyn IrqChip> {
-        Arc::<KvmIrqChip>::clone(&self.chip)
+        Arc::<KvmIrqChip>::clone(&self.shared.chip)
     }
 
     fn host_phys_bits(&self) -> Option<u32> {
@@ -347,7 +372,7 @@ impl Accel for KvmAccel {
     }
 
     fn memory_slots(&self) -> Option<MemorySlots> {
-        Some(self.system_listener.memory_slots())
+        Some(self.shared.slots.memory_slots())
     }
 }
 

@@ -5,6 +5,9 @@
 //! a section that are not page aligned stay unmapped (accesses there exit to us). Sections above [`MAX_SLOT_BYTES`] take
 //! several slots.
 //!
+//! Until [`SlotTable::start`] the table only keeps books: the first change to a fresh VM makes the kernel wait for several
+//! milliseconds, which the vCPU threads do and start-up does not.
+//!
 //! Left out: manual protection of the dirty log, the dirty ring, `guest_memfd`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +74,8 @@ pub(crate) struct SlotTable {
     freed: BTreeSet<u32>,
     next: u32,
     max: u32,
+    /// The kernel has the slots.
+    started: bool,
     /// Slot ioctls made so far.
     changes: u64,
 }
@@ -78,7 +83,7 @@ pub(crate) struct SlotTable {
 impl SlotTable {
     /// `max` is `KVM_CAP_NR_MEMSLOTS`.
     pub(crate) fn new(max: u32) -> Self {
-        Self { by_gpa: BTreeMap::new(), freed: BTreeSet::new(), next: 0, max, changes: 0 }
+        Self { by_gpa: BTreeMap::new(), freed: BTreeSet::new(), next: 0, max, started: false, changes: 0 }
     }
 
     pub(crate) fn max(&self) -> u32 {
@@ -103,8 +108,30 @@ impl SlotTable {
     }
 
     fn set(&mut self, kvm: &mut impl SlotIoctls, slot: &Slot) -> io::Result<()> {
+        if !self.started {
+            return Ok(());
+        }
         self.changes += 1;
         kvm.set(slot)
+    }
+
+    /// Gives the kernel all slots, and from now on every change at once.
+    ///
+    /// # Errors
+    /// The last refusal of the kernel; slots that it refused are forgotten.
+    pub(crate) fn start(&mut self, kvm: &mut impl SlotIoctls) -> io::Result<()> {
+        if std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for slot in self.by_gpa.values().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.set(kvm, &slot) {
+                self.by_gpa.remove(&slot.gpa);
+                self.freed.insert(slot.number);
+                result = Err(error);
+            }
+        }
+        result
     }
 
     /// Maps the whole pages of `mapping`.
@@ -170,7 +197,7 @@ impl SlotTable {
         mut found: impl FnMut(u64, u64),
     ) -> io::Result<()> {
         for (gpa, _) in mapping.pages() {
-            let Some(slot) = self.by_gpa.get(&gpa).filter(|slot| slot.log) else { continue };
+            let Some(slot) = self.by_gpa.get(&gpa).filter(|slot| slot.log && self.started) else { continue };
             let pages = slot.size / PAGE_SIZE;
             for (first, count) in runs(&kvm.dirty_log(slot)?, pages) {
                 found(gpa + first * PAGE_SIZE, count);

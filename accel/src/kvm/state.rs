@@ -5,8 +5,8 @@
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_debugregs, kvm_irqchip,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs, kvm_xsave,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -108,11 +108,8 @@ impl ResetState {
     }
 }
 
-/// PIC pair, IOAPIC and PIT as they were created.
-pub(crate) struct ChipState {
-    chips: [kvm_irqchip; 3],
-    pit: kvm_pit_state2,
-}
+/// PIC pair and IOAPIC as they were created.
+pub(crate) struct ChipState([kvm_irqchip; 3]);
 
 impl ChipState {
     pub(crate) fn capture(vm: &VmFd) -> Result<Self> {
@@ -121,16 +118,19 @@ impl ChipState {
             vm.get_irqchip(&mut chip)?;
             Ok(chip)
         };
-        Ok(Self {
-            chips: [chip(KVM_IRQCHIP_PIC_MASTER)?, chip(KVM_IRQCHIP_PIC_SLAVE)?, chip(KVM_IRQCHIP_IOAPIC)?],
-            pit: vm.get_pit2()?,
-        })
+        Ok(Self([chip(KVM_IRQCHIP_PIC_MASTER)?, chip(KVM_IRQCHIP_PIC_SLAVE)?, chip(KVM_IRQCHIP_IOAPIC)?]))
     }
 
     pub(crate) fn restore(&self, vm: &VmFd) -> Result<()> {
-        for chip in &self.chips {
-            vm.set_irqchip(chip)?;
-        }
-        vm.set_pit2(&self.pit)
+        self.0.iter().try_for_each(|chip| vm.set_irqchip(chip))
     }
+}
+
+/// The PIT drives no speaker in the kernel; port 61h is emulated there all the same.
+const KVM_PIT_SPEAKER_DUMMY: u32 = 1;
+
+/// Creates the PIT and returns its reset state.
+pub(crate) fn create_pit(vm: &VmFd) -> Result<kvm_pit_state2> {
+    vm.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() })?;
+    vm.get_pit2()
 }

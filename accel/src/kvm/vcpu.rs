@@ -64,7 +64,10 @@ impl Vcpu {
             Running { index, cpu, stop, runner: Runner::bind(fd), shared, events, pending: false };
         loop {
             match running.shared.control.next(cpu) {
-                Step::Run => running.run(),
+                Step::Run => {
+                    running.shared.first_run();
+                    running.run();
+                }
                 Step::Reset => {
                     running.reset(&reset);
                     running.shared.control.reset_done(cpu);

@@ -40,13 +40,19 @@ impl SlotIoctls for Kernel {
     }
 }
 
+fn started(max: u32) -> SlotTable {
+    let mut table = SlotTable::new(max);
+    table.start(&mut Kernel::default()).unwrap();
+    table
+}
+
 fn mapping(gpa: u64, size: u64) -> Mapping {
     Mapping { gpa, size, hva: 0x7f00_0000_0000u64.wrapping_add(gpa), readonly: false, log: false }
 }
 
 #[test]
 fn the_lowest_free_number_is_used_again() {
-    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let (mut table, mut kernel) = (started(8), Kernel::default());
     for index in 0..4 {
         table.map(&mut kernel, &mapping(index << 20, 1 << 20)).unwrap();
     }
@@ -59,8 +65,29 @@ fn the_lowest_free_number_is_used_again() {
 }
 
 #[test]
-fn only_whole_pages_are_mapped() {
+fn before_the_start_only_books_are_kept() {
     let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    for index in 0..4 {
+        table.map(&mut kernel, &mapping(index << 20, 1 << 20)).unwrap();
+    }
+    table.unmap(&mut kernel, &mapping(1 << 20, 1 << 20)).unwrap();
+    table.set_log(&mut kernel, &mapping(0, 1 << 20), true).unwrap();
+    table.sync_log(&mut kernel, &mapping(0, 1 << 20), |_, _| panic!("nothing ran")).unwrap();
+    assert_eq!((kernel.calls, table.free()), (0, 5));
+    table.start(&mut kernel).unwrap();
+    table.start(&mut kernel).unwrap();
+    assert_eq!((kernel.calls, table.changes()), (3, 3));
+    assert!(kernel.slots[&0].log && !kernel.slots.contains_key(&1));
+    let mut refused = SlotTable::new(8);
+    refused.map(&mut kernel, &mapping(9 << 20, 1 << 20)).unwrap();
+    kernel.refuse = true;
+    assert!(refused.start(&mut kernel).is_err());
+    assert_eq!(refused.free(), 8);
+}
+
+#[test]
+fn only_whole_pages_are_mapped() {
+    let (mut table, mut kernel) = (started(8), Kernel::default());
     table.map(&mut kernel, &mapping(0x1800, 0x3000)).unwrap();
     let slot = kernel.slots[&0];
     assert_eq!((slot.gpa, slot.size, slot.hva), (0x2000, 0x2000, 0x7f00_0000_2000));
@@ -75,7 +102,7 @@ fn only_whole_pages_are_mapped() {
 
 #[test]
 fn the_end_of_the_address_space_is_no_problem() {
-    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let (mut table, mut kernel) = (started(8), Kernel::default());
     let top = Mapping { hva: 0x7f00_0000_0000, ..mapping(u64::MAX - 0xfff, 0x1000) };
     table.map(&mut kernel, &top).unwrap();
     table.map(&mut kernel, &Mapping { hva: 0x7f00_0000_0fff, ..mapping(u64::MAX, 1) }).unwrap();
@@ -84,7 +111,7 @@ fn the_end_of_the_address_space_is_no_problem() {
 
 #[test]
 fn huge_sections_take_several_slots() {
-    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let (mut table, mut kernel) = (started(8), Kernel::default());
     let huge = mapping(1 << 40, 2 * MAX_SLOT_BYTES + PAGE_SIZE);
     table.map(&mut kernel, &huge).unwrap();
     assert_eq!(
@@ -97,7 +124,7 @@ fn huge_sections_take_several_slots() {
 
 #[test]
 fn running_out_of_slots_and_refusal_leak_no_number() {
-    let (mut table, mut kernel) = (SlotTable::new(1), Kernel::default());
+    let (mut table, mut kernel) = (started(1), Kernel::default());
     kernel.refuse = true;
     assert!(table.map(&mut kernel, &mapping(0, 0x1000)).is_err());
     assert_eq!(table.free(), 1);
@@ -111,7 +138,7 @@ fn running_out_of_slots_and_refusal_leak_no_number() {
 
 #[test]
 fn the_dirty_log_is_switched_on_demand_and_reported_in_runs() {
-    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let (mut table, mut kernel) = (started(8), Kernel::default());
     let area = mapping(0x10_0000, 130 * PAGE_SIZE);
     table.map(&mut kernel, &area).unwrap();
     kernel.dirty = vec![0b110, 1 << 63, 0b1111];
@@ -131,7 +158,7 @@ proptest! {
     fn any_order_of_maps_and_unmaps_keeps_table_and_kernel_equal(
         steps in proptest::collection::vec((0u64..12, any::<bool>()), 1..200)
     ) {
-        let (mut table, mut kernel) = (SlotTable::new(12), Kernel::default());
+        let (mut table, mut kernel) = (started(12), Kernel::default());
         let mut mapped = BTreeSet::new();
         for (index, map) in steps {
             let area = mapping(index * 0x10_0000, 0x10_0000);
