@@ -77,6 +77,18 @@ struct Inner {
     cpus: Vec<Cpu>,
 }
 
+/// Held by a vCPU thread for its whole life.
+pub(crate) struct GoneOnDrop<'a> {
+    control: &'a Control,
+    cpu: usize,
+}
+
+impl Drop for GoneOnDrop<'_> {
+    fn drop(&mut self) {
+        self.control.give_up(self.cpu);
+    }
+}
+
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -108,7 +120,12 @@ impl Control {
         (inner.cpus.len() - 1, stop)
     }
 
-    /// Says that the vCPU will never run: its thread could not be started.
+    /// Makes sure that nobody waits for a vCPU whose thread ended, a panic included.
+    pub(crate) fn gone_on_drop(&self, cpu: usize) -> GoneOnDrop<'_> {
+        GoneOnDrop { control: self, cpu }
+    }
+
+    /// Says that the vCPU will never run (again): its thread could not be started or has ended.
     pub(crate) fn give_up(&self, cpu: usize) {
         self.lock().cpus[cpu].phase = Phase::Gone;
         self.changed.notify_all();
@@ -162,13 +179,13 @@ impl Control {
     }
 
     /// Sets goal Pause, calls `kick` for each running vCPU, and waits until none runs; see the module documentation for callers
-    /// that are vCPU threads. If another thread resumes meanwhile, this returns too.
-    pub(crate) fn pause(&self, kick: impl Fn(usize)) {
+    /// that are vCPU threads. If another thread resumes meanwhile, this returns too. Returns whether the goal was Run before.
+    pub(crate) fn pause(&self, kick: impl Fn(usize)) -> bool {
         let mut inner = self.lock();
         if inner.goal == Goal::Exit {
-            return;
+            return false;
         }
-        inner.goal = Goal::Pause;
+        let was_running = std::mem::replace(&mut inner.goal, Goal::Pause) == Goal::Run;
         let this = self.stop_running(&mut inner, &kick);
         if let Some(this) = this {
             inner.cpus[this].phase = Phase::Pausing;
@@ -180,6 +197,7 @@ impl Control {
         if let Some(this) = this {
             inner.cpus[this].phase = Phase::Running;
         }
+        was_running
     }
 
     /// Sets all stop flags and kicks; returns the caller's own vCPU if it is running one.

@@ -1,7 +1,7 @@
 //! Interrupts as devices deliver them: numbered lines (GSIs) and messages (MSI, PCI 3.0 §6.8).
 //!
 //! [`UserIrqChip`] is the controller of accelerators without one in the kernel: it remembers the level of each line and
-//! hands everything to one listener (`sim` wakes its program, `qtest` reports lines to its client). It models no PIC, IOAPIC or
+//! hands everything to its listeners (`sim` wakes its program, `qtest` reports lines to its client). It models no PIC, IOAPIC or
 //! LAPIC: no masking, no priorities, no vectors.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,7 @@ pub struct UserIrqChip {
 #[derive(Default)]
 struct UserState {
     levels: [bool; GSI_COUNT as usize],
-    listener: Option<Listener>,
+    listeners: Vec<Listener>,
 }
 
 impl UserIrqChip {
@@ -84,10 +84,10 @@ impl UserIrqChip {
         Arc::default()
     }
 
-    /// Hears of every later message and change of a line; replaces the earlier listener. It is called on the thread that raised the
-    /// interrupt, with the device's locks held, so it must not call devices.
+    /// Hears of every later message and change of a line, for as long as the chip lives. It is called on the thread that
+    /// raised the interrupt, with the device's locks held, so it must not call devices.
     pub fn listen(&self, listener: impl Fn(Interrupt) + Send + Sync + 'static) {
-        self.lock().listener = Some(Arc::new(listener));
+        self.lock().listeners.push(Arc::new(listener));
     }
 
     /// The level of a line; low for numbers that do not exist.
@@ -102,10 +102,8 @@ impl UserIrqChip {
 
     fn deliver(&self, message: MsiMessage) {
         // Called without the lock: a listener may look at levels.
-        let listener = self.lock().listener.clone();
-        if let Some(listener) = listener {
-            listener(Interrupt::Msi(message));
-        }
+        let listeners = self.lock().listeners.clone();
+        listeners.iter().for_each(|listener| listener(Interrupt::Msi(message)));
     }
 }
 
@@ -115,17 +113,15 @@ pub(crate) struct UserIrq(pub(crate) Arc<UserIrqChip>);
 
 impl IrqChip for UserIrq {
     fn set_gsi(&self, gsi: u32, level: bool) {
-        let listener = {
+        let listeners = {
             let mut state = self.0.lock();
             match state.levels.get_mut(gsi as usize) {
                 Some(current) if *current != level => *current = level,
                 _ => return,
             }
-            state.listener.clone()
+            state.listeners.clone()
         };
-        if let Some(listener) = listener {
-            listener(Interrupt::Line { gsi, level });
-        }
+        listeners.iter().for_each(|listener| listener(Interrupt::Line { gsi, level }));
     }
 
     fn send_msi(&self, message: MsiMessage) {

@@ -38,6 +38,8 @@ mod select;
 pub mod sim;
 
 mod control;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

@@ -159,6 +159,23 @@ fn barrier_free_wait(control: &Control) {
 }
 
 #[test]
+fn a_cpu_whose_thread_panicked_holds_nobody_up() {
+    let control = Arc::new(Control::new());
+    let (cpu, _) = control.add();
+    control.resume();
+    let inner = Arc::clone(&control);
+    let thread = thread::spawn(move || {
+        let _gone = inner.gone_on_drop(cpu);
+        assert_eq!(inner.next(cpu), Step::Run);
+        panic!("a device's bug");
+    });
+    assert!(thread.join().is_err());
+    assert!(control.pause(|_| panic!("nobody to kick")));
+    assert!(!control.pause(|_| ()));
+    control.reset();
+}
+
+#[test]
 fn a_cpu_whose_thread_never_started_holds_nobody_up() {
     let control = Control::new();
     let (cpu, _) = control.add();

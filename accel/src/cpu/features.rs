@@ -1,5 +1,7 @@
 //! Names of CPUID feature bits (Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E), as QEMU spells them.
 
+use std::fmt;
+
 /// The register a feature bit is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Register {
@@ -22,6 +24,18 @@ pub struct Feature {
     pub register: Register,
     /// Bit number.
     pub bit: u8,
+}
+
+impl fmt::Display for Feature {
+    /// As QEMU names it in warnings: `CPUID.01H:ECX.pni [bit 0]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let register = match self.register {
+            Register::Ebx => "EBX",
+            Register::Ecx => "ECX",
+            Register::Edx => "EDX",
+        };
+        write!(f, "CPUID.{:02X}H:{register}.{} [bit {}]", self.leaf, self.name, self.bit)
+    }
 }
 
 const LEAF_1: u32 = 1;

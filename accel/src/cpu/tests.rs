@@ -62,3 +62,9 @@ fn every_name_of_qemu64_is_a_feature_of_that_register() {
         }
     }
 }
+
+#[test]
+fn features_print_as_in_qemus_warnings() {
+    assert_eq!(feature("sse3").unwrap().to_string(), "CPUID.01H:ECX.pni [bit 0]");
+    assert_eq!(feature("avx512f").unwrap().to_string(), "CPUID.07H:EBX.avx512f [bit 16]");
+}

@@ -6,7 +6,7 @@
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
-use crate::cpu::{self, Base, CpuModel, Register};
+use crate::cpu::{self, Base, CpuModel, Feature, Register};
 
 /// Highest basic leaf of `qemu64`.
 const QEMU64_LEVEL: u32 = 0xd;
@@ -32,12 +32,24 @@ pub(crate) fn phys_bits(table: &CpuId) -> u32 {
     table.as_slice().iter().find(|entry| entry.function == 0x8000_0008).map_or(36, |entry| entry.eax & 0xff)
 }
 
+/// Adds what the kernel supports and leaves to us to say: that there is a hypervisor, the local APIC's deadline timer (if
+/// `KVM_CAP_TSC_DEADLINE_TIMER`), and that this timer never stops.
+pub(crate) fn complete(supported: &mut CpuId, deadline_timer: bool) {
+    for entry in supported.as_mut_slice() {
+        match entry.function {
+            1 => entry.ecx |= 1 << 31 | u32::from(deadline_timer) << 24,
+            6 => entry.eax |= 1 << 2,
+            _ => {}
+        }
+    }
+}
+
 /// Builds the table for one vCPU. `warn` hears of features that were asked for and do not exist here.
 pub(crate) fn build(
     supported: &CpuId,
     model: &CpuModel,
     identity: &Identity,
-    mut warn: impl FnMut(&str),
+    mut warn: impl FnMut(&Feature),
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
     let mut entries: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
     if model.base_model() == Base::Qemu64 {
@@ -48,14 +60,23 @@ pub(crate) fn build(
         });
         entries.iter_mut().for_each(cut_to_qemu64);
     }
+    let has = |feature: &Feature| {
+        let entry = supported.as_slice().iter().find(|e| e.function == feature.leaf && e.index == 0);
+        entry.is_some_and(|entry| register(entry, feature.register) >> feature.bit & 1 == 1)
+    };
+    if model.base_model() == Base::Qemu64 {
+        let wanted = cpu::QEMU64.iter().flat_map(|(_, _, names)| names.iter());
+        let switched_off = |name: &str| model.switched().any(|(feature, on)| !on && feature.name == name);
+        wanted
+            .filter(|name| !switched_off(name))
+            .filter_map(|name| cpu::feature(name))
+            .filter(|feature| !has(feature))
+            .for_each(&mut warn);
+    }
     for (feature, on) in model.switched() {
-        let supported = supported
-            .as_slice()
-            .iter()
-            .find(|entry| entry.function == feature.leaf && entry.index == 0)
-            .is_some_and(|entry| register(entry, feature.register) >> feature.bit & 1 == 1);
+        let supported = has(feature);
         if on && !supported {
-            warn(feature.name);
+            warn(feature);
         }
         if let Some(entry) =
             entries.iter_mut().find(|entry| entry.function == feature.leaf && entry.index == 0)

@@ -38,12 +38,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_pit_state2};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_pit_state2};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
 
 use crate::control::Control;
+use crate::cpu::Feature;
 use crate::{Accel, BootState, CpuModel, IrqChip, MemorySlots, VcpuConfig, VcpuEvents, VcpuInfo};
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
@@ -83,6 +84,8 @@ pub struct KvmAccel {
 struct State {
     vcpus: Vec<VcpuInfo>,
     threads: Vec<JoinHandle<()>>,
+    /// The guest's paravirtual clock when it was paused; it goes on from there.
+    clock: Option<kvm_clock_data>,
 }
 
 /// What vCPU threads need; they must not keep the accelerator alive.
@@ -192,7 +195,8 @@ impl KvmAccel {
         let chip_reset = ChipState::capture(&vm).map_err(os_error)?;
         let routes = usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
+        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
+        cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer));
         Ok(Arc::new(Self {
             chip_reset,
             cpuid,
@@ -222,10 +226,10 @@ impl KvmAccel {
     }
 
     fn cpuid_for(&self, model: &CpuModel, identity: &cpuid::Identity) -> io::Result<CpuId> {
-        let warn = |name: &str| {
+        let warn = |feature: &Feature| {
             // Once for all vCPUs.
             if identity.apic_id == 0 {
-                tracing::warn!(feature = name, "host doesn't support requested feature");
+                tracing::warn!("host doesn't support requested feature: {feature}");
             }
         };
         cpuid::build(&self.cpuid, model, identity, warn)
@@ -345,11 +349,21 @@ impl Accel for KvmAccel {
     }
 
     fn resume(&self) {
+        if let Some(clock) = lock(&self.state).clock.take()
+            && let Err(error) = self.shared.vm.set_clock(&clock)
+        {
+            tracing::warn!(%error, "the guest's clock jumps");
+        }
         self.shared.control.resume();
     }
 
     fn pause(&self) {
-        self.shared.control.pause(self.kick());
+        if self.shared.control.pause(self.kick()) {
+            let clock = self.shared.vm.get_clock();
+            // Only the time goes back; flags and host times are the kernel's report.
+            let clock = clock.map(|now| kvm_clock_data { clock: now.clock, ..Default::default() });
+            lock(&self.state).clock = clock.ok();
+        }
     }
 
     fn shutdown(&self) {

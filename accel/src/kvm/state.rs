@@ -98,7 +98,10 @@ impl ResetState {
         // SAFETY: the kernel reads as much as its state for this vCPU needs, which is more than a kvm_xsave only after
         // arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM), which this program never calls.
         unsafe { fd.set_xsave(xsave)? };
-        fd.set_xcrs(xcrs)?;
+        // A host without XSAVE has none and refuses to be told so.
+        if xcrs.nr_xcrs > 0 {
+            fd.set_xcrs(xcrs)?;
+        }
         // The APIC base is in here, so the LAPIC's registers come later.
         fd.set_sregs(sregs)?;
         each_msr(msrs, |msrs| fd.set_msrs(msrs));

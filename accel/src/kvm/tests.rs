@@ -1,6 +1,7 @@
 //! Against the real `/dev/kvm`, with guests of a few bytes. Without it these tests say so and pass, unless `CI=true`.
 
 mod exits;
+mod guest_image;
 mod interrupts;
 mod memory_slots;
 mod rig;

@@ -60,12 +60,16 @@ impl Vcpu {
     /// Body of the vCPU's thread.
     pub(crate) fn thread(self) {
         let Self { index, cpu, stop, fd, shared, events, reset } = self;
+        let control = Arc::clone(&shared);
+        let _gone = control.control.gone_on_drop(cpu);
         let mut running =
             Running { index, cpu, stop, runner: Runner::bind(fd), shared, events, pending: false };
         loop {
             match running.shared.control.next(cpu) {
                 Step::Run => {
                     running.shared.first_run();
+                    // Tells a guest with kvmclock that it was stopped; others have nothing to be told.
+                    let _ = running.runner.fd.kvmclock_ctrl();
                     running.run();
                 }
                 Step::Reset => {

@@ -185,6 +185,7 @@ impl Drop for SimAccel {
 
 /// Body of the vCPU's thread.
 fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvents) {
+    let _gone = shared.control.gone_on_drop(cpu);
     let mut step = shared.control.next(cpu);
     loop {
         step = match step {

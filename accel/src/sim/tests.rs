@@ -1,55 +1,13 @@
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 
-use memory::{AccessConstraints, RamSpec, RegionDesc, RegionOps, SIZE_ALL, UnassignedIo};
+use memory::{RamSpec, RegionDesc, SIZE_ALL, UnassignedIo};
 
 use super::*;
+use crate::testing::{Console, Serial, start_info};
 use crate::{CpuModel, MsiMessage};
 
 const START_INFO: u32 = 0x1000;
-/// The line status register: room to send, something received.
-const LSR_IDLE: u64 = 0x60;
-const LSR_DATA: u64 = 1;
-
-/// A serial port at 3f8h.
-struct Serial {
-    output: Mutex<Sender<u8>>,
-    input: Mutex<Receiver<u8>>,
-    next: Mutex<Option<u8>>,
-    accesses: AtomicU64,
-    scratch: AtomicU64,
-}
-
-impl RegionOps for Serial {
-    fn read(&self, offset: u64, _size: u8) -> u64 {
-        self.accesses.fetch_add(1, Ordering::SeqCst);
-        let mut next = self.next.lock().unwrap();
-        if next.is_none() {
-            *next = self.input.lock().unwrap().try_recv().ok();
-        }
-        match offset {
-            0 => next.take().map_or(0, u64::from),
-            7 => self.scratch.load(Ordering::SeqCst),
-            5 => LSR_IDLE | if next.is_some() { LSR_DATA } else { 0 },
-            _ => 0,
-        }
-    }
-
-    fn write(&self, offset: u64, _size: u8, value: u64) {
-        match offset {
-            // The test may have seen enough.
-            0 => _ = self.output.lock().unwrap().send(value as u8),
-            7 => self.scratch.store(value, Ordering::SeqCst),
-            _ => {}
-        }
-    }
-
-    fn constraints(&self) -> AccessConstraints {
-        AccessConstraints::new().valid(1, 1)
-    }
-}
-
 struct Events(Mutex<Sender<String>>);
 
 impl VcpuEvents for Events {
@@ -64,24 +22,15 @@ impl VcpuEvents for Events {
 struct Rig {
     accel: Arc<SimAccel>,
     serial: Arc<Serial>,
-    output: Receiver<u8>,
-    input: Sender<u8>,
+    console: Console,
     errors: Receiver<String>,
     system: Arc<AddressSpace>,
 }
 
 impl Rig {
     fn new() -> Self {
-        let (sender, output) = mpsc::channel();
-        let (input, receiver) = mpsc::channel();
         let (error_sender, errors) = mpsc::channel();
-        let serial = Arc::new(Serial {
-            output: Mutex::new(sender),
-            input: Mutex::new(receiver),
-            next: Mutex::default(),
-            accesses: AtomicU64::new(0),
-            scratch: AtomicU64::new(0),
-        });
+        let (serial, console) = Serial::new();
         let memory = Memory::new();
         let ram = memory.create_ram(RamSpec::anonymous("ram", 4 << 20)).unwrap();
         let mut tx = memory.transaction();
@@ -99,39 +48,15 @@ impl Rig {
         accel
             .create_vcpus(VcpuConfig::new(2, CpuModel::default()), Arc::new(Events(Mutex::new(error_sender))))
             .unwrap();
-        Self { accel, serial, output, input, errors, system }
+        Self { accel, serial, console, errors, system }
     }
 
-    /// Writes start information with one range of RAM.
     fn with_start_info() -> Self {
         let rig = Self::new();
-        let mut info = [0_u8; 56];
-        info[0..4].copy_from_slice(&0x336e_c578_u32.to_le_bytes());
-        info[4] = 1;
-        info[40..48].copy_from_slice(&0x1100_u64.to_le_bytes());
-        info[48] = 1;
-        assert!(rig.system.write(u64::from(START_INFO), &info).is_ok());
-        let mut entry = [0_u8; 24];
-        entry[8..16].copy_from_slice(&(4_u64 << 20).to_le_bytes());
-        entry[16] = 1;
-        assert!(rig.system.write(0x1100, &entry).is_ok());
+        assert!(rig.system.write(u64::from(START_INFO), &start_info(START_INFO, 4 << 20)).is_ok());
         rig.accel.set_boot(Some(BootState::Pvh { entry: 0x10_0000, start_info: START_INFO }));
         rig.accel.reset();
         rig
-    }
-
-    /// Output up to `end`.
-    fn read_until(&self, end: &str) -> String {
-        let mut text = String::new();
-        while !text.ends_with(end) {
-            let byte = self.output.recv_timeout(Duration::from_secs(20)).expect("the guest writes");
-            text.push(char::from(byte));
-        }
-        text
-    }
-
-    fn type_line(&self, line: &str) {
-        line.bytes().chain([b'\r']).for_each(|byte| self.input.send(byte).unwrap());
     }
 }
 
@@ -139,8 +64,8 @@ impl Rig {
 fn the_program_runs_on_the_address_spaces_and_takes_commands() {
     let rig = Rig::with_start_info();
     rig.accel.resume();
-    rig.type_line("peek 0x1000");
-    rig.read_until("336ec578");
+    rig.console.type_line("peek 0x1000");
+    rig.console.read_until("336ec578");
     let vcpus = rig.accel.vcpus();
     let process = i32::try_from(std::process::id()).unwrap();
     assert_eq!(vcpus.len(), 2);
@@ -153,17 +78,17 @@ fn while_paused_it_touches_nothing() {
     let rig = Rig::with_start_info();
     for _ in 0..20 {
         rig.accel.resume();
-        let before = rig.serial.accesses.load(Ordering::SeqCst);
-        while rig.serial.accesses.load(Ordering::SeqCst) == before {
+        let before = rig.serial.accesses();
+        while rig.serial.accesses() == before {
             rig.accel.irq().send_msi(MsiMessage { address: 0xfee0_0000, data: 0x40 });
             thread::yield_now();
         }
         rig.accel.pause();
-        let stopped_at = rig.serial.accesses.load(Ordering::SeqCst);
+        let stopped_at = rig.serial.accesses();
         rig.accel.irq().set_gsi(4, true);
         rig.accel.irq().set_gsi(4, false);
         thread::yield_now();
-        assert_eq!(rig.serial.accesses.load(Ordering::SeqCst), stopped_at);
+        assert_eq!(rig.serial.accesses(), stopped_at);
     }
 }
 
@@ -172,23 +97,23 @@ fn a_reset_starts_the_program_again() {
     let rig = Rig::with_start_info();
     for _ in 0..3 {
         rig.accel.resume();
-        rig.type_line("peek 0x1100");
-        rig.read_until("0x1100");
+        rig.console.type_line("peek 0x1000");
+        rig.console.read_until("336ec578");
         rig.accel.pause();
-        while rig.output.try_recv().is_ok() {}
+        rig.console.drain();
         rig.accel.reset();
     }
     // Also after it ended by itself.
     rig.accel.resume();
-    rig.type_line("off");
-    rig.read_until("powering off");
+    rig.console.type_line("off");
+    rig.console.read_until("powering off");
     rig.accel.pause();
     rig.accel.resume();
     rig.accel.pause();
     rig.accel.reset();
     rig.accel.resume();
-    rig.type_line("peek 0x1000");
-    rig.read_until("336ec578");
+    rig.console.type_line("peek 0x1000");
+    rig.console.read_until("336ec578");
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn leaf(table: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
 const SECOND_OF_THREE: Identity = Identity { apic_id: 1, max_apic_id: 2, count: 3 };
 
 fn build_text(text: &str) -> CpuId {
-    build(&all_on(), &CpuModel::parse(text).unwrap(), &SECOND_OF_THREE, |name| panic!("{name}")).unwrap()
+    build(&all_on(), &CpuModel::parse(text).unwrap(), &SECOND_OF_THREE, |feature| panic!("{feature}"))
+        .unwrap()
 }
 
 #[test]
@@ -73,8 +74,17 @@ fn features_are_added_and_removed_and_missing_ones_named() {
     let poor = CpuId::from_entries(&[entry(1, 0, [0; 4])]).unwrap();
     let mut missing = Vec::new();
     let model = CpuModel::parse("host,+avx,-aes").unwrap();
-    let table = build(&poor, &model, &SECOND_OF_THREE, |name| missing.push(name.to_owned())).unwrap();
+    let table = build(&poor, &model, &SECOND_OF_THREE, |feature| missing.push(feature.name)).unwrap();
     assert_eq!(missing, ["avx"]);
     assert_eq!(leaf(&table, 1, 0).unwrap().ecx, 0);
     assert_eq!(phys_bits(&table), 36);
+}
+
+#[test]
+fn what_the_kernel_leaves_to_us_is_said() {
+    let mut table = CpuId::from_entries(&[entry(1, 0, [0; 4]), entry(6, 0, [0; 4])]).unwrap();
+    complete(&mut table, false);
+    assert_eq!((leaf(&table, 1, 0).unwrap().ecx, leaf(&table, 6, 0).unwrap().eax), (1 << 31, 4));
+    complete(&mut table, true);
+    assert_eq!(leaf(&table, 1, 0).unwrap().ecx, 1 << 31 | 1 << 24);
 }
