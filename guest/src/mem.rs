@@ -2,7 +2,20 @@
 //! requested size.
 //!
 //! [`Driver::step`] never waits: it submits a request, or looks whether the last one is done, and says what happened.
-//! That keeps the serial line answering while a device takes its time, and lets several devices work at once.
+//!
+//! ```no_run
+//! # fn drive(bus: &mut impl guest::Bus, function: guest::pci::Function, arena: &mut guest::arena::Arena)
+//! # -> Result<(), guest::virtio::VirtioError> {
+//! use guest::mem::{Driver, Step, Touch};
+//!
+//! let mut driver = Driver::open(bus, function, arena, Touch::Page)?;
+//! while driver.step(bus)? != Step::Idle {}
+//! assert_eq!(driver.plugged(), driver.config().requested_size);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Not waiting keeps the serial line answering while a device takes its time, and lets several devices work at once.
 
 mod blocks;
 mod driver;

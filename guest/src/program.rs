@@ -3,6 +3,17 @@
 //!
 //! [`run`] is the whole program, on bare metal as on a host thread. [`Program::step`] is for those who drive it themselves.
 //!
+//! ```no_run
+//! # fn host(mut bus: impl guest::Bus) {
+//! use guest::start_info::{MEMMAP_RAM, MemoryRange, StartInfo};
+//!
+//! let ram = MemoryRange { addr: 0, size: 1 << 30, kind: MEMMAP_RAM };
+//! let info = StartInfo::new(&[ram], "touch=page", 0);
+//! let exit = guest::program::run(&mut bus, &info);
+//! # let _ = exit;
+//! # }
+//! ```
+//!
 //! Command line: `touch=none|page|all` ([`Touch`]), `console=off` (no serial port).
 
 mod commands;
@@ -222,9 +233,10 @@ impl Program {
         self.next_scan = bus.now_ns().saturating_add(SCAN_NS);
         self.eject(bus);
         for index in 0..MAX_DEVICES {
-            if let Some(slot) = self.devices[index]
-                && slot.driver.function().id(bus) != Some((virtio::VENDOR, mem::PCI_DEVICE))
-            {
+            let Some(slot) = self.devices[index] else { continue };
+            let there = slot.driver.function().id(bus) == Some((virtio::VENDOR, mem::PCI_DEVICE));
+            // One that lost its driver state is another device in the same slot.
+            if !there || !slot.failed && !slot.driver.is_live(bus) {
                 self.devices[index] = None;
                 say!(self.console, bus, "vm at {:#x}: gone", slot.driver.config().addr);
             }

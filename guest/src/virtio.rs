@@ -274,6 +274,11 @@ impl Transport {
         bus.mmio_read8(self.common + DEVICE_STATUS)
     }
 
+    /// Whether the driver was made ready and the device not reset since.
+    pub fn is_driver_ok(&self, bus: &mut impl Bus) -> bool {
+        self.status(bus) & STATUS_DRIVER_OK != 0
+    }
+
     /// Whether the device gave up (DEVICE_NEEDS_RESET). A device that is gone reads as all ones and counts too.
     pub fn needs_reset(&self, bus: &mut impl Bus) -> bool {
         self.status(bus) & STATUS_NEEDS_RESET != 0

@@ -1,3 +1,5 @@
+//! The pattern and the default methods that write and verify it.
+
 use super::*;
 use crate::testing::Machine;
 

@@ -199,6 +199,11 @@ impl Driver {
         if self.features & F_ACPI_PXM != 0 { Some(self.config.node_id) } else { None }
     }
 
+    /// Whether the device still is as the driver left it (DRIVER_OK), not reset or replaced behind its back.
+    pub fn is_live(&self, bus: &mut impl Bus) -> bool {
+        self.transport.is_driver_ok(bus)
+    }
+
     /// Bytes plugged, as the driver counts.
     #[must_use]
     pub const fn plugged(&self) -> u64 {

@@ -1,3 +1,5 @@
+//! The driver against a model device: policy, refusals, breakdowns, contents.
+
 use super::*;
 use crate::pci::Function;
 use crate::testing::{ADDR, BLOCK, Device, Fault, Machine};

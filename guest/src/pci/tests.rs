@@ -1,3 +1,5 @@
+//! Bridges, capability lists and BARs, honest and not.
+
 use super::*;
 use crate::testing::{Device, Machine};
 use std::vec;

@@ -1,3 +1,5 @@
+//! The program as a whole on a model machine: what it says, does and survives.
+
 use super::*;
 use crate::testing::{ADDR, BLOCK, Device, Fault, Machine};
 use std::string::String;
@@ -244,4 +246,21 @@ fn slots_the_board_wants_back_are_ejected_once_they_are_empty() {
     machine.now += 10_000_000_000;
     settle(&mut machine, &mut program);
     assert_eq!(machine.ejected, 1 << 1 | 1 << 3 | 1 << 5);
+}
+
+#[test]
+fn a_device_replaced_in_its_slot_is_taken_up_anew() {
+    let (mut machine, mut program) = booted(vec![Device::new(1, 8, 2)], "");
+    machine.lines();
+    machine.devices[0] = Device::new(1, 16, 3);
+    machine.now += 10_000_000_000;
+    settle(&mut machine, &mut program);
+    assert_eq!(
+        machine.lines(),
+        [
+            "vm at 0x180000000: gone",
+            "vm at 0x180000000: pci 00:01.0, region 33554432, block size 2097152",
+            "vm at 0x180000000: plugged 6291456 of 6291456 requested"
+        ]
+    );
 }

@@ -1,3 +1,5 @@
+//! Start information as boards and as liars write it.
+
 use super::*;
 use crate::testing::Machine;
 use std::vec::Vec;

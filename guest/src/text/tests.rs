@@ -1,3 +1,5 @@
+//! Numbers and options.
+
 use super::*;
 
 #[test]

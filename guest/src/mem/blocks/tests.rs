@@ -1,3 +1,5 @@
+//! The block map against a plain list.
+
 use super::*;
 use crate::testing::Machine;
 use proptest::prelude::*;
