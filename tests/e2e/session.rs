@@ -74,6 +74,7 @@ fn session(builder: VmBuilder, base: u64) {
     assert_eq!([of(0, "size"), of(1, "size")], [json!(500 * M), json!(200 * M)]);
     assert_eq!([of(0, "memaddr"), of(1, "memaddr")], [json!(base), json!(base + 8 * G)]);
 
+    guest_reached(&mut vm, &[500 * M, 200 * M]);
     // The guest's own view, and that what it has written is still there.
     guest_says(&mut vm, "mem", "mem: 2 devices", &["plugged 524288000", "plugged 209715200"]);
     guest_says(&mut vm, "check", "words differ", &["check: ok: "]);
@@ -90,8 +91,21 @@ fn session(builder: VmBuilder, base: u64) {
         vm.qmp().qom_set(id, "requested-size", json!(0));
         sized(&mut vm, id, 0);
     }
+    guest_reached(&mut vm, &[0, 0]);
     guest_says(&mut vm, "check", "words differ", &["check: ok: 0 blocks"]);
     guest_turns_off(vm);
+}
+
+/// Waits until the guest has said that it reached these sizes, each as often as it stands here, in any order. The device changes size before the guest has
+/// written to the new memory, so that the device's events do not tell.
+fn guest_reached(vm: &mut Vm, sizes: &[u64]) {
+    let texts: Vec<String> = sizes.iter().map(|size| format!("plugged {size} of {size} requested")).collect();
+    let all = |got: &[u8]| {
+        let said = String::from_utf8_lossy(got);
+        let often = |text: &String| texts.iter().filter(|other| *other == text).count();
+        texts.iter().all(|text| said.matches(text.as_str()).count() >= often(text)).then_some(got.len())
+    };
+    vm.serial().take("the guest to reach the sizes", all).unwrap();
 }
 
 /// Types a command at the guest's serial port and reads to the line with `last`; every text must have come.
@@ -201,11 +215,11 @@ fn memory_that_the_guest_gives_back_is_given_back_to_the_host() {
         );
         let mut vm =
             with_guest(Vm::new().accel("kvm")).line(&line).line("-append touch=all").qmp().serial().start();
-        sized(&mut vm, "vm0", 256 * M);
+        guest_reached(&mut vm, &[256 * M]);
         guest_says(&mut vm, "check", "words differ", &["check: ok: 128 blocks"]);
         let full = resident(&vm);
         vm.qmp().qom_set("vm0", "requested-size", json!(0));
-        sized(&mut vm, "vm0", 0);
+        guest_reached(&mut vm, &[0]);
         let empty = resident(&vm);
         let given_back = full.saturating_sub(empty);
         assert!(given_back > 250 * M, "{backend}: {} of 256 MiB came back", given_back / M);

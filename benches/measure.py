@@ -1,0 +1,245 @@
+"""Measures pliant and QEMU side by side: start, memory of an idle machine, QMP commands, plugging.
+
+Only the standard library is used. Each figure is the median of several runs, taken in turn (one of pliant, one of QEMU, ...), so that
+what the machine does meanwhile meets both alike. The last column is QEMU's figure over pliant's.
+"""
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+RUNS = int(os.environ.get("RUNS", "20"))
+PATIENCE = 120
+
+# The command line of the first session, without accelerator and monitors.
+SESSION = (
+    "-machine q35 -m 4G,maxmem=20G -smp sockets=2,cores=2 -nodefaults -display none "
+    "-object memory-backend-ram,id=ram0,size=2G -object memory-backend-ram,id=ram1,size=2G "
+    "-numa node,nodeid=0,cpus=0-1,memdev=ram0 -numa node,nodeid=1,cpus=2-3,memdev=ram1 "
+    "-object memory-backend-ram,id=mem0,size=8G "
+    "-device virtio-mem-pci,id=vm0,memdev=mem0,node=0,requested-size=0M "
+    "-object memory-backend-ram,id=mem1,size=8G "
+    "-device virtio-mem-pci,id=vm1,memdev=mem1,node=1,requested-size=1G"
+).split()
+
+IDLE = "-machine q35 -m 1G -nodefaults -display none".split()
+
+PLUG = (
+    "-machine q35 -m 1G,maxmem=20G -nodefaults -display none "
+    "-object memory-backend-ram,id=mem0,size=8G -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=0"
+).split()
+
+
+class Machine:
+    """A running program with one QMP connection, which it makes itself so that nobody has to poll for it."""
+
+    def __init__(self, program, args, greet=True, serial=False):
+        self.folder = tempfile.mkdtemp(prefix="pliant-bench-")
+        path = os.path.join(self.folder, "qmp")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(1)
+        listener.settimeout(PATIENCE)
+        if serial:
+            guest = socket.socket(socket.AF_UNIX)
+            guest.bind(os.path.join(self.folder, "serial"))
+            guest.listen(1)
+            args = [*args, "-serial", f"unix:{self.folder}/serial"]
+        self.stderr = open(os.path.join(self.folder, "stderr"), "w+", encoding="utf-8", errors="replace")
+        self.begin = time.perf_counter()
+        self.process = subprocess.Popen(
+            [program, *args, "-chardev", f"socket,id=bench,path={path}", "-mon", "chardev=bench,mode=control"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.stderr,
+            cwd=self.folder,
+        )
+        # Whichever is first: the connection or the program's end.
+        pidfd = os.pidfd_open(self.process.pid)
+        ready, _, _ = select.select([listener, pidfd], [], [], PATIENCE)
+        os.close(pidfd)
+        if listener not in ready:
+            self.fail("ended before it connected" if ready else "did not connect")
+        self.socket, _ = listener.accept()
+        listener.close()
+        self.socket.settimeout(PATIENCE)
+        self.reader = self.socket.makefile("r", encoding="utf-8")
+        self.greeted = None
+        if serial:
+            # The chardevs are all made before the machine is, so that the connection is there or is about to be.
+            guest.settimeout(PATIENCE)
+            self.serial = guest.accept()[0].makefile("r", encoding="utf-8", errors="replace")
+            guest.close()
+        if greet:
+            self.read_greeting()
+            self.execute("qmp_capabilities")
+
+    def fail(self, what):
+        self.stderr.seek(0)
+        text = self.stderr.read()
+        self.end()
+        raise RuntimeError(f"{what}: {text.strip()}")
+
+    def read_greeting(self):
+        while True:
+            line = self.reader.readline()
+            if not line:
+                self.fail("hung up before its greeting")
+            if "QMP" in json.loads(line):
+                self.greeted = time.perf_counter() - self.begin
+                return
+
+    def execute(self, command, **arguments):
+        request = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        self.socket.sendall(json.dumps(request).encode() + b"\n")
+        while True:
+            line = self.reader.readline()
+            if not line:
+                self.fail(f"hung up at {command}")
+            message = json.loads(line)
+            if "event" not in message:
+                if "error" in message:
+                    self.fail(f"{command}: {message['error']['desc']}")
+                return message["return"]
+
+    def wait_guest(self, size):
+        """Waits until the guest says that it has this size and has written what it writes to new memory."""
+        wanted = f"plugged {size} of {size} requested"
+        for line in self.serial:
+            if wanted in line:
+                return
+        self.fail(f"hung up before the guest had {size}")
+
+    def end(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.stderr.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start(program, accel):
+    """Seconds from the start of the process to the greeting, and to the answer to the first command."""
+    machine = Machine(program, ["-accel", accel, *SESSION], greet=False)
+    machine.read_greeting()
+    greeting = machine.greeted
+    machine.execute("qmp_capabilities")
+    machine.execute("query-status")
+    answered = time.perf_counter() - machine.begin
+    machine.end()
+    return {"to the greeting, ms": greeting * 1e3, "to the first answer, ms": answered * 1e3}
+
+
+def memory(program, accel):
+    """Memory of an idle machine whose guest, if it has one, has come to rest."""
+    machine = Machine(program, ["-accel", accel, *IDLE])
+    machine.execute("query-status")
+    figures = {}
+    with open(f"/proc/{machine.process.pid}/status", encoding="ascii") as status:
+        for line in status:
+            name, _, rest = line.partition(":")
+            if name in ("VmRSS", "RssAnon"):
+                figures[f"{name}, MiB"] = int(rest.split()[0]) / 1024
+    with open(f"/proc/{machine.process.pid}/smaps_rollup", encoding="ascii") as smaps:
+        for line in smaps:
+            name, _, rest = line.partition(":")
+            if name == "Private_Dirty":
+                figures["Private_Dirty, MiB"] = int(rest.split()[0]) / 1024
+    machine.end()
+    return figures
+
+
+def qmp(program, accel):
+    """Commands a second, each sent when the one before was answered, and in a row."""
+    machine = Machine(program, ["-accel", accel, *PLUG])
+    figures = {}
+    for name, command, arguments in (
+        ("query-status/s", "query-status", {}),
+        ("qom-get/s", "qom-get", {"path": "/machine/peripheral/vm0", "property": "size"}),
+        ("query-memory-devices/s", "query-memory-devices", {}),
+    ):
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < 0.5:
+            for _ in range(50):
+                machine.execute(command, **arguments)
+            count += 50
+        figures[name] = count / (time.perf_counter() - begin)
+    machine.end()
+    return figures
+
+
+def plug(program, accel):
+    """Seconds for the built-in guest to plug and to unplug 8 GiB in blocks of 2 MiB, one page of each touched.
+
+    QEMU boots the guest's program by -kernel; BENCH_GUEST names its file (see benches/README.md).
+    """
+    args = ["-accel", accel, *PLUG]
+    if "qemu" in os.path.basename(program):
+        args += ["-kernel", os.environ["BENCH_GUEST"]]
+    machine = Machine(program, args, serial=True)
+    size = 8 << 30
+    # The first block tells that the guest is up.
+    machine.execute("qom-set", path="vm0", property="requested-size", value=2 << 20)
+    machine.wait_guest(2 << 20)
+    figures = {}
+    for name, wanted in (("plug 8 GiB, s", size), ("unplug 8 GiB, s", 0)):
+        begin = time.perf_counter()
+        machine.execute("qom-set", path="vm0", property="requested-size", value=wanted)
+        machine.wait_guest(wanted)
+        figures[name] = time.perf_counter() - begin
+    machine.end()
+    return figures
+
+
+def compare(name, measure, accel, runs):
+    """Runs a measurement of both programs in turn and prints the medians."""
+    programs = {"pliant": os.environ["PLIANT_BIN"], "QEMU": shutil.which("qemu-system-x86_64")}
+    collected = {who: {} for who in programs}
+    for _ in range(runs):
+        for who, program in programs.items():
+            try:
+                for figure, value in measure(program, accel).items():
+                    collected[who].setdefault(figure, []).append(value)
+            except (RuntimeError, OSError, KeyError) as error:
+                collected[who].setdefault("failed", []).append(str(error))
+    print(f"\n{name} (-accel {accel}, median of {runs})")
+    print(f"  {'':28}{'pliant':>12}{'QEMU':>12}{'QEMU/pliant':>14}")
+    figures = dict.fromkeys(figure for who in collected.values() for figure in who if figure != "failed")
+    for figure in figures:
+        values = [statistics.median(collected[who].get(figure, [float("nan")])) for who in programs]
+        ratio = values[1] / values[0] if values[0] else float("nan")
+        print(f"  {figure:28}{values[0]:12.2f}{values[1]:12.2f}{ratio:14.2f}")
+    for who, of_who in collected.items():
+        for error in dict.fromkeys(of_who.get("failed", [])):
+            print(f"  {who} failed: {error}")
+
+
+def main():
+    kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug"]
+    # Each program's own way of running without KVM.
+    accel = "kvm"
+    if not kvm:
+        print("no /dev/kvm: nothing here can be compared")
+        return
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d %H:%M')}")
+    for part, measure, runs in (
+        ("start", start, RUNS),
+        ("memory", memory, max(1, RUNS // 4)),
+        ("qmp", qmp, max(1, RUNS // 4)),
+        ("plug", plug, max(1, RUNS // 6)),
+    ):
+        if part in parts:
+            compare(part, measure, accel, runs)
+
+
+main()
