@@ -54,13 +54,19 @@ impl AccelSpec {
         Self { name, options, prefix: format!("-accel {text}: ") }
     }
 
-    /// The list of `-machine accel=A:B`, whose messages have no prefix.
+    /// The list of `-machine accel=A:B`, whose messages have no prefix. Never empty: a list without names cannot be opened.
     #[must_use]
     pub fn machine_list(list: &str) -> Vec<Self> {
-        list.split(':')
-            .filter(|name| !name.is_empty())
-            .map(|name| Self { name: name.to_owned(), options: Vec::new(), prefix: String::new() })
-            .collect()
+        let unprefixed =
+            |name: &str| Self { name: name.to_owned(), options: Vec::new(), prefix: String::new() };
+        let specs: Vec<_> = list.split(':').filter(|name| !name.is_empty()).map(unprefixed).collect();
+        if specs.is_empty() { vec![unprefixed("")] } else { specs }
+    }
+
+    /// Whether this `-accel` option asks for [`help`] instead: `help`, `?` or nothing.
+    #[must_use]
+    pub fn wants_help(&self) -> bool {
+        !self.prefix.is_empty() && matches!(self.name.as_str(), "help" | "?" | "")
     }
 }
 
@@ -84,8 +90,9 @@ pub fn open(specs: &[AccelSpec]) -> std::result::Result<Opened, Vec<String>> {
     let mut messages = Vec::new();
     // A machine list names all unknown accelerators before it tries any.
     let from_list = specs.iter().all(|spec| spec.prefix.is_empty());
-    let (known, unknown): (Vec<_>, Vec<_>) =
-        specs.iter().partition(|spec| !from_list || ACCELERATORS.contains(&spec.name.as_str()));
+    let (known, unknown): (Vec<_>, Vec<_>) = specs
+        .iter()
+        .partition(|spec| !from_list || spec.name.is_empty() || ACCELERATORS.contains(&spec.name.as_str()));
     messages.extend(unknown.iter().map(|spec| format!("invalid accelerator {}", spec.name)));
     for spec in known {
         match open_one(spec) {
@@ -119,6 +126,7 @@ fn open_one(spec: &AccelSpec) -> Result<Arc<dyn Accel>> {
             no_options("sim-accel")?;
             SimAccel::new()
         }
+        "" => return Err(Error::generic("no accelerator found")),
         other => return Err(Error::generic(format!("invalid accelerator {other}"))),
     })
 }

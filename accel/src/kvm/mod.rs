@@ -318,7 +318,8 @@ impl Accel for KvmAccel {
         for index in 0..count as u32 {
             let (info, thread) = self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
                 Error::generic(format!(
-                    "kvm_init_vcpu: kvm_create_vcpu failed ({index}): {}",
+                    "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
+                    config.apic_ids[index as usize],
                     os_text(&error)
                 ))
             })?;

@@ -18,6 +18,15 @@ fn unknown_accelerators_are_refused_as_qemu_does() {
 }
 
 #[test]
+fn an_empty_machine_list_finds_nothing_and_an_empty_option_wants_help() {
+    assert_eq!(failure(&AccelSpec::machine_list("")), ["no accelerator found"]);
+    assert!(AccelSpec::option("").wants_help() && AccelSpec::option("help").wants_help());
+    assert!(!AccelSpec::option("kvm,help").wants_help());
+    assert!(AccelSpec::machine_list("help").iter().all(|spec| !spec.wants_help()));
+    assert_eq!(failure(&AccelSpec::machine_list("help")), ["invalid accelerator help"]);
+}
+
+#[test]
 fn options_are_checked_before_anything_is_opened() {
     assert_eq!(
         failure(&[AccelSpec::option("kvm,foo=bar")]),

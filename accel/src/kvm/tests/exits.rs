@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::rig::{MMIO, Report, Rig};
-use crate::Accel;
+use crate::{Accel, CpuModel, VcpuConfig};
 
 /// Writes to the device for ever.
 const MMIO_LOOP: [u8; 5] = [0xa2, MMIO as u8, (MMIO >> 8) as u8, 0xeb, 0xfb];
@@ -201,4 +201,15 @@ fn vcpus_are_threads_with_qemus_names() {
     rig.accel.resume();
     rig.accel.shutdown();
     rig.accel.shutdown();
+}
+
+#[test]
+fn vcpus_are_created_once_and_not_too_many() {
+    let Some(rig) = Rig::new(&[0xf4], 1, false) else { return };
+    let create = |count| rig.accel.create_vcpus(VcpuConfig::new(count, CpuModel::default()), rig.events());
+    let error = create(1_000_000).unwrap_err();
+    let text = error.desc();
+    let start = "Number of SMP cpus requested (1000000) exceeds the maximum cpus supported by KVM (";
+    assert!(text.starts_with(start), "{text}");
+    assert!(create(1).is_err());
 }

@@ -93,6 +93,7 @@ pub(super) struct Rig {
     pub(super) port_probe: Arc<Probe>,
     pub(super) mmio_probe: Arc<Probe>,
     pub(super) ram: Arc<RamBlock>,
+    sender: Sender<Report>,
     reports: Receiver<Report>,
 }
 
@@ -137,13 +138,30 @@ impl Rig {
         let io = tx.address_space("I/O", io_root);
         tx.commit();
         accel.attach(&memory, &system, &io).unwrap();
-        let events = Arc::new(Events(Mutex::new(sender)));
+        let events = Arc::new(Events(Mutex::new(sender.clone())));
         accel.create_vcpus(VcpuConfig::new(cpus, CpuModel::default()), events).unwrap();
         if pvh {
             accel.set_boot(Some(BootState::Pvh { entry: ROM as u32, start_info: 0x1234 }));
         }
         accel.reset();
-        Some(Self { accel, memory, system, system_root, ports, mmio, port_probe, mmio_probe, ram, reports })
+        Some(Self {
+            accel,
+            memory,
+            system,
+            system_root,
+            ports,
+            mmio,
+            port_probe,
+            mmio_probe,
+            ram,
+            sender,
+            reports,
+        })
+    }
+
+    /// Reports what vCPUs tell.
+    pub(super) fn events(&self) -> Arc<dyn VcpuEvents> {
+        Arc::new(Events(Mutex::new(self.sender.clone())))
     }
 
     pub(super) fn report(&self) -> Report {
