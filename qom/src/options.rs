@@ -45,6 +45,7 @@ impl Options {
     }
 }
 
+/// The error for a key that nobody takes.
 pub fn invalid_parameter(key: &str) -> Error {
     Error::generic(format!("Invalid parameter '{key}'"))
 }
