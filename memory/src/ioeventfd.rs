@@ -1,6 +1,8 @@
 //! Event descriptors that a guest write signals instead of reaching the device.
+#![expect(unsafe_code, reason = "the event descriptors of vmm-sys-util convert to owned ones only through raw numbers")]
 
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -47,6 +49,16 @@ impl IoEventFd {
             && (self.size == 0 || self.size == size)
             && self.datamatch.is_none_or(|wanted| wanted == value)
     }
+}
+
+/// Another descriptor of the same event, for whoever waits for it.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn event_descriptor(event: &EventFd) -> io::Result<OwnedFd> {
+    let copy = event.try_clone()?.into_raw_fd();
+    // SAFETY: `into_raw_fd` just gave up its ownership of the copy, and nobody else knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// All descriptors that are reachable in `ranges`, sorted by address.

@@ -58,7 +58,7 @@ pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, Po
 pub use error::{DiscardError, Error, Result};
 pub use flatview::{FlatRange, FlatView};
 pub use guest_memory::{DirtyMarker, DirtySlice, GuestRam};
-pub use ioeventfd::IoEventFd;
+pub use ioeventfd::{IoEventFd, event_descriptor};
 pub use listener::{IoEventFdSection, MemoryListener, Section};
 pub use memory::Memory;
 pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
