@@ -6,6 +6,8 @@
 //! | [`pci`] | configuration space, BARs, MSI-X, root buses |
 //! | [`isa`], [`acpi`] | south bridges and devices with fixed ports |
 //! | [`mod@char`] | serial ports |
+//! | [`virtio`] | queues, the PCI transport |
+//! | [`mem`] | memory devices, virtio-mem |
 //! | [`i386`] | the boards `pc`, `q35` and `none` |
 
 pub mod acpi;
@@ -13,9 +15,11 @@ pub mod char;
 pub mod core;
 pub mod i386;
 pub mod isa;
+pub mod mem;
 pub mod pci;
 #[cfg(test)]
 mod testing;
+pub mod virtio;
 
 /// Registers every class of this crate.
 pub fn register(registry: &mut qom::Registry) {
@@ -24,5 +28,7 @@ pub fn register(registry: &mut qom::Registry) {
     acpi::register(registry);
     isa::register(registry);
     char::register(registry);
+    virtio::register(registry);
+    mem::register(registry);
     i386::register(registry);
 }

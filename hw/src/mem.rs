@@ -1,0 +1,22 @@
+//! Memory devices: where they go, how they are plugged, and virtio-mem.
+//!
+//! - [`placement`] and [`memslots`] are pure: addresses, and in how many pieces memory is mapped;
+//! - [`MemoryDevice`] is a device with memory, [`MemoryDevices`] the list of a machine's, [`MemoryDevicePlug`] the
+//!   machine's part in plugging one;
+//! - [`virtio_mem`] is the one kind there is.
+//!
+//! Left out: `pc-dimm` and its slots, `virtio-pmem`.
+
+mod device;
+pub mod memslots;
+pub mod placement;
+mod plug;
+pub mod virtio_mem;
+
+pub use device::{Frozen, MemoryDevice, MemoryDevices};
+pub use plug::MemoryDevicePlug;
+
+/// Registers the memory devices.
+pub fn register(registry: &mut qom::Registry) {
+    virtio_mem::register(registry);
+}

@@ -1,0 +1,154 @@
+//! Memory devices as the machine sees them: a trait, and the list of those that are plugged.
+//!
+//! The list is a machine extension ([`MemoryDevices::of`]): `query-memory-devices`, `query-memory-size-summary` and
+//! `info numa` read it, [`super::plug`] changes it. Left out: DIMMs and their slots.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memory::RegionId;
+use qapi::Result;
+use qapi::types::MemoryDeviceInfo;
+
+use super::placement::{Placed, Wanted};
+use crate::core::Machine;
+
+/// A device whose memory is mapped in the device-memory area.
+pub trait MemoryDevice: Send + Sync {
+    /// The `id=` of the device, if it has one.
+    fn id(&self) -> Option<String>;
+
+    /// What the device needs in the area. Asked before it is realized.
+    ///
+    /// # Errors
+    /// The device has no memory.
+    fn wanted(&self) -> Result<Wanted>;
+
+    /// Tells where the device goes, before it is realized.
+    fn set_addr(&self, addr: u64);
+
+    /// Tells how many memory slots the device may use at most, before it is realized.
+    fn set_memslot_limit(&self, limit: u64);
+
+    /// The address that was set.
+    fn addr(&self) -> u64;
+
+    /// Bytes of its region; 0 without memory.
+    fn region_size(&self) -> u64;
+
+    /// What is mapped; present while the device is realized.
+    fn region(&self) -> Option<RegionId>;
+
+    /// Memory slots it may come to use.
+    fn memslots(&self) -> u64;
+
+    /// Bytes the guest can use.
+    fn plugged_size(&self) -> u64;
+
+    /// Its NUMA node.
+    fn node(&self) -> u32;
+
+    /// What `query-memory-devices` shows.
+    fn info(&self) -> MemoryDeviceInfo;
+
+    /// Whether a `device_del` would be accepted.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_unplug(&self) -> Result<()>;
+}
+
+/// The memory devices of one machine.
+#[derive(Default)]
+pub struct MemoryDevices {
+    devices: Mutex<Vec<Arc<dyn MemoryDevice>>>,
+    frozen: AtomicU32,
+    locked: AtomicBool,
+}
+
+impl MemoryDevices {
+    /// Those of `machine`.
+    pub fn of(machine: &Machine) -> Arc<Self> {
+        machine.extension(Self::default)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Arc<dyn MemoryDevice>>> {
+        // Changed by whole insertions and removals only.
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of them, by ascending address.
+    pub fn devices(&self) -> Vec<Arc<dyn MemoryDevice>> {
+        // Copied first: a device's address is behind its own lock.
+        let mut devices = self.list().clone();
+        devices.sort_by_key(|d| d.addr());
+        devices
+    }
+
+    /// Where they are.
+    pub fn placed(&self) -> Vec<Placed> {
+        let placed = |d: &Arc<dyn MemoryDevice>| Placed { id: d.id(), addr: d.addr(), size: d.region_size() };
+        self.devices().iter().map(placed).filter(|p| p.size != 0).collect()
+    }
+
+    /// The answer of `query-memory-devices`.
+    pub fn infos(&self) -> Vec<MemoryDeviceInfo> {
+        self.devices().iter().map(|d| d.info()).collect()
+    }
+
+    /// Bytes that are plugged, the `plugged-memory` of `query-memory-size-summary`.
+    #[doc(alias = "get_plugged_memory_size")]
+    pub fn plugged_size(&self) -> u64 {
+        self.devices().iter().map(|d| d.plugged_size()).sum()
+    }
+
+    /// Bytes that are plugged on one node, for `info numa`.
+    pub fn plugged_on(&self, node: u32) -> u64 {
+        self.devices().iter().filter(|d| d.node() == node).map(|d| d.plugged_size()).sum()
+    }
+
+    /// Memory slots they may come to use together.
+    pub fn memslots(&self) -> u64 {
+        self.devices().iter().map(|d| d.memslots()).sum()
+    }
+
+    pub(super) fn add(&self, device: Arc<dyn MemoryDevice>) {
+        self.list().push(device);
+    }
+
+    pub(super) fn remove(&self, device: &Arc<dyn MemoryDevice>) {
+        self.list().retain(|d| !Arc::ptr_eq(d, device));
+    }
+
+    /// Forbids guests to change what is plugged until the guard is dropped: while a migration runs.
+    #[must_use]
+    pub fn freeze(self: &Arc<Self>) -> Frozen {
+        self.frozen.fetch_add(1, Ordering::AcqRel);
+        Frozen(Arc::clone(self))
+    }
+
+    /// Whether guests may not change what is plugged.
+    #[doc(alias = "virtio_mem_is_busy")]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire) != 0
+    }
+
+    /// All memory of the process is locked (`-overcommit mem-lock=on`), so nothing can be given back.
+    pub fn set_memory_locked(&self) {
+        self.locked.store(true, Ordering::Release);
+    }
+
+    /// Whether all memory of the process is locked.
+    pub fn is_memory_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+}
+
+/// Keeps [`MemoryDevices::is_frozen`] true.
+pub struct Frozen(Arc<MemoryDevices>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.frozen.fetch_sub(1, Ordering::AcqRel);
+    }
+}

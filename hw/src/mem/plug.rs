@@ -1,0 +1,80 @@
+//! Plugging memory devices: an address before they are realized, mapped afterwards, asked before they go.
+
+use std::sync::Arc;
+
+use qapi::{Error, Result};
+use qom::{ObjectRef, cast};
+
+use super::device::{MemoryDevice, MemoryDevices};
+use super::memslots::Budget;
+use super::placement::{Area, place};
+use crate::core::{Device, HotplugHandler, Machine, Unplug};
+
+/// The machine's part in plugging a memory device; attach it to the class with `DeviceClass::plugged_by`. The class
+/// casts its objects to [`MemoryDevice`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemoryDevicePlug;
+
+fn memory_device(device: &Arc<dyn Device>) -> Result<Arc<dyn MemoryDevice>> {
+    let object: ObjectRef = Arc::clone(device) as ObjectRef;
+    cast(&object).ok_or_else(|| Error::generic(format!("'{}' is no memory device", device.dev().type_name())))
+}
+
+fn area(machine: &Machine) -> Option<Area> {
+    let sizes = machine.sizes();
+    let limit = sizes.max.saturating_sub(sizes.ram);
+    machine.device_memory().map(|memory| Area { base: memory.base, size: memory.size, limit })
+}
+
+impl HotplugHandler for MemoryDevicePlug {
+    fn pre_plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
+        let memory_device = memory_device(device)?;
+        let devices = MemoryDevices::of(machine);
+        let wanted = memory_device.wanted()?;
+        let area = area(machine);
+        if let Some(area) = &area {
+            let slots = machine.accel().memory_slots();
+            let required = devices.memslots();
+            if slots.as_ref().is_some_and(|s| s.free == 0) {
+                return Err(Error::generic("hypervisor has not enough free memory slots left"));
+            }
+            memory_device.set_memslot_limit(
+                Budget {
+                    max: slots.as_ref().map(|s| s.max.into()),
+                    free: slots.as_ref().map(|s| s.free.into()),
+                    required,
+                    limit: area.limit,
+                    used: devices.placed().iter().map(|p| p.size).sum(),
+                }
+                .share(wanted.size),
+            );
+        }
+        let warn = &mut |text: String| tracing::warn!("{text}");
+        memory_device.set_addr(place(area.as_ref(), &devices.placed(), &wanted, warn)?);
+        Ok(())
+    }
+
+    fn plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
+        let memory_device = memory_device(device)?;
+        let (Some(memory), Some(region)) = (machine.device_memory(), memory_device.region()) else {
+            return Err(Error::generic("the memory device has nothing to map"));
+        };
+        let offset = memory_device.addr() - memory.base;
+        machine.memory().transaction().add_subregion(memory.region, offset, region, 0);
+        MemoryDevices::of(machine).add(memory_device);
+        Ok(())
+    }
+
+    fn unplug_request(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<Unplug> {
+        memory_device(device)?.may_unplug()?;
+        Ok(Unplug::Now)
+    }
+
+    fn unplug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+        let Ok(memory_device) = memory_device(device) else { return };
+        MemoryDevices::of(machine).remove(&memory_device);
+        if let (Some(memory), Some(region)) = (machine.device_memory(), memory_device.region()) {
+            machine.memory().transaction().del_subregion(memory.region, region);
+        }
+    }
+}

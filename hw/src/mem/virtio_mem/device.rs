@@ -1,0 +1,388 @@
+//! The object `virtio-mem`: configuration, what is realized, and its faces to virtio and to the machine.
+//!
+//! One lock guards it all. It is taken after the transport's and never held while the transport, the monitors or the
+//! machine are called.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use memory::{MemoryBackend, RegionId};
+use qapi::events::Event;
+use qapi::types::{MemoryDeviceInfo, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper};
+use qapi::{Error, Result};
+use qom::{Class, ObjectRef};
+
+use super::realize;
+use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request};
+use super::sizes::{default_block_size, thp_size};
+use super::unit::Unit;
+use crate::core::{Device, DeviceState, Machine, ResetKind};
+use crate::mem::device::{MemoryDevice, MemoryDevices};
+use crate::mem::placement::Wanted;
+use crate::virtio::ring::Chain;
+use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
+
+/// Proximity domain of the memory is in ACPI tables.
+#[doc(alias = "VIRTIO_MEM_F_ACPI_PXM")]
+pub const F_ACPI_PXM: u64 = 1 << 0;
+/// The guest must not touch unplugged memory.
+#[doc(alias = "VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE")]
+pub const F_UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
+/// Memory stays plugged over suspend and resume.
+#[doc(alias = "VIRTIO_MEM_F_PERSISTENT_SUSPEND")]
+pub const F_PERSISTENT_SUSPEND: u64 = 1 << 2;
+
+/// Virtio device ID of memory devices.
+const DEVICE_ID: u16 = 24;
+const QUEUE_SIZES: [u16; 1] = [128];
+
+/// `on`, `off` or for the device to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnOffAuto {
+    /// Find out.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl OnOffAuto {
+    /// Names, indexed by the discriminant.
+    pub const NAMES: [&str; 3] = ["auto", "on", "off"];
+}
+
+/// What properties set.
+pub(super) struct Config {
+    pub(super) memdev: Option<Arc<MemoryBackend>>,
+    pub(super) requested: u64,
+    /// 0: the default for the backend.
+    pub(super) block_size: u64,
+    pub(super) node: u32,
+    /// 0: wherever there is room.
+    pub(super) memaddr: u64,
+    pub(super) prealloc: bool,
+    pub(super) unplugged_inaccessible: OnOffAuto,
+    pub(super) dynamic_memslots: bool,
+    pub(super) early_migration: bool,
+    /// What the machine grants when slots are dynamic.
+    pub(super) memslot_limit: u64,
+}
+
+impl Config {
+    /// Alignment of what backs the region, as the memory API has it: huge pages for anonymous memory, else its pages.
+    fn region_align(backend: &MemoryBackend) -> u64 {
+        let anonymous = backend.block().is_some_and(|block| block.file().is_none());
+        if anonymous { 2 << 20 } else { backend.page_size() }
+    }
+
+    /// The block size that is set, or the default.
+    pub(super) fn effective_block_size(&self) -> u64 {
+        match (self.block_size, &self.memdev) {
+            (0, Some(backend)) => {
+                default_block_size(backend.page_size(), memory::host_page_size(), thp_size().bytes)
+            }
+            (0, None) => thp_size().bytes,
+            (size, _) => size,
+        }
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) live: Option<Live>,
+    /// Sizes the monitors have not been told of.
+    news: Vec<u64>,
+}
+
+/// What exists while the device is realized.
+pub(super) struct Live {
+    pub(super) unit: Unit,
+    pub(super) region: RegionId,
+    pub(super) machine: Weak<Machine>,
+    pub(super) devices: Arc<MemoryDevices>,
+    pub(super) features: u64,
+}
+
+/// A virtio-mem device, the part behind `virtio-bus`.
+pub struct VirtioMem {
+    common: VirtioCommon,
+    inner: Mutex<Inner>,
+}
+crate::device_object!(VirtioMem, common.dev);
+
+impl VirtioMem {
+    /// A device of `class` with every property at its default.
+    pub(super) fn new(class: &Arc<Class>) -> Arc<Self> {
+        let config = Config {
+            memdev: None,
+            requested: 0,
+            block_size: 0,
+            node: 0,
+            memaddr: 0,
+            prealloc: false,
+            unplugged_inaccessible: OnOffAuto::On,
+            dynamic_memslots: false,
+            early_migration: true,
+            memslot_limit: 1,
+        };
+        let inner = Inner { config, live: None, news: Vec::new() };
+        Arc::new(Self { common: VirtioCommon::new(class), inner: Mutex::new(inner) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Device state is changed by whole steps that do not panic half-way.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The proxy the device sits behind.
+    fn proxy(&self) -> Option<Arc<dyn Device>> {
+        self.common.dev.parent_bus()?.bus().parent()
+    }
+
+    /// Names the memory in `info ramblock` and the migration stream after the device's place on its bus.
+    pub(super) fn name_block(&self, place: Option<&str>) {
+        let inner = self.lock();
+        if let Some(live) = &inner.live {
+            live.unit.block().register_name(place);
+        }
+    }
+
+    /// Changes the size the guest should have, as `qom-set` does; the value was checked.
+    pub(super) fn request_size(&self, requested: u64) {
+        {
+            let mut inner = self.lock();
+            inner.config.requested = requested;
+            if let Some(live) = &mut inner.live {
+                live.unit.set_requested(requested);
+            }
+        }
+        // Also when it is the same value: a driver that gave up tries again.
+        self.common.notifier.config_changed();
+    }
+
+    /// Reads one request, serves it, answers it.
+    fn request(&self, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
+        let violation = |what: String| Violation(format!("virtio-mem protocol violation: {what}"));
+        let mut bytes = [0; REQUEST_SIZE];
+        if buffer.read(&mut bytes) != REQUEST_SIZE {
+            // The size that is wanted, not the one that came: QEMU's text.
+            return Err(violation(format!("invalid request size: {REQUEST_SIZE}")));
+        }
+        if buffer.writable_len() < RESPONSE_SIZE as u64 {
+            return Err(violation(format!("not enough space for response: {}", buffer.writable_len())));
+        }
+        let request = Request::parse(&bytes).map_err(|unknown| violation(unknown.to_string()))?;
+        let response = self.lock().serve(request);
+        let written = buffer.write(&response);
+        Ok(written as u32)
+    }
+}
+
+impl Inner {
+    fn serve(&mut self, request: Request) -> [u8; RESPONSE_SIZE] {
+        let Some(live) = &mut self.live else { return super::request::Response::Error.to_bytes() };
+        let before = live.unit.size();
+        let response = live.unit.serve(request, live.devices.is_frozen());
+        self.note_size(before);
+        response.to_bytes()
+    }
+
+    /// Notes a changed size for [`VirtioMem::settle`].
+    fn note_size(&mut self, before: u64) {
+        let size = self.size();
+        if size != before {
+            self.news.push(size);
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.live.as_ref().map_or(0, |live| live.unit.size())
+    }
+}
+
+impl Device for VirtioMem {
+    fn dev(&self) -> &DeviceState {
+        &self.common.dev
+    }
+
+    fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        realize::realize(&self, machine)
+    }
+
+    fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
+        realize::unrealize(&self, machine);
+    }
+
+    /// A system reset unplugs everything, unless somebody forbids it; waking up does not.
+    fn reset(&self, kind: ResetKind) {
+        if kind == ResetKind::Wakeup {
+            return;
+        }
+        {
+            let mut inner = self.lock();
+            let before = inner.size();
+            if let Some(live) = &mut inner.live {
+                live.unit.system_reset(live.devices.is_frozen());
+            }
+            inner.note_size(before);
+        }
+        self.settle();
+    }
+}
+
+impl VirtioBackend for VirtioMem {
+    fn common(&self) -> &VirtioCommon {
+        &self.common
+    }
+
+    fn feature_texts(&self) -> &'static [(u64, &'static str)] {
+        // "SUSPND" is how QEMU spells it. The proximity domain bit has no text there: it counts as unknown.
+        &[
+            (
+                F_PERSISTENT_SUSPEND,
+                "VIRTIO_MEM_F_PERSISTENT_SUSPND: Plugged memory will remain plugged when suspending+resuming",
+            ),
+            (
+                F_UNPLUGGED_INACCESSIBLE,
+                "VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: Unplugged memory cannot be accessed",
+            ),
+        ]
+    }
+}
+
+impl VirtioDevice for VirtioMem {
+    fn name(&self) -> &'static str {
+        "virtio-mem"
+    }
+
+    fn device_id(&self) -> u16 {
+        DEVICE_ID
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        self.lock().live.as_ref().map_or(0, |live| live.features)
+    }
+
+    fn accepts(&self, features: u64) -> bool {
+        let needed = self.features() & F_UNPLUGGED_INACCESSIBLE;
+        features & needed == needed
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let inner = self.lock();
+        inner.live.as_ref().map(|live| live.unit.config(inner.config.node).to_vec()).unwrap_or_default()
+    }
+
+    fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
+        self.request(buffer)
+    }
+
+    fn settle(&self) {
+        let (news, machine) = {
+            let mut inner = self.lock();
+            (std::mem::take(&mut inner.news), inner.live.as_ref().and_then(|live| live.machine.upgrade()))
+        };
+        let (Some(machine), Some(proxy)) = (machine.filter(|_| !news.is_empty()), self.proxy()) else {
+            return;
+        };
+        let id = proxy.dev().id();
+        let qom_path = (proxy as ObjectRef).path();
+        for size in news {
+            machine.send(Event::MemoryDeviceSizeChange { id: id.clone(), size, qom_path: qom_path.clone() });
+        }
+    }
+}
+
+impl MemoryDevice for VirtioMem {
+    fn id(&self) -> Option<String> {
+        self.proxy()?.dev().id()
+    }
+
+    fn wanted(&self) -> Result<Wanted> {
+        let inner = self.lock();
+        let config = &inner.config;
+        let backend =
+            config.memdev.as_ref().ok_or_else(|| Error::generic("'memdev' property must be set"))?;
+        Ok(Wanted {
+            size: backend.size(),
+            region_align: Config::region_align(backend),
+            device_align: config.effective_block_size(),
+            addr: (config.memaddr != 0).then_some(config.memaddr),
+        })
+    }
+
+    fn set_addr(&self, addr: u64) {
+        self.lock().config.memaddr = addr;
+    }
+
+    fn set_memslot_limit(&self, limit: u64) {
+        self.lock().config.memslot_limit = limit;
+    }
+
+    fn addr(&self) -> u64 {
+        self.lock().config.memaddr
+    }
+
+    fn region_size(&self) -> u64 {
+        self.lock().config.memdev.as_ref().map_or(0, |backend| backend.size())
+    }
+
+    fn region(&self) -> Option<RegionId> {
+        self.lock().live.as_ref().map(|live| live.region)
+    }
+
+    fn memslots(&self) -> u64 {
+        let inner = self.lock();
+        inner.live.as_ref().and_then(|live| live.unit.slots()).map_or(1, |slots| slots.count())
+    }
+
+    fn plugged_size(&self) -> u64 {
+        self.lock().size()
+    }
+
+    fn node(&self) -> u32 {
+        self.lock().config.node
+    }
+
+    fn info(&self) -> MemoryDeviceInfo {
+        let id = self.id();
+        let inner = self.lock();
+        let config = &inner.config;
+        let data = VirtioMEMDeviceInfo {
+            id,
+            memaddr: config.memaddr,
+            requested_size: config.requested,
+            size: inner.size(),
+            max_size: config.memdev.as_ref().map_or(0, |backend| backend.size()),
+            block_size: config.effective_block_size(),
+            node: config.node.into(),
+            memdev: config.memdev.clone().map_or_else(String::new, |backend| (backend as ObjectRef).path()),
+        };
+        MemoryDeviceInfo::VirtioMem(VirtioMEMDeviceInfoWrapper { data })
+    }
+
+    #[doc(alias = "virtio_mem_unplug_request_check")]
+    fn may_unplug(&self) -> Result<()> {
+        let inner = self.lock();
+        if inner.config.unplugged_inaccessible != OnOffAuto::On {
+            return Err(Error::generic(
+                "virtio-mem device cannot get unplugged while 'unplugged-inaccessible' != 'on'",
+            ));
+        }
+        if inner.size() != 0 {
+            return Err(Error::generic(
+                "virtio-mem device cannot get unplugged while some of its memory is still plugged",
+            ));
+        }
+        if inner.config.requested != 0 {
+            return Err(Error::generic(
+                "virtio-mem device cannot get unplugged while 'requested-size' != '0'",
+            ));
+        }
+        Ok(())
+    }
+}

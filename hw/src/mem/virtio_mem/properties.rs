@@ -1,0 +1,177 @@
+//! Properties of `virtio-mem`, in the order of `info qtree`, with QEMU's checks.
+
+use std::sync::Arc;
+
+use memory::MemoryBackend;
+use qapi::{Error, Result};
+use qom::{Object, ObjectRef, Property, Resolve};
+
+use super::device::{Config, OnOffAuto, VirtioMem};
+use super::sizes::MIN_BLOCK_SIZE;
+use crate::core::Device;
+
+type Flag = fn(&mut Config) -> &mut bool;
+
+fn error<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::generic(text))
+}
+
+fn flag(name: &'static str, default: bool, field: Flag) -> Property {
+    Property::new(name, "bool")
+        .description("on/off")
+        .default(default)
+        .get(move |d: &VirtioMem| Ok((*field(&mut d.lock().config)).into()))
+        .set(move |d: &VirtioMem, value, name| {
+            let value = value.to_bool(name)?;
+            *field(&mut d.lock().config) = value;
+            Ok(())
+        })
+}
+
+/// Properties that only exist on instances in QEMU: not listed by `info qtree`.
+pub(super) const HIDDEN: &[&str] = &["size", "requested-size", "block-size"];
+
+/// All properties of the class itself.
+pub(super) fn all() -> Vec<Property> {
+    vec![
+        memaddr(),
+        node(),
+        flag("prealloc", false, |c| &mut c.prealloc),
+        memdev(),
+        unplugged_inaccessible(),
+        flag("x-early-migration", true, |c| &mut c.early_migration),
+        flag("dynamic-memslots", false, |c| &mut c.dynamic_memslots),
+        size(),
+        requested_size(),
+        block_size(),
+    ]
+}
+
+fn memaddr() -> Property {
+    Property::new("memaddr", "uint64")
+        .default(0u64)
+        .get(|d: &VirtioMem| Ok(d.lock().config.memaddr.into()))
+        .set(|d: &VirtioMem, value, name| {
+            let value = value.to_u64(name)?;
+            d.lock().config.memaddr = value;
+            Ok(())
+        })
+}
+
+fn node() -> Property {
+    Property::new("node", "uint32")
+        .default(0u64)
+        .get(|d: &VirtioMem| Ok(u64::from(d.lock().config.node).into()))
+        .set(|d: &VirtioMem, value, name| {
+            // In range: the setter refuses more than 32 bits.
+            let value = value.to_uint(name, 32)? as u32;
+            d.lock().config.node = value;
+            Ok(())
+        })
+}
+
+fn unplugged_inaccessible() -> Property {
+    Property::new("unplugged-inaccessible", "OnOffAuto")
+        .description("on/off/auto")
+        .default("on")
+        .get(|d: &VirtioMem| Ok(OnOffAuto::NAMES[d.lock().config.unplugged_inaccessible as usize].into()))
+        .set(|d: &VirtioMem, value, name| {
+            let value = match value.to_enum(name, &OnOffAuto::NAMES)? {
+                0 => OnOffAuto::Auto,
+                1 => OnOffAuto::On,
+                _ => OnOffAuto::Off,
+            };
+            d.lock().config.unplugged_inaccessible = value;
+            Ok(())
+        })
+}
+
+fn memdev() -> Property {
+    Property::new("memdev", "link<memory-backend>")
+        // Live, because what is named is looked for before the realized device refuses.
+        .live()
+        .get(|d: &VirtioMem| {
+            let backend = d.lock().config.memdev.clone();
+            Ok(backend.map_or_else(String::new, |backend| (backend as ObjectRef).path()).into())
+        })
+        .set(|d: &VirtioMem, value, name| {
+            let path = value.to_str(name)?;
+            let backend = if path.is_empty() { None } else { Some(find_backend(d, path, name)?) };
+            if d.dev().is_realized() {
+                let class = d.core().class().name();
+                return error(format!(
+                    "Attempt to set link property '{name}' on device '(null)' (type '{class}') after it was realized"
+                ));
+            }
+            d.lock().config.memdev = backend;
+            Ok(())
+        })
+}
+
+fn find_backend(device: &VirtioMem, path: &str, name: &str) -> Result<Arc<MemoryBackend>> {
+    let machine = device.dev().machine().ok_or_else(|| Error::device_not_found(path))?;
+    // A partial path means a backend before anything else that happens to have the same name.
+    let object = machine.tree().absolute(&format!("/objects/{path}"));
+    if let Some(backend) = object.as_ref().and_then(MemoryBackend::from_object) {
+        return Ok(backend);
+    }
+    let object = match machine.tree().resolve(path) {
+        Resolve::Found(object) => object,
+        Resolve::Missing => return Err(Error::device_not_found(path)),
+        Resolve::Ambiguous => return error(format!("Path '{path}' does not uniquely identify an object")),
+    };
+    MemoryBackend::from_object(&object).ok_or_else(|| {
+        Error::generic(format!("Invalid parameter type for '{name}', expected: memory-backend"))
+    })
+}
+
+fn size() -> Property {
+    Property::new("size", "size").get(|d: &VirtioMem| Ok(d.lock().size().into()))
+}
+
+fn requested_size() -> Property {
+    Property::new("requested-size", "size")
+        .live()
+        .get(|d: &VirtioMem| Ok(d.lock().config.requested.into()))
+        .set(|d: &VirtioMem, value, name| {
+            let value = value.to_size(name)?;
+            {
+                let mut inner = d.lock();
+                if inner.live.is_none() {
+                    // Neither block size nor backend are final yet; realizing checks.
+                    inner.config.requested = value;
+                    return Ok(());
+                }
+                let block = inner.config.block_size;
+                if !value.is_multiple_of(block) {
+                    return error(format!("'{name}' has to be multiples of 'block-size' ({block:#x})"));
+                }
+                let max = inner.config.memdev.as_ref().map_or(0, |backend| backend.size());
+                if value > max {
+                    return error(format!("'{name}' cannot exceed the memory backend size({max:#x})"));
+                }
+            }
+            d.request_size(value);
+            Ok(())
+        })
+}
+
+fn block_size() -> Property {
+    Property::new("block-size", "size")
+        .live()
+        .get(|d: &VirtioMem| Ok(d.lock().config.effective_block_size().into()))
+        .set(|d: &VirtioMem, value, name| {
+            if d.dev().is_realized() {
+                return error(format!("'{name}' cannot be changed"));
+            }
+            let value = value.to_size(name)?;
+            if value < MIN_BLOCK_SIZE {
+                return error(format!("'{name}' property has to be at least {MIN_BLOCK_SIZE:#x}"));
+            }
+            if !value.is_power_of_two() {
+                return error(format!("'{name}' property has to be a power of two"));
+            }
+            d.lock().config.block_size = value;
+            Ok(())
+        })
+}

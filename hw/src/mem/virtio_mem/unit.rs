@@ -1,0 +1,212 @@
+//! A realized virtio-mem device: its memory, and what host and guest did with it.
+//!
+//! Knows no virtio and no objects: requests go in, responses come out. The block's [`DiscardManager`] is the one place
+//! that knows which blocks are plugged. Every step that can fail comes before the first that cannot be undone, so a
+//! refused request has changed nothing.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use memory::{DiscardError, DiscardManager, RamBlock};
+
+use super::policy::{Decision, Layout, View, decide};
+use super::request::{Request, Response};
+use super::sizes::usable_region;
+use crate::mem::memslots::Memslots;
+
+/// Bytes of the configuration space.
+pub const CONFIG_SIZE: usize = 56;
+
+/// See the module.
+pub struct Unit {
+    layout: Layout,
+    block: Arc<RamBlock>,
+    blocks: Arc<DiscardManager>,
+    /// Present when the memory is mapped in pieces.
+    slots: Option<Memslots>,
+    /// Whether plugged blocks get their pages at once.
+    prealloc: bool,
+    requested: u64,
+    usable: u64,
+    warned: bool,
+}
+
+impl Unit {
+    /// A device with nothing plugged. `block` is as large as the region; its manager works in blocks of the layout.
+    ///
+    /// # Errors
+    /// What is in the memory could not be discarded.
+    pub fn new(
+        layout: Layout,
+        block: Arc<RamBlock>,
+        blocks: Arc<DiscardManager>,
+        slots: Option<Memslots>,
+        prealloc: bool,
+        requested: u64,
+    ) -> Self {
+        let usable = usable_region(requested, layout.region_size, layout.block_size);
+        Self { layout, block, blocks, slots, prealloc, requested, usable, warned: false }
+    }
+
+    /// Where the memory is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Plugged bytes.
+    pub fn size(&self) -> u64 {
+        self.blocks.populated_bytes()
+    }
+
+    /// Bytes from the start of the region in which the guest may plug.
+    pub fn usable(&self) -> u64 {
+        self.usable
+    }
+
+    /// The memory.
+    pub fn block(&self) -> &Arc<RamBlock> {
+        &self.block
+    }
+
+    /// Which blocks are plugged.
+    pub fn blocks(&self) -> &Arc<DiscardManager> {
+        &self.blocks
+    }
+
+    /// The pieces the memory is mapped in, if it is.
+    pub fn slots(&self) -> Option<&Memslots> {
+        self.slots.as_ref()
+    }
+
+    /// Ends the device's use of the memory.
+    pub fn into_slots(self) -> Option<Memslots> {
+        self.slots
+    }
+
+    /// The size the guest should have from now on. The usable region may grow, never shrink.
+    pub fn set_requested(&mut self, requested: u64) {
+        self.requested = requested;
+        self.usable = self.usable.max(self.wanted_usable());
+    }
+
+    fn wanted_usable(&self) -> u64 {
+        usable_region(self.requested, self.layout.region_size, self.layout.block_size)
+    }
+
+    /// The configuration space (virtio 1.3 §5.15.4).
+    #[doc(alias = "virtio_mem_config")]
+    pub fn config(&self, node: u32) -> [u8; CONFIG_SIZE] {
+        let mut bytes = [0; CONFIG_SIZE];
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(0, self.layout.block_size);
+        // 16 bits and six bytes of padding.
+        put(8, u64::from(node as u16));
+        put(16, self.layout.addr);
+        put(24, self.layout.region_size);
+        put(32, self.usable);
+        put(40, self.size());
+        put(48, self.requested);
+        bytes
+    }
+
+    /// Serves a request. `busy`: somebody forbids changes for now.
+    pub fn serve(&mut self, request: Request, busy: bool) -> Response {
+        let view = View {
+            layout: self.layout,
+            usable: self.usable,
+            requested: self.requested,
+            blocks: &self.blocks,
+            busy,
+        };
+        let done = match decide(request, &view) {
+            Decision::Reply(response) => return response,
+            Decision::Plug(range) => self.plug(&range),
+            Decision::Unplug(range) => self.unplug(&range),
+            Decision::UnplugAll => self.unplug_all(),
+        };
+        match done {
+            Ok(()) => Response::Ack,
+            Err(Busy) => Response::Busy,
+        }
+    }
+
+    /// A system reset: nothing is plugged afterwards, unless somebody forbids it.
+    pub fn system_reset(&mut self, busy: bool) {
+        self.serve(Request::UnplugAll, busy);
+    }
+
+    fn plug(&mut self, range: &Range<u64>) -> Result<(), Busy> {
+        if self.prealloc
+            && let Err(error) = self.block.prealloc(range.start, range.end - range.start, 1)
+        {
+            // Once a device: a guest may ask again and again.
+            if !std::mem::replace(&mut self.warned, true) {
+                tracing::warn!("{error}");
+            }
+            self.free(range);
+            return Err(Busy);
+        }
+        if let Err(error) = self.blocks.populate(range.clone()) {
+            tracing::debug!(%error, ?range, "plug refused");
+            if self.prealloc {
+                self.free(range);
+            }
+            return Err(Busy);
+        }
+        if let Some(slots) = &mut self.slots {
+            slots.map(range);
+        }
+        Ok(())
+    }
+
+    fn unplug(&mut self, range: &Range<u64>) -> Result<(), Busy> {
+        self.release(std::slice::from_ref(range), range)
+    }
+
+    fn unplug_all(&mut self) -> Result<(), Busy> {
+        let whole = 0..self.layout.region_size;
+        let mut plugged = Vec::new();
+        self.blocks.replay_populated(whole.clone(), |run| plugged.push(run));
+        if !plugged.is_empty() {
+            // All of the region: what a guest wrote outside of its blocks goes as well.
+            self.release(&plugged, &whole)?;
+        }
+        self.usable = self.wanted_usable();
+        Ok(())
+    }
+
+    /// Unmaps, tells the users of the memory, then gives `range` back to the host, in this order: nobody may fault a
+    /// page back in after it was freed. `plugged` are the plugged parts of `range`.
+    fn release(&mut self, plugged: &[Range<u64>], range: &Range<u64>) -> Result<(), Busy> {
+        if let Some(slots) = &mut self.slots {
+            slots.unmap(range, &self.blocks);
+        }
+        let told = self.blocks.discard(range.clone());
+        let freed = self.block.discard(range.start, range.end - range.start);
+        let (Err(error), Ok(())) = (freed, told) else { return Ok(()) };
+        tracing::error!("{error}");
+        // Still plugged, then. A user of the memory that does not take it back leaves it unplugged: the guest gave it up.
+        let back = plugged.iter().all(|run| self.blocks.populate(run.clone()).is_ok());
+        if !back {
+            return Ok(());
+        }
+        if let Some(slots) = &mut self.slots {
+            plugged.iter().for_each(|run| slots.map(run));
+        }
+        Err(Busy)
+    }
+
+    /// Gives pages back that nobody was told of.
+    fn free(&self, range: &Range<u64>) {
+        if let Err(DiscardError { report, .. }) = self.block.discard(range.start, range.end - range.start) {
+            tracing::error!("{report}");
+        }
+    }
+}
+
+/// Not now.
+#[derive(Debug)]
+struct Busy;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! Virtio devices: transport-independent state, split queues, and the modern PCI transport.
+//!
+//! Specification: virtio 1.3. A device is two halves: a back end ([`VirtioDevice`], as `virtio-mem`) that knows what
+//! requests mean, and a proxy ([`pci`]) that owns registers, rings and interrupts. The proxy's lock comes before the
+//! back end's; the back end tells the proxy of changes through a [`Notifier`] after it let go of its own.
+//!
+//! Left out: packed rings, legacy and transitional devices, virtio-mmio, vhost.
+
+mod backend;
+mod device;
+pub mod features;
+pub mod pci;
+pub mod query;
+pub mod ring;
+pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use backend::{GenericProperties, VirtioBackend, VirtioCommon, generic_properties};
+pub use device::{Notifier, NotifierSlot, Violation, VirtioDevice};
+
+/// Registers the abstract classes and the buses of virtio.
+pub fn register(registry: &mut qom::Registry) {
+    registry.register(backend::class());
+    pci::register(registry);
+}

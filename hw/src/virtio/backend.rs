@@ -1,0 +1,144 @@
+//! What every virtio back end object has: generic properties, its place in the device tree, its transport.
+//!
+//! The abstract class is `virtio-device`. Some properties select things that this program does not have; they are
+//! accepted at their default and refused when the device is realized otherwise.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use qapi::{Error, Result};
+use qom::{Class, ObjectRef, Property, TypeInfo, cast};
+
+use super::device::{NotifierSlot, VirtioDevice};
+use super::state::Generic;
+use crate::core::{Device, DeviceState};
+
+/// A back end in the device tree; it sits on the `virtio-bus` of its proxy.
+pub trait VirtioBackend: Device + VirtioDevice {
+    /// The common part.
+    fn common(&self) -> &VirtioCommon;
+
+    /// The device-specific feature bits with QEMU's sentences, in the order QEMU lists them.
+    fn feature_texts(&self) -> &'static [(u64, &'static str)] {
+        &[]
+    }
+}
+
+/// The properties of `virtio-device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenericProperties {
+    /// Features that are offered.
+    pub features: Generic,
+    /// `notify_on_empty`: shown as a host feature; means nothing to a modern driver.
+    pub notify_on_empty: bool,
+    /// `any_layout`: as above.
+    pub any_layout: bool,
+    /// `packed`
+    pub packed: bool,
+    /// `use-started`
+    pub use_started: bool,
+    /// `use-disabled-flag`
+    pub use_disabled_flag: bool,
+    /// `x-disable-legacy-check`
+    pub disable_legacy_check: bool,
+}
+
+impl Default for GenericProperties {
+    fn default() -> Self {
+        Self {
+            features: Generic {
+                indirect_desc: true,
+                event_idx: true,
+                iommu_platform: false,
+                in_order: false,
+                queue_reset: true,
+            },
+            notify_on_empty: true,
+            any_layout: true,
+            packed: false,
+            use_started: true,
+            use_disabled_flag: true,
+            disable_legacy_check: false,
+        }
+    }
+}
+
+/// See the module.
+pub struct VirtioCommon {
+    /// The device part.
+    pub dev: DeviceState,
+    /// Where the transport is told of changes.
+    pub notifier: NotifierSlot,
+    generic: Mutex<GenericProperties>,
+}
+
+impl VirtioCommon {
+    /// The common part of a new back end of `class`.
+    pub fn new(class: &Arc<Class>) -> Self {
+        Self { dev: DeviceState::new(class), notifier: NotifierSlot::default(), generic: Mutex::default() }
+    }
+
+    /// The generic properties as they are set.
+    pub fn generic(&self) -> GenericProperties {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GenericProperties> {
+        // Plain values, assigned whole.
+        self.generic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses properties that select what this program does not have.
+    ///
+    /// # Errors
+    /// `packed=on`.
+    pub fn check(&self) -> Result<()> {
+        if self.generic().packed {
+            return Err(Error::generic(
+                "'packed' property set to 'on' is not supported: only split virtqueues are",
+            ));
+        }
+        Ok(())
+    }
+}
+
+type Field = fn(&mut GenericProperties) -> &mut bool;
+
+fn backend(object: &ObjectRef) -> Result<Arc<dyn VirtioBackend>> {
+    cast(object).ok_or_else(|| Error::generic("not a virtio device"))
+}
+
+/// The properties of `virtio-device`, in the order of `info qtree`; proxies alias them.
+pub fn generic_properties() -> Vec<Property> {
+    let defaults = GenericProperties::default();
+    let fields: [(&'static str, Field); 11] = [
+        ("indirect_desc", |p| &mut p.features.indirect_desc),
+        ("event_idx", |p| &mut p.features.event_idx),
+        ("notify_on_empty", |p| &mut p.notify_on_empty),
+        ("any_layout", |p| &mut p.any_layout),
+        ("iommu_platform", |p| &mut p.features.iommu_platform),
+        ("packed", |p| &mut p.packed),
+        ("queue_reset", |p| &mut p.features.queue_reset),
+        ("in_order", |p| &mut p.features.in_order),
+        ("use-started", |p| &mut p.use_started),
+        ("use-disabled-flag", |p| &mut p.use_disabled_flag),
+        ("x-disable-legacy-check", |p| &mut p.disable_legacy_check),
+    ];
+    let property = |(name, field): (&'static str, Field)| {
+        let mut initial = defaults;
+        Property::new(name, "bool")
+            .description("on/off")
+            .default(*field(&mut initial))
+            .get_any(move |o| Ok((*field(&mut backend(o)?.common().generic())).into()))
+            .set_any(move |o, value, name| {
+                let value = value.to_bool(name)?;
+                *field(&mut backend(o)?.common().lock()) = value;
+                Ok(())
+            })
+    };
+    fields.into_iter().map(property).collect()
+}
+
+/// The abstract class `virtio-device`.
+pub(super) fn class() -> TypeInfo {
+    TypeInfo::new("virtio-device").parent("device").properties(generic_properties())
+}

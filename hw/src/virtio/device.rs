@@ -1,0 +1,81 @@
+//! What a virtio device is to its transport: the back end.
+//!
+//! A back end knows its features, its configuration space and what to do with one buffer of a queue. It never sees
+//! rings, registers or interrupts; those are the transport's ([`super::state`], [`super::pci`]).
+
+use std::sync::Arc;
+
+use super::ring::Chain;
+
+/// The driver broke the protocol; the device stops until it is reset.
+///
+/// The text is what QEMU prints on standard error, without the program's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+/// The device's half of virtio (virtio 1.3 §2, §5).
+///
+/// Called with the transport's lock held: an implementation may call down (memory, accelerator) and take its own lock,
+/// but must not call its [`Notifier`] from inside; what these methods return is enough.
+pub trait VirtioDevice: Send + Sync {
+    /// Type name, as `virtio-mem`.
+    fn name(&self) -> &'static str;
+
+    /// Device ID (virtio 1.3 §5).
+    fn device_id(&self) -> u16;
+
+    /// Sizes of the queues, in entries (powers of two). The number of queues never changes.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Device-specific feature bits offered (0 to 23 and 50 to 127; here the low 64).
+    fn features(&self) -> u64;
+
+    /// Whether the device can work with the accepted features; `FEATURES_OK` does not stick otherwise.
+    fn accepts(&self, _features: u64) -> bool {
+        true
+    }
+
+    /// The device configuration space, as it is now. Bytes beyond it read as ones.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver writes `data` at `offset` of the configuration space; may reach beyond its end.
+    fn write_config(&self, _offset: usize, _data: &[u8]) {}
+
+    /// Serves one buffer of queue `queue`; gives how many bytes were written into it.
+    ///
+    /// # Errors
+    /// The driver broke the protocol. The buffer is not returned to it then.
+    fn serve(&self, queue: u16, buffer: &mut Chain<'_>) -> Result<u32, Violation>;
+
+    /// The driver reset the device (status 0). Not a system reset: a memory device keeps its memory.
+    fn driver_reset(&self) {}
+
+    /// Called after a run of [`serve`](Self::serve) with the transport's lock released: the place to tell the world.
+    fn settle(&self) {}
+}
+
+/// How a back end tells its transport that something happened. Called without any lock of the back end held.
+pub trait Notifier: Send + Sync {
+    /// The configuration space changed.
+    fn config_changed(&self);
+}
+
+/// A back end's place for its notifier; empty until the transport is realized.
+#[derive(Default)]
+pub struct NotifierSlot(std::sync::Mutex<Option<Arc<dyn Notifier>>>);
+
+impl NotifierSlot {
+    /// Connects a transport, or disconnects it with `None`.
+    pub fn set(&self, notifier: Option<Arc<dyn Notifier>>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = notifier;
+    }
+
+    /// Tells the transport, if there is one. The slot is not locked meanwhile.
+    pub fn config_changed(&self) {
+        let notifier = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(notifier) = notifier {
+            notifier.config_changed();
+        }
+    }
+}

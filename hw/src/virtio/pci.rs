@@ -1,0 +1,20 @@
+//! Virtio over PCI (virtio 1.3 §4.1), modern devices only.
+//!
+//! - [`common`] is the common configuration structure, registers to state and back;
+//! - [`Transport`] is a realized device: rings, notifications, interrupts;
+//! - [`VirtioPci`] is the proxy's place in the device tree: properties, capabilities, BARs.
+//!
+//! Left out: legacy and transitional devices, notification through ports, a page for each queue's notification, PCI
+//! Express capabilities (devices sit on root buses), ATS.
+
+pub mod common;
+mod proxy;
+mod transport;
+
+pub use proxy::{Proxy, VirtioPci, leading_properties};
+pub use transport::Transport;
+
+/// Registers `virtio-bus`, `virtio-pci-bus` and `virtio-pci`.
+pub(super) fn register(registry: &mut qom::Registry) {
+    proxy::register(registry);
+}

@@ -1,0 +1,377 @@
+//! The transport of one realized device: its registers, rings and interrupts (virtio 1.3 §4.1.4, §4.1.5).
+//!
+//! One lock guards the state. It is held while the back end serves buffers and let go before interrupts are raised,
+//! the back end settles, or event descriptors are mapped.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use mainloop::{Interest, Watch};
+use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::common::{self, Effect, Selectors};
+use crate::pci::{Msix, PciDevice};
+use crate::virtio::backend::VirtioBackend;
+use crate::virtio::device::Notifier;
+use crate::virtio::features::status;
+use crate::virtio::ring::NO_VECTOR;
+use crate::virtio::state::{Due, Served, StatusChange, VirtioState};
+
+/// Buffers served before the lock is let go once.
+const BUDGET: usize = 64;
+/// Turns of that many before the rest is left to the main loop, so that a busy guest starves nobody.
+const TURNS: usize = 16;
+/// Bytes between the notification registers of two queues.
+pub(super) const NOTIFY_MULTIPLIER: u64 = 4;
+
+/// What a transport is made from.
+pub(super) struct Parts {
+    pub(super) backend: Arc<dyn VirtioBackend>,
+    pub(super) function: Weak<dyn PciDevice>,
+    pub(super) memory: Arc<Memory>,
+    /// The device's view of memory.
+    pub(super) space: Arc<AddressSpace>,
+    pub(super) msix: Option<Arc<Msix>>,
+    pub(super) mainloop: mainloop::Handle,
+    /// Whether notifications go through event descriptors.
+    pub(super) ioeventfd: bool,
+}
+
+/// See the module.
+pub struct Transport {
+    me: Weak<Self>,
+    parts: Parts,
+    inner: Mutex<Inner>,
+    kicks: Mutex<Kicks>,
+    /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
+    pin: Mutex<()>,
+}
+
+struct Inner {
+    state: VirtioState,
+    selectors: Selectors,
+}
+
+/// Event descriptors that notify queues, while the driver runs.
+#[derive(Default)]
+struct Kicks {
+    region: Option<RegionId>,
+    mapped: Vec<(u64, Arc<EventFd>, Watch)>,
+}
+
+fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Registers are written whole, and a back end that panicked has returned nothing.
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transport {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let generic = parts.backend.common().generic();
+        let state = VirtioState::new(&*parts.backend, generic.features);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            parts,
+            inner: Mutex::new(Inner { state, selectors: Selectors::default() }),
+            kicks: Mutex::default(),
+            pin: Mutex::default(),
+        })
+    }
+
+    /// The back end.
+    pub fn backend(&self) -> &Arc<dyn VirtioBackend> {
+        &self.parts.backend
+    }
+
+    /// Looks at the state.
+    pub fn with_state<T>(&self, look: impl FnOnce(&VirtioState) -> T) -> T {
+        look(&self.lock().state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        unpoisoned(&self.inner)
+    }
+
+    /// Interrupt vectors there are.
+    fn vectors(&self) -> u16 {
+        self.parts.msix.as_ref().map_or(0, |msix| msix.vectors())
+    }
+
+    /// Where notifications arrive; needed before the driver starts the device.
+    pub(super) fn set_notify_region(&self, region: RegionId) {
+        unpoisoned(&self.kicks).region = Some(region);
+    }
+
+    /// Serves a queue until it is empty. Called on the main loop for event descriptors, else where the driver wrote.
+    pub fn kick(&self, queue: u16) {
+        for _ in 0..TURNS {
+            let served = {
+                let mut inner = self.lock();
+                let view = self.parts.space.view();
+                inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, BUDGET)
+            };
+            let more = served.more;
+            self.finish(served);
+            if !more {
+                return;
+            }
+        }
+        let me = self.me.clone();
+        self.parts.mainloop.post(move || {
+            if let Some(transport) = me.upgrade() {
+                transport.kick(queue);
+            }
+        });
+    }
+
+    /// Everything that follows from serving, without the lock.
+    fn finish(&self, served: Served) {
+        if let Some(violation) = served.violation {
+            tracing::error!("{violation}");
+        }
+        self.deliver(served.due);
+        self.parts.backend.settle();
+    }
+
+    fn deliver(&self, due: Due) {
+        if due == Due::default() {
+            return;
+        }
+        match self.parts.msix.as_ref().filter(|msix| msix.is_enabled()) {
+            Some(msix) => {
+                for vector in [due.queue, due.config].into_iter().flatten().filter(|v| *v != NO_VECTOR) {
+                    msix.notify(vector);
+                }
+            }
+            None => self.update_pin(),
+        }
+    }
+
+    /// Sets the interrupt pin to what the causes say.
+    fn update_pin(&self) {
+        let Some(function) = self.parts.function.upgrade() else { return };
+        let _ordered = unpoisoned(&self.pin);
+        let by_message = self.parts.msix.as_ref().is_some_and(|msix| msix.is_enabled());
+        let level = self.lock().state.isr() & 1 != 0 && !by_message;
+        function.pci().set_intx(level);
+    }
+
+    /// A reset of the machine or the bus.
+    pub(super) fn reset(&self) {
+        {
+            let mut inner = self.lock();
+            inner.state.reset();
+            inner.selectors = Selectors::default();
+        }
+        self.stop_kicks();
+        self.parts.backend.driver_reset();
+        self.update_pin();
+    }
+
+    /// Bus mastering went off or on: without it the device stops.
+    pub(super) fn set_bus_master(&self, on: bool) {
+        {
+            let mut inner = self.lock();
+            inner.state.set_disabled(!on);
+            let running = inner.state.status() & status::DRIVER_OK != 0;
+            if !on && running {
+                let stopped = inner.state.status() & !status::DRIVER_OK;
+                inner.state.set_status(&*self.parts.backend, stopped);
+            }
+        }
+        if !on {
+            self.stop_kicks();
+        }
+    }
+
+    /// Ends it: nothing is served any more.
+    pub(super) fn shut_down(&self) {
+        self.stop_kicks();
+        self.lock().state.reset();
+        self.update_pin();
+    }
+
+    fn status_changed(&self, change: StatusChange) {
+        match change {
+            StatusChange::None => {}
+            StatusChange::Started => {
+                self.start_kicks();
+                // Buffers may be there already; their notification came before anybody listened.
+                for queue in 0..self.queue_count() {
+                    self.kick(queue);
+                }
+            }
+            StatusChange::Stopped => self.stop_kicks(),
+            StatusChange::Reset => {
+                self.stop_kicks();
+                self.parts.backend.driver_reset();
+                self.update_pin();
+            }
+        }
+    }
+
+    fn queue_count(&self) -> u16 {
+        // Devices have a handful of queues.
+        self.with_state(|state| state.queues().len() as u16)
+    }
+
+    /// Maps an event descriptor for each queue. Where the host has none left, the notification is served where the
+    /// driver writes.
+    fn start_kicks(&self) {
+        let mut kicks = unpoisoned(&self.kicks);
+        let Some(region) = kicks.region.filter(|_| self.parts.ioeventfd && kicks.mapped.is_empty()) else {
+            return;
+        };
+        for queue in 0..self.queue_count() {
+            match self.watch(queue) {
+                Ok((fd, watch)) => kicks.mapped.push((u64::from(queue) * NOTIFY_MULTIPLIER, fd, watch)),
+                Err(error) => {
+                    tracing::warn!(%error, "no event descriptor for a virtqueue");
+                    break;
+                }
+            }
+        }
+        let mut tx = self.parts.memory.transaction();
+        for (offset, fd, _) in &kicks.mapped {
+            tx.add_ioeventfd(region, *offset, 0, None, Arc::clone(fd));
+        }
+    }
+
+    fn watch(&self, queue: u16) -> io::Result<(Arc<EventFd>, Watch)> {
+        let fd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let (me, seen) = (self.me.clone(), Arc::clone(&fd));
+        let watch = self.parts.mainloop.watch(memory::event_descriptor(&fd)?, Interest::READ, move |_| {
+            // Empty already when two watches of one descriptor raced: nothing to do then.
+            if seen.read().is_ok()
+                && let Some(transport) = me.upgrade()
+            {
+                transport.kick(queue);
+            }
+        })?;
+        Ok((fd, watch))
+    }
+
+    fn stop_kicks(&self) {
+        let mut kicks = unpoisoned(&self.kicks);
+        let Some(region) = kicks.region else { return };
+        let mapped = std::mem::take(&mut kicks.mapped);
+        if mapped.is_empty() {
+            return;
+        }
+        let mut tx = self.parts.memory.transaction();
+        for (offset, fd, _) in &mapped {
+            tx.del_ioeventfd(region, *offset, 0, None, fd);
+        }
+    }
+
+    pub(super) fn read_common(&self, offset: u64) -> u32 {
+        let inner = self.lock();
+        common::read(&inner.selectors, &inner.state, offset)
+    }
+
+    pub(super) fn write_common(&self, offset: u64, value: u32) {
+        let vectors = self.vectors();
+        let effect = {
+            let mut inner = self.lock();
+            let Inner { state, selectors } = &mut *inner;
+            common::write(selectors, state, &*self.parts.backend, vectors, offset, value)
+        };
+        match effect {
+            Effect::None => {}
+            Effect::Status(change) => self.status_changed(change),
+            Effect::Served(served) => self.finish(served),
+        }
+    }
+
+    /// Reading the causes clears them and lowers the pin.
+    pub(super) fn read_isr(&self) -> u8 {
+        let causes = self.lock().state.take_isr();
+        self.update_pin();
+        causes
+    }
+
+    pub(super) fn read_config(&self, offset: u64, size: u8) -> u64 {
+        let bytes = {
+            // Under the transport's lock, so that the generation a driver reads belongs to what it reads.
+            let _inner = self.lock();
+            self.parts.backend.config()
+        };
+        let byte = |at: u64| usize::try_from(at).ok().and_then(|at| bytes.get(at)).copied().unwrap_or(0xff);
+        (0..u64::from(size)).rev().fold(0, |value, i| value << 8 | u64::from(byte(offset + i)))
+    }
+
+    pub(super) fn write_config(&self, offset: u64, size: u8, value: u64) {
+        let bytes = value.to_le_bytes();
+        if let Ok(offset) = usize::try_from(offset) {
+            self.parts.backend.write_config(offset, &bytes[..usize::from(size.min(8))]);
+        }
+    }
+}
+
+impl Notifier for Transport {
+    fn config_changed(&self) {
+        let due = self.lock().state.config_changed();
+        self.deliver(due);
+    }
+}
+
+/// The registers of BAR 4 by their place in it, 4 KiB each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Window {
+    Common,
+    Isr,
+    Device,
+    Notify,
+}
+
+impl Window {
+    pub(super) const ALL: [Self; 4] = [Self::Common, Self::Isr, Self::Device, Self::Notify];
+    pub(super) const SIZE: u64 = 0x1000;
+
+    pub(super) fn offset(self) -> u64 {
+        self as u64 * Self::SIZE
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Common => "common",
+            Self::Isr => "isr",
+            Self::Device => "device",
+            Self::Notify => "notify",
+        }
+    }
+}
+
+/// One window of a transport as a region.
+pub(super) struct WindowOps {
+    pub(super) transport: Arc<Transport>,
+    pub(super) window: Window,
+}
+
+impl RegionOps for WindowOps {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        match self.window {
+            Window::Common => self.transport.read_common(offset).into(),
+            Window::Isr => self.transport.read_isr().into(),
+            Window::Device => self.transport.read_config(offset, size),
+            Window::Notify => 0,
+        }
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        match self.window {
+            Window::Common => self.transport.write_common(offset, value as u32),
+            Window::Isr => {}
+            Window::Device => self.transport.write_config(offset, size, value),
+            Window::Notify => {
+                if let Ok(queue) = u16::try_from(offset / NOTIFY_MULTIPLIER) {
+                    self.transport.kick(queue);
+                }
+            }
+        }
+    }
+
+    fn constraints(&self) -> AccessConstraints {
+        AccessConstraints::new().valid(1, 8).implemented(1, 4)
+    }
+}

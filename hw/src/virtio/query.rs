@@ -1,0 +1,113 @@
+//! What `x-query-virtio` and `x-query-virtio-status` answer, and what `info virtio-status` is made from.
+
+use std::sync::Arc;
+
+use qapi::types::{VirtioDeviceFeatures, VirtioDeviceStatus, VirtioInfo, VirtioStatus};
+use qapi::{Error, Result};
+use qom::{ObjectRef, Resolve, Tree, cast};
+
+use super::backend::VirtioBackend;
+use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
+use super::pci::{Proxy, Transport};
+use crate::core::{Device, Machine};
+
+/// A realized device and its transport.
+struct Found {
+    backend: Arc<dyn VirtioBackend>,
+    transport: Arc<Transport>,
+    object: ObjectRef,
+}
+
+fn found(object: &ObjectRef) -> Option<Found> {
+    let backend = cast::<dyn VirtioBackend>(object)?;
+    let device: Arc<dyn Device> = Arc::clone(&backend) as Arc<dyn Device>;
+    let proxy = device.dev().parent_bus()?.bus().parent()? as ObjectRef;
+    let transport = cast::<dyn Proxy>(&proxy)?.virtio().transport()?;
+    Some(Found { backend, transport, object: Arc::clone(object) })
+}
+
+/// All realized virtio devices, by path.
+pub fn devices(tree: &Tree) -> Vec<VirtioInfo> {
+    let mut list = Vec::new();
+    collect(tree.root(), &mut list);
+    list.sort_by(|a, b| a.path.cmp(&b.path));
+    list
+}
+
+fn collect(object: &ObjectRef, list: &mut Vec<VirtioInfo>) {
+    if let Some(found) = found(object) {
+        list.push(VirtioInfo { path: found.object.path(), name: found.backend.name().to_owned() });
+    }
+    for (_, child) in object.core().children() {
+        collect(&child, list);
+    }
+}
+
+/// The state of the device at `path`.
+///
+/// # Errors
+/// `Path … is not a realized VirtIODevice`.
+pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
+    let device = match machine.tree().resolve(path) {
+        Resolve::Found(object) => found(&object),
+        Resolve::Ambiguous | Resolve::Missing => None,
+    };
+    let Found { backend, transport, .. } =
+        device.ok_or_else(|| Error::generic(format!("Path {path} is not a realized VirtIODevice")))?;
+    let generic = backend.common().generic();
+    let legacy = |on: bool, bit: u64| if on { bit } else { 0 };
+    let texts = backend.feature_texts();
+    Ok(transport.with_state(|state| VirtioStatus {
+        name: backend.name().to_owned(),
+        device_id: backend.device_id(),
+        vhost_started: false,
+        device_endian: "little".to_owned(),
+        guest_features: features(state.accepted(), texts),
+        host_features: features(
+            // What QEMU's devices have among their features but a modern transport does not offer.
+            state.offered()
+                | legacy(generic.notify_on_empty, NOTIFY_ON_EMPTY)
+                | legacy(generic.any_layout, ANY_LAYOUT)
+                | BAD_FEATURE,
+            texts,
+        ),
+        backend_features: features(0, texts),
+        num_vqs: state.queues().len() as i64,
+        status: statuses(state.status()),
+        isr: state.isr(),
+        queue_sel: state.queue_sel(),
+        vm_running: machine.is_running(),
+        broken: state.is_broken(),
+        disabled: state.is_disabled(),
+        use_started: generic.use_started,
+        started: state.status() & status::DRIVER_OK != 0,
+        start_on_kick: false,
+        disable_legacy_check: generic.disable_legacy_check,
+        bus_name: String::new(),
+        use_guest_notifier_mask: true,
+        vhost_dev: None,
+    }))
+}
+
+fn features(bits: u64, device: &'static [(u64, &'static str)]) -> VirtioDeviceFeatures {
+    let named = |table: &[(u64, &str)]| {
+        table.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, text)| (*text).to_owned()).collect()
+    };
+    let known = TRANSPORT_TEXT.iter().chain(device).fold(0, |known, (bit, _)| known | bit);
+    let unknown = bits & !known;
+    VirtioDeviceFeatures {
+        transports: named(&TRANSPORT_TEXT),
+        dev_features: Some(named(device)),
+        unknown_dev_features: (unknown != 0).then_some(unknown),
+    }
+}
+
+fn statuses(bits: u8) -> VirtioDeviceStatus {
+    let named = STATUS_TEXT.iter().filter(|(bit, _)| bits & bit != 0);
+    let known = STATUS_TEXT.iter().fold(0, |known, (bit, _)| known | bit);
+    let unknown = bits & !known;
+    VirtioDeviceStatus {
+        statuses: named.map(|(_, text)| (*text).to_owned()).collect(),
+        unknown_statuses: (unknown != 0).then_some(unknown),
+    }
+}
