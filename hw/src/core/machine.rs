@@ -228,11 +228,12 @@ impl Machine {
 
     pub(super) fn reset_devices(self: &Arc<Self>, kind: super::device::ResetKind) -> Result<()> {
         super::qdev::reset_bus(&self.main_bus, kind);
-        self.host.accel.reset();
-        match self.board.get() {
-            Some(board) => board.boot(self),
-            None => Ok(()),
+        if let Some(board) = self.board.get() {
+            board.boot(self)?;
         }
+        // After `boot`, which says where the boot processor starts.
+        self.host.accel.reset();
+        Ok(())
     }
 
     /// The object tree.
