@@ -12,6 +12,7 @@
 
 pub mod acpi;
 pub mod char;
+pub mod commands;
 pub mod core;
 pub mod i386;
 pub mod isa;

@@ -1,0 +1,93 @@
+//! The monitor commands whose subject is the machine: run state, queries, devices, PCI.
+//!
+//! All run on the main loop thread.
+
+mod machine;
+
+use std::sync::Arc;
+
+use qapi::commands::{PciCommands, QdevCommands, RunStateCommands};
+use qapi::types::{HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo};
+use qapi::{Dict, Result};
+use qom::{Input, ObjectRef};
+
+use crate::core::machine::Machine;
+use crate::core::qdev;
+use crate::core::qtree;
+use crate::pci::{PciBus, info};
+
+/// Handlers of `run-state.json`, `machine.json`, `qdev.json` and `pci.json` for one machine.
+#[derive(Clone)]
+pub struct MachineHandlers(Arc<Machine>);
+
+impl MachineHandlers {
+    /// Handlers for `machine`.
+    pub fn new(machine: Arc<Machine>) -> Self {
+        Self(machine)
+    }
+}
+
+fn text(human_readable_text: String) -> HumanReadableText {
+    HumanReadableText { human_readable_text }
+}
+
+impl RunStateCommands for MachineHandlers {
+    fn query_status(&self) -> Result<StatusInfo> {
+        let status = self.0.run_state();
+        Ok(StatusInfo { running: status == RunState::Running, status })
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.0.stop();
+        Ok(())
+    }
+
+    fn cont(&self) -> Result<()> {
+        self.0.cont()
+    }
+
+    fn system_reset(&self) -> Result<()> {
+        self.0.request_reset(ShutdownCause::HostQmpSystemReset);
+        Ok(())
+    }
+
+    fn system_powerdown(&self) -> Result<()> {
+        self.0.request_powerdown();
+        Ok(())
+    }
+
+    fn quit(&self) -> Result<()> {
+        self.0.quit();
+        Ok(())
+    }
+}
+
+impl QdevCommands for MachineHandlers {
+    fn device_add(&self, arguments: Dict) -> Result<()> {
+        qdev::device_add(&self.0, &qdev::json_options(&arguments)).map(drop)
+    }
+
+    fn x_pliant_device_add_text(&self, options: String) -> Result<()> {
+        let options = qom::options::options(&options, Some("driver"));
+        let list: Vec<_> = options.pairs.iter().map(|(k, v)| (k.as_str(), Input::Option(v))).collect();
+        qdev::device_add(&self.0, &list).map(drop)
+    }
+
+    fn device_del(&self, id: String) -> Result<()> {
+        qdev::device_del(&self.0, &id)
+    }
+
+    fn x_pliant_query_qtree(&self, brief: Option<bool>) -> Result<HumanReadableText> {
+        Ok(text(qtree::text(&self.0, brief.unwrap_or(false))))
+    }
+}
+
+impl PciCommands for MachineHandlers {
+    fn query_pci(&self) -> Result<Vec<PciInfo>> {
+        let bus = qdev::find_bus(&self.0, "PCI").and_then(|b| (b as ObjectRef).downcast::<PciBus>());
+        Ok(bus.iter().map(|bus| info::bus_info(bus)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The queries of `machine.json`.
+
+use std::fmt::Write as _;
+
+use memory::{MemoryBackend, MtreeOptions};
+use qapi::commands::MachineCommands;
+use qapi::types::{
+    CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
+    HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev, MemoryDeviceInfo,
+    MemoryInfo, NameInfo, UuidInfo,
+};
+use qapi::{Enum, Result};
+
+use super::{MachineHandlers, text};
+use crate::core::machine::Machine;
+use crate::core::machine_types::{Board, MachineType, TYPES};
+use crate::i386::cpu::{self, Cpus};
+use crate::mem::MemoryDevices;
+
+/// What a machine without `-uuid` answers.
+const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
+
+impl MachineCommands for MachineHandlers {
+    fn query_name(&self) -> Result<NameInfo> {
+        Ok(NameInfo { name: self.0.config().name.clone() })
+    }
+
+    fn query_uuid(&self) -> Result<UuidInfo> {
+        Ok(UuidInfo { uuid: self.0.config().uuid.clone().unwrap_or_else(|| NO_UUID.into()) })
+    }
+
+    fn query_kvm(&self) -> Result<KvmInfo> {
+        Ok(KvmInfo { enabled: self.0.accel().is_kvm(), present: true })
+    }
+
+    fn query_memdev(&self) -> Result<Vec<Memdev>> {
+        let objects = self.0.tree().container("/objects").core().children();
+        let backends = objects.iter().filter_map(|(_, object)| MemoryBackend::from_object(object));
+        Ok(backends.map(|backend| memdev(&backend)).collect())
+    }
+
+    fn query_memory_size_summary(&self) -> Result<MemoryInfo> {
+        let plugged = MemoryDevices::of(&self.0).plugged_size();
+        Ok(MemoryInfo { base_memory: self.0.sizes().ram, plugged_memory: Some(plugged) })
+    }
+
+    fn query_memory_devices(&self) -> Result<Vec<MemoryDeviceInfo>> {
+        Ok(MemoryDevices::of(&self.0).infos())
+    }
+
+    fn query_cpus_fast(&self) -> Result<Vec<CpuInfoFast>> {
+        let paths = Cpus::paths(&self.0);
+        let vcpus = self.0.accel().vcpus().into_iter().zip(paths);
+        let info = |(vcpu, qom_path): (accel::VcpuInfo, String)| CpuInfoFast {
+            cpu_index: vcpu.index.into(),
+            qom_path,
+            thread_id: vcpu.thread_id.into(),
+            props: Some(position(&self.0, vcpu.index)),
+            target: CpuInfoFastTarget::X86_64,
+        };
+        Ok(vcpus.map(info).collect())
+    }
+
+    fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCPU>> {
+        if self.0.kind().board == Board::None {
+            return Err(qapi::Error::generic("machine does not support hot-plugging CPUs"));
+        }
+        let paths = Cpus::paths(&self.0);
+        let slot = |index: u32| HotpluggableCPU {
+            type_: cpu::class_name(&self.0).into(),
+            vcpus_count: 1,
+            props: position(&self.0, index),
+            qom_path: paths.get(index as usize).cloned(),
+        };
+        // The last first, as QEMU builds its list from the front.
+        Ok((0..self.0.smp().maxcpus).rev().map(slot).collect())
+    }
+
+    fn query_machines(&self, compat_props: Option<bool>) -> Result<Vec<MachineInfo>> {
+        Ok(TYPES.iter().map(|t| machine_info(t, compat_props.unwrap_or(false))).collect())
+    }
+
+    fn query_current_machine(&self) -> Result<CurrentMachineParams> {
+        Ok(CurrentMachineParams { wakeup_suspend_support: false })
+    }
+
+    fn x_query_ramblock(&self) -> Result<HumanReadableText> {
+        Ok(text(self.0.memory().ramblock_text()))
+    }
+
+    fn x_query_numa(&self) -> Result<HumanReadableText> {
+        Ok(text(numa_text(&self.0)))
+    }
+
+    fn x_pliant_query_mtree(
+        &self,
+        flatview: Option<bool>,
+        dispatch_tree: Option<bool>,
+        owner: Option<bool>,
+        disabled: Option<bool>,
+    ) -> Result<HumanReadableText> {
+        let options = MtreeOptions {
+            flatview: flatview.unwrap_or(false),
+            dispatch_tree: dispatch_tree.unwrap_or(false),
+            owner: owner.unwrap_or(false),
+            disabled: disabled.unwrap_or(false),
+        };
+        Ok(text(self.0.memory().mtree_text(options)?))
+    }
+}
+
+fn memdev(backend: &MemoryBackend) -> Memdev {
+    let info = backend.info();
+    Memdev {
+        id: Some(info.id),
+        size: info.size,
+        merge: info.merge,
+        dump: info.dump,
+        prealloc: info.prealloc,
+        share: info.share,
+        reserve: Some(info.reserve),
+        host_nodes: info.host_nodes,
+        policy: MemPolicyMode::from_name(info.policy).unwrap_or(MemPolicyMode::Default),
+    }
+}
+
+/// Where vCPU `index` sits; levels that a machine has one of are left out, but for the three every x86 has.
+fn position(machine: &Machine, index: u32) -> CpuInstanceProperties {
+    let smp = machine.smp();
+    let [socket, die, module, core, thread] = smp.position(index).map(i64::from);
+    CpuInstanceProperties {
+        node_id: machine.numa().node_of_cpu(index).map(i64::from),
+        socket_id: Some(socket),
+        die_id: (smp.dies > 1).then_some(die),
+        module_id: (smp.modules > 1).then_some(module),
+        core_id: Some(core),
+        thread_id: Some(thread),
+        ..CpuInstanceProperties::default()
+    }
+}
+
+fn machine_info(kind: &MachineType, with_compat: bool) -> MachineInfo {
+    let pc = kind.board != Board::None;
+    let compat = |(driver, property, value): (&str, &str, &str)| CompatProperty {
+        qom_type: driver.into(),
+        property: property.into(),
+        value: value.into(),
+    };
+    MachineInfo {
+        name: kind.name.into(),
+        alias: kind.alias().map(str::to_owned),
+        is_default: kind.is_default().then_some(true),
+        cpu_max: kind.max_cpus().cast_signed(),
+        hotpluggable_cpus: pc,
+        numa_mem_supported: kind.has_numa_mem(),
+        deprecated: kind.is_deprecated(),
+        default_cpu_type: pc.then(|| "qemu64-x86_64-cpu".into()),
+        default_ram_id: Some(if pc { "pc.ram" } else { "ram" }.into()),
+        acpi: pc,
+        compat_props: with_compat.then(|| kind.compat().map(compat).collect()),
+    }
+}
+
+/// `info numa`: sizes with what is plugged, in MiB.
+fn numa_text(machine: &Machine) -> String {
+    let numa = machine.numa();
+    let devices = MemoryDevices::of(machine);
+    let present = machine.smp().cpus;
+    let mut out = format!("{} nodes\n", numa.len());
+    for (id, node) in numa.nodes() {
+        let cpus: String = node.cpus.iter().filter(|c| **c < present).map(|c| format!(" {c}")).collect();
+        let plugged = devices.plugged_on(id.into());
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "node {id} cpus:{cpus}");
+        let _ = writeln!(out, "node {id} size: {} MB", (node.size + plugged) >> 20);
+        let _ = writeln!(out, "node {id} plugged: {} MB", plugged >> 20);
+    }
+    out
+}
