@@ -6,6 +6,7 @@ mod events;
 mod features;
 mod msix;
 mod requests;
+mod tables;
 
 use tests::Vm;
 use tests::oracle::transcript::Line;
