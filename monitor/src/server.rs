@@ -1,8 +1,8 @@
 //! All monitors of one virtual machine.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use chardev::Chardev;
+use chardev::{Chardev, Port};
 use mainloop::{Clock, Handle};
 use qapi::commands::SessionCommands;
 use qapi::events::Event;
@@ -38,7 +38,9 @@ pub(crate) struct Server {
     clock: Clock,
     pub(crate) version: Version,
     backend: OnceLock<Arc<dyn Backend>>,
-    peers: Mutex<Vec<Weak<Peer>>>,
+    /// Who holds the devices: handlers hold weak references, so that dropping these gives the devices back.
+    peers: Mutex<Vec<Arc<Peer>>>,
+    consoles: Mutex<Vec<Arc<Port>>>,
     throttle: Mutex<Throttle<(&'static str, String), Stamped>>,
 }
 
@@ -51,6 +53,7 @@ impl Monitors {
             version,
             backend: OnceLock::new(),
             peers: Mutex::default(),
+            consoles: Mutex::default(),
             throttle: Mutex::new(Throttle::new()),
         }))
     }
@@ -67,9 +70,7 @@ impl Monitors {
     /// When the device is in use.
     pub fn add_qmp(&self, chardev: &Arc<Chardev>, pretty: bool) -> Result<()> {
         let peer = qmp::attach(&self.0, chardev, pretty)?;
-        let mut peers = lock(&self.0.peers);
-        peers.retain(|p| p.strong_count() > 0);
-        peers.push(Arc::downgrade(&peer));
+        lock(&self.0.peers).push(peer);
         Ok(())
     }
 
@@ -78,7 +79,15 @@ impl Monitors {
     /// # Errors
     /// When the device is in use.
     pub fn add_hmp(&self, chardev: &Arc<Chardev>) -> Result<()> {
-        Console::attach(&self.0, chardev)
+        let port = Console::attach(&self.0, chardev)?;
+        lock(&self.0.consoles).push(port);
+        Ok(())
+    }
+
+    /// Lets go of all character devices: the end of every conversation.
+    pub fn close(&self) {
+        lock(&self.0.peers).clear();
+        lock(&self.0.consoles).clear();
     }
 
     /// Tells every client that something happened. From the loop thread it is written before this returns, so that
@@ -119,7 +128,7 @@ impl Server {
     }
 
     fn broadcast(&self, event: &Stamped) {
-        let peers: Vec<Arc<Peer>> = lock(&self.peers).iter().filter_map(Weak::upgrade).collect();
+        let peers: Vec<Arc<Peer>> = lock(&self.peers).clone();
         let value = event.to_value();
         peers.iter().for_each(|peer| peer.send_event(&value));
     }

@@ -1,13 +1,13 @@
 //! The console on a character device: prompt, line editor, one line after the other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use chardev::{CharEvent, Chardev, Frontend, Port};
 use qapi::{Dict, Result, Value};
 
 use super::complete::candidates;
 use super::readline::{Key, LineEditor};
-use super::run_line;
+use super::{Execute, run_line};
 use crate::qmp::NoSession;
 use crate::server::Server;
 
@@ -17,30 +17,32 @@ const READ_CHUNK: usize = 1024;
 
 /// A console.
 pub(crate) struct Console {
-    server: Arc<Server>,
-    port: Arc<Port>,
+    server: Weak<Server>,
+    port: Weak<Port>,
     editor: LineEditor,
     /// Whether another front end of a mux has the terminal.
     away: bool,
 }
 
 impl Console {
-    /// Starts a console on `chardev`.
-    pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>) -> Result<()> {
+    /// Starts a console on `chardev`; it lives as long as the port that is returned.
+    pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>) -> Result<Arc<Port>> {
         let port = Arc::new(chardev.reserve()?);
         let console = Self {
-            server: Arc::clone(server),
-            port: Arc::clone(&port),
+            server: Arc::downgrade(server),
+            port: Arc::downgrade(&port),
             editor: LineEditor::new(PROMPT),
             away: false,
         };
         port.set_handler(Box::new(console));
-        Ok(())
+        Ok(port)
     }
 
     fn send(&self, bytes: &[u8]) {
-        // Somebody who does not read is cut off by the character device, not waited for.
-        let _ = self.port.write_all(bytes);
+        if let Some(port) = self.port.upgrade() {
+            // Somebody who does not read is cut off by the character device, not waited for.
+            let _ = port.write_all(bytes);
+        }
     }
 
     fn flush(&mut self) {
@@ -50,31 +52,39 @@ impl Console {
         }
     }
 
+    fn prompt(&mut self) {
+        self.editor.show_prompt();
+        self.flush();
+    }
+
     fn line(&mut self, line: &str) {
         self.flush();
         let history: Vec<String> = self.editor.history().collect();
-        let server = Arc::clone(&self.server);
-        let execute = |command: &str, arguments: Dict| -> Result<Value> {
-            server.run(&NoSession(&server), command, arguments)
-        };
-        let text = run_line(&execute, line, &history).replace('\n', "\r\n");
-        self.send(text.as_bytes());
-        self.editor.show_prompt();
+        let text = self.with_commands(|execute| run_line(execute, line, &history)).unwrap_or_default();
+        self.send(text.replace('\n', "\r\n").as_bytes());
+        self.prompt();
     }
 
     fn complete(&mut self, before: &str) {
-        let server = Arc::clone(&self.server);
+        if let Some((found, typed)) = self.with_commands(|execute| candidates(execute, before)) {
+            self.editor.complete(found, typed);
+        }
+    }
+
+    /// Calls `work` with what runs QMP commands, unless the monitors are gone.
+    fn with_commands<T>(&self, work: impl FnOnce(&dyn Execute) -> T) -> Option<T> {
+        let server = self.server.upgrade()?;
         let execute = |command: &str, arguments: Dict| -> Result<Value> {
             server.run(&NoSession(&server), command, arguments)
         };
-        let (found, typed) = candidates(&execute, before);
-        self.editor.complete(found, typed);
+        Some(work(&execute))
     }
 }
 
 impl Frontend for Console {
     fn can_read(&mut self) -> usize {
-        if self.port.is_congested() { 0 } else { READ_CHUNK }
+        let congested = self.port.upgrade().is_none_or(|p| p.is_congested());
+        if congested { 0 } else { READ_CHUNK }
     }
 
     fn read(&mut self, data: &[u8]) {
@@ -91,27 +101,28 @@ impl Frontend for Console {
     fn event(&mut self, event: CharEvent) {
         match event {
             CharEvent::Opened => {
-                let [major, minor, micro] = self.server.version.qemu;
+                let Some(server) = self.server.upgrade() else { return };
+                let [major, minor, micro] = server.version.qemu;
                 let hello =
                     format!("QEMU {major}.{minor}.{micro} monitor - type 'help' for more information\r\n");
                 self.send(hello.as_bytes());
                 if !self.away {
-                    self.editor.show_prompt();
-                    self.flush();
+                    self.prompt();
                 }
             }
             CharEvent::MuxOut => self.away = true,
             CharEvent::MuxIn if self.away => {
                 self.away = false;
-                self.editor.show_prompt();
-                self.flush();
+                self.prompt();
             }
             _ => {}
         }
     }
 
     fn writable(&mut self) {
-        self.port.accept_input();
+        if let Some(port) = self.port.upgrade() {
+            port.accept_input();
+        }
     }
 
     fn must_drain(&self) -> bool {

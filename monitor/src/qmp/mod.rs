@@ -3,8 +3,8 @@
 mod commands;
 mod session;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use chardev::{CharEvent, Chardev, Frontend, Port};
 use qapi::{Dict, Value, json};
@@ -43,54 +43,66 @@ impl Peer {
 }
 
 struct Monitor {
-    server: Arc<Server>,
-    peer: Arc<Peer>,
-    session: std::sync::Mutex<Session>,
+    server: Weak<Server>,
+    peer: Weak<Peer>,
+    session: Mutex<Session>,
 }
 
 /// Starts QMP on `chardev`.
 pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool) -> qapi::Result<Arc<Peer>> {
     let peer = Arc::new(Peer { port: chardev.reserve()?, pretty, ready: AtomicBool::new(false) });
     let monitor = Monitor {
-        server: Arc::clone(server),
-        peer: Arc::clone(&peer),
-        session: std::sync::Mutex::new(Session::new()),
+        server: Arc::downgrade(server),
+        peer: Arc::downgrade(&peer),
+        session: Mutex::new(Session::new()),
     };
     peer.port.set_handler(Box::new(monitor));
     Ok(peer)
 }
 
 impl Monitor {
+    /// Both ends of the conversation, unless it is over.
+    fn parties(&self) -> Option<(Arc<Server>, Arc<Peer>)> {
+        Some((self.server.upgrade()?, self.peer.upgrade()?))
+    }
+
     fn work(&self) {
+        let Some((server, peer)) = self.parties() else { return };
         loop {
             let step = lock(&self.session).next_step();
             match step {
                 None => return,
-                Some(Step::Reply(value)) => self.peer.send(&value),
+                Some(Step::Reply(value)) => peer.send(&value),
                 Some(Step::Run(request)) => {
                     // The session is not locked while the command runs: `qmp_capabilities` changes it.
-                    let handler = SessionHandler { server: &self.server, session: &self.session };
-                    let result = self.server.run(&handler, &request.command, request.arguments);
-                    self.peer.send(&reply(request.id, result));
-                    self.peer.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
+                    let handler = SessionHandler { server: &server, session: &self.session };
+                    let result = server.run(&handler, &request.command, request.arguments);
+                    peer.send(&reply(request.id, result));
+                    peer.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
                 }
             }
         }
     }
 
     fn greet(&self) {
-        let capabilities: Vec<&str> = vec!["oob"];
-        let hello = Dict::new()
-            .with("version", commands::version(&self.server.version))
-            .with("capabilities", capabilities);
-        self.peer.send(&Dict::new().with("QMP", hello).into());
+        let Some((server, peer)) = self.parties() else { return };
+        let hello =
+            Dict::new().with("version", commands::version(&server.version)).with("capabilities", vec!["oob"]);
+        peer.send(&Dict::new().with("QMP", hello).into());
+    }
+
+    fn set_ready(&self, ready: bool) {
+        if let Some(peer) = self.peer.upgrade() {
+            peer.ready.store(ready, Ordering::Relaxed);
+        }
     }
 }
 
 impl Frontend for Monitor {
     fn can_read(&mut self) -> usize {
         // A client that does not read its replies gets no more commands in.
-        if self.peer.port.is_congested() { 0 } else { READ_CHUNK }
+        let congested = self.peer.upgrade().is_none_or(|p| p.port.is_congested());
+        if congested { 0 } else { READ_CHUNK }
     }
 
     fn read(&mut self, data: &[u8]) {
@@ -102,16 +114,18 @@ impl Frontend for Monitor {
         match event {
             CharEvent::Opened => {
                 *lock(&self.session) = Session::new();
-                self.peer.ready.store(false, Ordering::Relaxed);
+                self.set_ready(false);
                 self.greet();
             }
-            CharEvent::Closed => self.peer.ready.store(false, Ordering::Relaxed),
+            CharEvent::Closed => self.set_ready(false),
             _ => {}
         }
     }
 
     fn writable(&mut self) {
-        self.peer.port.accept_input();
+        if let Some(peer) = self.peer.upgrade() {
+            peer.port.accept_input();
+        }
     }
 
     fn must_drain(&self) -> bool {
