@@ -1,11 +1,29 @@
 //! The program `pliant`: reads the command line, puts the virtual machine together, runs its main loop.
 
+mod chars;
 mod cli;
 mod config;
 mod daemon;
+mod help;
 mod log;
 mod report;
+mod start;
+mod vm;
 
-fn main() {
-    let _ = cli::CommandLine::parse(std::env::args().skip(1));
+use std::process::ExitCode;
+
+use cli::CommandLine;
+use report::Reporter;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
+    let mut report = Reporter::new(&words.next().unwrap_or_default());
+    let done = CommandLine::parse(words).and_then(|line| start::run(&line, &mut report));
+    match done {
+        Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
+        Err(error) => {
+            report.error(&error);
+            ExitCode::FAILURE
+        }
+    }
 }

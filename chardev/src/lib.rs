@@ -45,6 +45,7 @@
 //! ```
 
 mod backend;
+mod commands;
 mod base64;
 mod device;
 mod file;

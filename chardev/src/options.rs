@@ -175,7 +175,7 @@ const KEYS: &[(&str, Kind)] = &[
 ];
 
 /// Back ends that QEMU has and this program makes on request.
-const BACKENDS: &[&str] =
+pub(crate) const BACKENDS: &[&str] =
     &["stdio", "ringbuf", "mux", "pipe", "pty", "null", "socket", "memory", "file", "serial"];
 /// Back ends that QEMU has and this program refuses.
 const REFUSED: &[&str] = &["qemu-vdagent", "hub", "msmouse", "vc", "parallel", "udp", "wctablet", "testdev"];

@@ -50,7 +50,7 @@ pub(crate) enum Info {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MonitorOption {
     /// `-monitor DEV`
-    Hmp(String),
+    Hmp(Raw),
     /// `-qmp DEV`
     Qmp(Raw),
     /// `-qmp-pretty DEV`
@@ -164,7 +164,7 @@ impl CommandLine {
             "-action" => self.action.push(raw),
             "-overcommit" => self.overcommit = Some(raw),
             "-chardev" => self.chardevs.push(raw),
-            "-monitor" => self.monitors.push(MonitorOption::Hmp(text)),
+            "-monitor" => self.monitors.push(MonitorOption::Hmp(raw)),
             "-qmp" => self.monitors.push(MonitorOption::Qmp(raw)),
             "-qmp-pretty" => self.monitors.push(MonitorOption::QmpPretty(raw)),
             "-mon" => self.monitors.push(MonitorOption::Mon(raw)),

@@ -1,0 +1,386 @@
+//! From a command line to a running virtual machine and to its end, in the order that `docs/architecture.md`
+//! ("Contract: hw") lays down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use accel::AccelSpec;
+use accel::qtest::{self, LogTarget};
+use chardev::ChardevSet;
+use hw::core::{Global, Host, Machine, MachineConfig, qdev};
+use mainloop::{Clock, MainLoop, Signal};
+use memory::{BackendDefaults, Memory};
+use monitor::Monitors;
+use qapi::types::ShutdownCause;
+use qapi::{Error, Result, Value, json};
+use qom::{Input, Registry, Tree, options};
+
+use crate::chars::Chars;
+use crate::cli::{CommandLine, Raw, short_form_warnings};
+use crate::config::{identity, memory as memory_option, numa, smp};
+use crate::daemon::{self, PidFile};
+use crate::help;
+use crate::report::Reporter;
+use crate::vm::{self, Vm};
+
+/// How long what is still queued for clients may take at the end.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Runs what the command line asks for and gives the exit status.
+///
+/// # Errors
+/// The first thing that went wrong before the machine ran.
+pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
+    let name = identity::name(line.name.as_ref())?;
+    report.timestamp = line.timestamp;
+    report.guest_name = name.guest.clone().filter(|_| line.msg_guest_name);
+    line.warnings.iter().for_each(|w| report.line(w));
+    if let Some(text) = help::requested(line)? {
+        print!("{text}");
+        return Ok(0);
+    }
+    check_display(line)?;
+    let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
+    crate::log::init(line.log_file.as_deref(), patterns)?;
+    let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
+
+    let failed = |e: std::io::Error| Error::generic(format!("cannot start the main loop: {e}"));
+    let mut main = MainLoop::new().map_err(failed)?;
+    let chardevs = Arc::new(ChardevSet::new(main.handle()));
+    if line.daemonize {
+        chardevs.set_daemonized();
+    }
+    let chars = Chars { set: &chardevs, report };
+    chars.chardevs(&line.chardevs)?;
+    let qtest = is_qtest(line);
+    let clock = if qtest { Clock::Virtual } else { Clock::Realtime };
+    let monitors = Monitors::new(main.handle(), clock, vm::version());
+    chars.monitors(&line.monitors, &monitors)?;
+    let serials = chars.serials(line, &monitors)?;
+
+    let machine = build(line, report, &main, &chardevs, &monitors, qtest)?;
+    let vm = Arc::new(Vm {
+        tree: Arc::clone(machine.tree()),
+        machine: Arc::clone(&machine),
+        chardevs: Arc::clone(&chardevs),
+        monitors: monitors.clone(),
+    });
+    for chardev in serials.iter().flatten() {
+        let options = [("driver", Input::Option("isa-serial")), ("chardev", Input::Option(chardev.label()))];
+        qdev::device_add(&machine, &options)?;
+    }
+    devices(line, report, &machine)?;
+    machine.finish()?;
+    monitors.set_backend(Arc::clone(&vm) as Arc<dyn monitor::Backend>);
+    let qtest_server = qtest_server(line, &machine, &chardevs)?;
+    let signals = watch_signals(&main, &machine, report).map_err(failed)?;
+    {
+        let machine = Arc::clone(&machine);
+        chardevs.set_exit_handler(move || machine.quit());
+    }
+    let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;
+    if let Some(daemon) = daemon {
+        daemon.ready()?;
+    }
+    if !line.stopped {
+        machine.start();
+    }
+    let code = main.run();
+
+    machine.shut_down();
+    chardevs.drain(&mut main, DRAIN);
+    drop((signals, qtest_server));
+    monitors.close();
+    drop(pid_file);
+    Ok(code)
+}
+
+/// `-display`: there is none but `none`.
+fn check_display(line: &CommandLine) -> Result<()> {
+    let Some(raw) = &line.display else { return Ok(()) };
+    let kind = raw.options("type").get("type").unwrap_or_default().to_owned();
+    match kind.as_str() {
+        "none" => Ok(()),
+        other => {
+            let known = ["gtk", "sdl", "vnc", "curses", "spice-app", "dbus", "egl-headless", "default"];
+            let text = if known.contains(&other) {
+                format!("Display '{other}' is not available, please use '-display none'")
+            } else {
+                format!("Parameter 'type' does not accept value '{other}'")
+            };
+            Err(Error::generic(text).prefixed(&raw.prefix()))
+        }
+    }
+}
+
+fn trace_pattern(raw: &Raw) -> Result<String> {
+    let parsed = raw.options("enable");
+    parsed.only(&["enable"]).map_err(|e| e.prefixed(&raw.prefix()))?;
+    Ok(parsed.get("enable").unwrap_or("*").to_owned())
+}
+
+/// Accelerators asked for, by `-accel` or `-machine accel=`.
+fn accel_specs(line: &CommandLine) -> Result<Vec<AccelSpec>> {
+    let from_machine = line.machine.iter().find(|(k, _)| k == "accel").map(|(_, v)| v.as_str());
+    match (from_machine, line.accel.is_empty()) {
+        (Some(_), false) => {
+            Err(Error::generic("The -accel and \"-machine accel=\" options are incompatible"))
+        }
+        (Some(list), true) => Ok(AccelSpec::machine_list(list)),
+        (None, _) => Ok(line.accel.iter().map(|raw| AccelSpec::option(&raw.text)).collect()),
+    }
+}
+
+fn is_qtest(line: &CommandLine) -> bool {
+    accel_specs(line).is_ok_and(|specs| specs.first().is_some_and(|s| s.name == "qtest"))
+}
+
+/// Steps 1 to 6 of the start-up order: classes, accelerator, machine, objects, NUMA, board.
+fn build(
+    line: &CommandLine,
+    report: &Reporter,
+    main: &MainLoop,
+    chardevs: &Arc<ChardevSet>,
+    monitors: &Monitors,
+    qtest: bool,
+) -> Result<Arc<Machine>> {
+    let memory = Memory::new();
+    let mut registry = Registry::new();
+    register_all(&mut registry, &memory);
+    let tree = Arc::new(Tree::new(registry));
+    let config = machine_config(line, qtest)?;
+    let opened = accel::open(&accel_specs(line)?).map_err(|mut messages| {
+        let last = messages.pop().unwrap_or_default();
+        messages.iter().for_each(|m| report.line(m));
+        Error::generic(last)
+    })?;
+    opened.messages.iter().for_each(|m| report.line(m));
+    if opened.accel.name() == "qtest" {
+        main.handle().virtual_clock().set_manual();
+    }
+    let sink = monitors.clone();
+    let host = Host {
+        tree,
+        memory: Arc::clone(&memory),
+        accel: opened.accel,
+        mainloop: main.handle(),
+        chardevs: Arc::clone(chardevs),
+        events: Arc::new(move |event| sink.emit(&event)),
+    };
+    let machine = Machine::new(config, host)?;
+    if let Some(warning) = machine.kind().deprecation_warning() {
+        report.line(&format!("warning: {warning}"));
+    }
+    for raw in &line.globals {
+        let (global, warnings) = global(raw)?;
+        warnings.iter().for_each(|w| report.line(w));
+        machine.globals().add_user(global);
+    }
+    memory.set_backend_defaults(BackendDefaults {
+        merge: machine.properties().mem_merge(),
+        dump: machine.properties().dump_guest_core(),
+        prealloc: false,
+        prealloc_threads: machine.smp().cpus,
+    });
+    objects(line, machine.tree())?;
+    for raw in &line.numa {
+        let at = |e: Error| e.prefixed(&raw.prefix());
+        match numa::parse(raw).map_err(at)? {
+            numa::Numa::Node(node) => machine.add_numa_node(node).map_err(at)?,
+            numa::Numa::Distance { src, dst, val } => {
+                machine.add_numa_distance(src, dst, val).map_err(at)?;
+            }
+        }
+    }
+    machine.init()?;
+    Ok(machine)
+}
+
+/// Every class there is.
+pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>) {
+    Tree::register(registry);
+    memory::register(registry, memory);
+    hw::register(registry);
+}
+
+fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
+    let get = |key: &str| line.machine.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+    let own = |k: &str| matches!(k, "type" | "accel");
+    let (mut no_reboot, mut no_shutdown) = (line.no_reboot, line.no_shutdown);
+    for raw in &line.action {
+        actions(raw, &mut no_reboot, &mut no_shutdown)?;
+    }
+    Ok(MachineConfig {
+        machine: get("type"),
+        options: line.machine.iter().filter(|(k, _)| !own(k)).cloned().collect(),
+        memory: memory_option::parse(line.memory.as_ref())?,
+        smp: smp::parse(&line.smp)?,
+        cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
+        name: identity::name(line.name.as_ref())?.guest,
+        uuid: line.uuid.as_ref().map(|raw| identity::uuid(raw)).transpose()?,
+        append: line.append.clone(),
+        no_reboot,
+        no_shutdown,
+        boot_guest: !qtest,
+        mem_lock: mem_lock(line)?,
+    })
+}
+
+/// `-action reboot=reset|shutdown,shutdown=poweroff|pause`
+fn actions(raw: &Raw, no_reboot: &mut bool, no_shutdown: &mut bool) -> Result<()> {
+    let parsed = options::options(&raw.text, None);
+    for (key, value) in &parsed.pairs {
+        let wrong = || {
+            Error::generic(format!("Parameter '{key}' does not accept value '{value}'")).prefixed(&raw.prefix())
+        };
+        match (key.as_str(), value.as_str()) {
+            ("reboot", "reset") => *no_reboot = false,
+            ("reboot", "shutdown") => *no_reboot = true,
+            ("shutdown", "poweroff") => *no_shutdown = false,
+            ("shutdown", "pause") => *no_shutdown = true,
+            ("reboot" | "shutdown", _) => return Err(wrong()),
+            _ => return Err(options::invalid_parameter(key).prefixed(&raw.prefix())),
+        }
+    }
+    Ok(())
+}
+
+/// `-overcommit mem-lock=on`: whether all memory is to be locked.
+fn mem_lock(line: &CommandLine) -> Result<bool> {
+    let Some(raw) = &line.overcommit else { return Ok(false) };
+    let parsed = options::options(&raw.text, None);
+    let at = |e: Error| e.prefixed(&raw.prefix());
+    parsed.only(&["mem-lock", "cpu-pm"]).map_err(at)?;
+    if parsed.flag("cpu-pm").map_err(at)? == Some(true) {
+        return Err(at(Error::generic("cpu-pm=on is not supported")));
+    }
+    let locked = match parsed.get("mem-lock") {
+        Some("on-fault") => true,
+        _ => parsed.flag("mem-lock").map_err(at)?.unwrap_or(false),
+    };
+    Ok(locked)
+}
+
+/// `-global DRIVER.PROPERTY=VALUE` or `driver=..,property=..,value=..`
+fn global(raw: &Raw) -> Result<(Global, Vec<String>)> {
+    if let Some((left, value)) = raw.text.split_once('=')
+        && let Some((driver, property)) = left.split_once('.')
+        && !left.contains(',')
+    {
+        let (driver, property) = (driver.to_owned(), property.to_owned());
+        return Ok((Global { driver, property, value: value.to_owned() }, Vec::new()));
+    }
+    let parsed = options::options(&raw.text, None);
+    let warnings = short_form_warnings(raw, &parsed);
+    let at = |e: Error| e.prefixed(&raw.prefix());
+    if let Err(e) = parsed.only(&["driver", "property", "value"]) {
+        // The warning belongs before the error, and there is no later place for it.
+        let mut hints = warnings.into_iter();
+        return Err(match hints.next() {
+            Some(first) => Error::generic(first).with_hint_error(at(e)),
+            None => at(e),
+        });
+    }
+    let get = |key: &str| {
+        let missing = || at(Error::generic(format!("Parameter '{key}' is missing")));
+        parsed.get(key).map(str::to_owned).ok_or_else(missing)
+    };
+    Ok((Global { driver: get("driver")?, property: get("property")?, value: get("value")? }, warnings))
+}
+
+/// Every `-object`.
+fn objects(line: &CommandLine, tree: &Tree) -> Result<()> {
+    for raw in &line.objects {
+        let at = |e: Error| e.prefixed(&raw.prefix());
+        let arguments = if raw.is_json() {
+            match json::parse(&raw.text).map_err(at)? {
+                Value::Dict(dict) => tree.check_object(dict).map_err(at)?,
+                _ => return Err(at(Error::generic("Invalid parameter type for 'object', expected: object"))),
+            }
+        } else {
+            let parsed = options::keyval(&raw.text, Some("qom-type")).map_err(at)?;
+            tree.object_from_text(&parsed.pairs).map_err(at)?
+        };
+        let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
+        if tree.absolute(&format!("/objects/{id}")).is_some() {
+            return Err(at(Error::generic(format!("Duplicate ID '{id}' for object"))));
+        }
+        qom::valid_id(id).map_err(at)?;
+        tree.add_object(arguments)?;
+    }
+    Ok(())
+}
+
+/// Every `-device`.
+fn devices(line: &CommandLine, report: &Reporter, machine: &Arc<Machine>) -> Result<()> {
+    let mut ids: Vec<String> = Vec::new();
+    for raw in &line.devices {
+        let at = |e: Error| e.prefixed(&raw.prefix());
+        let prefix = raw.prefix();
+        let warn = |text: &str| report.line(&format!("{prefix}warning: {text}"));
+        if raw.is_json() {
+            let Value::Dict(dict) = json::parse(&raw.text).map_err(at)? else {
+                return Err(at(Error::generic("Invalid parameter type for 'device', expected: object")));
+            };
+            machine.with_warnings(&warn, || qdev::device_add(machine, &qdev::json_options(&dict))).map_err(at)?;
+            continue;
+        }
+        let parsed = raw.options("driver");
+        short_form_warnings(raw, &parsed).iter().for_each(|w| report.line(w));
+        if let Some(id) = parsed.get("id") {
+            if ids.iter().any(|i| i == id) {
+                return Err(at(Error::generic(format!("Duplicate ID '{id}' for device"))));
+            }
+            ids.push(id.to_owned());
+        }
+        let list: Vec<(&str, Input<'_>)> =
+            parsed.pairs.iter().map(|(k, v)| (k.as_str(), Input::Option(v))).collect();
+        machine.with_warnings(&warn, || qdev::device_add(machine, &list)).map_err(at)?;
+    }
+    Ok(())
+}
+
+/// `-qtest`: the protocol server.
+fn qtest_server(
+    line: &CommandLine,
+    machine: &Arc<Machine>,
+    chardevs: &Arc<ChardevSet>,
+) -> Result<Option<qtest::Server>> {
+    let Some(text) = &line.qtest else { return Ok(None) };
+    let chardev = crate::chars::qtest_device(chardevs, text)?;
+    let log = qtest::Log::open(LogTarget::of_option(line.qtest_log.as_deref()))
+        .map_err(|e| Error::generic(format!("cannot open the qtest log: {e}")))?;
+    let target = qtest::Target {
+        system: Arc::clone(machine.system_space()),
+        io: Arc::clone(machine.io_space()),
+        clock: machine.mainloop().virtual_clock(),
+        chip: machine.accel().user_chip().cloned(),
+        is_gsis: Box::new(|path, _| path == "ioapic" || path.ends_with("/ioapic")),
+    };
+    qtest::Server::start(&chardev, log, target).map(Some)
+}
+
+/// The signals that end the program in an orderly way.
+fn watch_signals(
+    main: &MainLoop,
+    machine: &Arc<Machine>,
+    report: &Reporter,
+) -> std::io::Result<mainloop::SignalWatch> {
+    let (machine, report) = (Arc::downgrade(machine), report.clone());
+    main.handle().watch_signals(&[Signal::INT, Signal::TERM, Signal::HUP], move |info| {
+        report.line(&format!("terminating on signal {}{}", info.signal.as_raw(), sender(info.pid)));
+        if let Some(machine) = machine.upgrade() {
+            machine.request_shutdown(ShutdownCause::HostSignal);
+        }
+    })
+}
+
+/// ` from pid N (name)` for a signal that a process sent.
+fn sender(pid: i32) -> String {
+    if pid <= 0 {
+        return String::new();
+    }
+    let name = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let name = name.split('\0').next().filter(|n| !n.is_empty()).unwrap_or("<unknown process>");
+    format!(" from pid {pid} ({name})")
+}

@@ -1,0 +1,50 @@
+//! A virtual machine and everything that serves it: what the monitors' commands work on.
+
+use std::sync::Arc;
+
+use chardev::ChardevSet;
+use hw::core::Machine;
+use monitor::{Backend, Monitors, Version};
+use qapi::Handlers;
+use qapi::commands::SessionCommands;
+use qom::Tree;
+
+/// Version of QEMU whose names, numbers and texts are spoken.
+const QEMU_VERSION: [u32; 3] = [10, 0, 2];
+
+/// What greeting, `query-version` and `info version` say.
+pub(crate) fn version() -> Version {
+    Version { qemu: QEMU_VERSION, package: format!(" (pliant {})", env!("CARGO_PKG_VERSION")) }
+}
+
+/// The text of `-version`. Scripts look for QEMU's line, so it is the first.
+pub(crate) fn version_text() -> String {
+    let [major, minor, micro] = QEMU_VERSION;
+    format!(
+        "QEMU emulator version {major}.{minor}.{micro}{}\nThis is pliant, a program of its own that speaks QEMU's interface.\n",
+        version().package
+    )
+}
+
+/// The objects that implement the commands.
+pub(crate) struct Vm {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) chardevs: Arc<ChardevSet>,
+    pub(crate) monitors: Monitors,
+}
+
+impl Backend for Vm {
+    fn handlers<'a>(&'a self, session: &'a dyn SessionCommands) -> Handlers<'a> {
+        Handlers {
+            session,
+            run_state: &self.machine,
+            machine: &self.machine,
+            qom: self.tree.as_ref(),
+            qdev: &self.machine,
+            chardev: self.chardevs.as_ref(),
+            pci: &self.machine,
+            virtio: &self.machine,
+        }
+    }
+}
