@@ -70,6 +70,23 @@ impl Chars<'_> {
         }
     }
 
+    /// The device that `-qtest` names.
+    ///
+    /// # Errors
+    /// QEMU's; of two lines the first is said here.
+    pub(crate) fn qtest(&self, text: &str) -> Result<Arc<Chardev>> {
+        let failed = || Error::generic(format!("Failed to initialize device for qtest: \"{text}\""));
+        match parse_legacy("qtest", text) {
+            Ok(Legacy::Existing(id)) => self.set.find(&id),
+            Ok(Legacy::New(options) | Legacy::WithMonitor(options)) => self.add(&options, ""),
+            Ok(Legacy::None) | Err(None) => Err(failed()),
+            Err(Some(e)) => {
+                self.report.error(&e);
+                Err(failed())
+            }
+        }
+    }
+
     /// Every monitor option, in order.
     ///
     /// # Errors
@@ -143,19 +160,5 @@ impl Chars<'_> {
             ports.push(found.map(|(chardev, _)| chardev));
         }
         Ok(ports)
-    }
-}
-
-/// The device that `-qtest` names.
-///
-/// # Errors
-/// QEMU's two lines, as one text.
-pub(crate) fn qtest_device(set: &ChardevSet, text: &str) -> Result<Arc<Chardev>> {
-    let failed = || Error::generic(format!("Failed to initialize device for qtest: \"{text}\""));
-    match parse_legacy("qtest", text) {
-        Ok(Legacy::Existing(id)) => set.find(&id),
-        Ok(Legacy::New(options) | Legacy::WithMonitor(options)) => set.add(&options, &mut |_| {}),
-        Ok(Legacy::None) | Err(None) => Err(failed()),
-        Err(Some(e)) => Err(Error::generic(e.desc()).followed_by(failed())),
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     devices(line, report, &machine)?;
     machine.finish()?;
     monitors.set_backend(Arc::clone(&vm) as Arc<dyn monitor::Backend>);
-    let qtest_server = qtest_server(line, &machine, &chardevs)?;
+    let qtest_server = qtest_server(line, &machine, &chars)?;
     let signals = watch_signals(&main, &machine, report).map_err(failed)?;
     {
         let machine = Arc::clone(&machine);
@@ -172,9 +172,7 @@ fn build(
         report.line(&format!("warning: {warning}"));
     }
     for raw in &line.globals {
-        let (global, warnings) = global(raw)?;
-        warnings.iter().for_each(|w| report.line(w));
-        machine.globals().add_user(global);
+        machine.globals().add_user(global(raw, report)?);
     }
     memory.set_backend_defaults(BackendDefaults {
         merge: machine.properties().mem_merge(),
@@ -262,30 +260,23 @@ fn mem_lock(line: &CommandLine) -> Result<bool> {
 }
 
 /// `-global DRIVER.PROPERTY=VALUE` or `driver=..,property=..,value=..`
-fn global(raw: &Raw) -> Result<(Global, Vec<String>)> {
+fn global(raw: &Raw, report: &Reporter) -> Result<Global> {
     if let Some((left, value)) = raw.text.split_once('=')
         && let Some((driver, property)) = left.split_once('.')
         && !left.contains(',')
     {
         let (driver, property) = (driver.to_owned(), property.to_owned());
-        return Ok((Global { driver, property, value: value.to_owned() }, Vec::new()));
+        return Ok(Global { driver, property, value: value.to_owned() });
     }
     let parsed = options::options(&raw.text, None);
-    let warnings = short_form_warnings(raw, &parsed);
+    short_form_warnings(raw, &parsed).iter().for_each(|w| report.line(w));
     let at = |e: Error| e.prefixed(&raw.prefix());
-    if let Err(e) = parsed.only(&["driver", "property", "value"]) {
-        // The warning belongs before the error, and there is no later place for it.
-        let mut hints = warnings.into_iter();
-        return Err(match hints.next() {
-            Some(first) => Error::generic(first).with_hint_error(at(e)),
-            None => at(e),
-        });
-    }
+    parsed.only(&["driver", "property", "value"]).map_err(at)?;
     let get = |key: &str| {
         let missing = || at(Error::generic(format!("Parameter '{key}' is missing")));
         parsed.get(key).map(str::to_owned).ok_or_else(missing)
     };
-    Ok((Global { driver: get("driver")?, property: get("property")?, value: get("value")? }, warnings))
+    Ok(Global { driver: get("driver")?, property: get("property")?, value: get("value")? })
 }
 
 /// Every `-object`.
@@ -344,10 +335,10 @@ fn devices(line: &CommandLine, report: &Reporter, machine: &Arc<Machine>) -> Res
 fn qtest_server(
     line: &CommandLine,
     machine: &Arc<Machine>,
-    chardevs: &Arc<ChardevSet>,
+    chars: &Chars<'_>,
 ) -> Result<Option<qtest::Server>> {
     let Some(text) = &line.qtest else { return Ok(None) };
-    let chardev = crate::chars::qtest_device(chardevs, text)?;
+    let chardev = chars.qtest(text)?;
     let log = qtest::Log::open(LogTarget::of_option(line.qtest_log.as_deref()))
         .map_err(|e| Error::generic(format!("cannot open the qtest log: {e}")))?;
     let target = qtest::Target {
