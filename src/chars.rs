@@ -27,7 +27,9 @@ impl Chars<'_> {
         for (raw, list) in &parsed {
             if let Some(id) = list.get("id") {
                 if ids.contains(&id) {
-                    return Err(Error::generic(format!("Duplicate ID '{id}' for chardev")).prefixed(&raw.prefix()));
+                    return Err(
+                        Error::generic(format!("Duplicate ID '{id}' for chardev")).prefixed(&raw.prefix())
+                    );
                 }
                 ids.push(id);
             }
@@ -54,7 +56,12 @@ impl Chars<'_> {
     }
 
     /// A device in the short form. `None` is `none`; the flag says that a monitor shares it (`mon:`).
-    fn legacy(&self, label: &str, raw: &Raw, complaint: &dyn Fn() -> Error) -> Result<Option<(Arc<Chardev>, bool)>> {
+    fn legacy(
+        &self,
+        label: &str,
+        raw: &Raw,
+        complaint: &dyn Fn() -> Error,
+    ) -> Result<Option<(Arc<Chardev>, bool)>> {
         let at = |e: Error| e.prefixed(&raw.prefix());
         let complain = |e: Option<Error>| {
             if let Some(e) = e {
@@ -143,7 +150,11 @@ impl Chars<'_> {
     ///
     /// # Errors
     /// QEMU's.
-    pub(crate) fn serials(&self, line: &CommandLine, monitors: &Monitors) -> Result<Vec<Option<Arc<Chardev>>>> {
+    pub(crate) fn serials(
+        &self,
+        line: &CommandLine,
+        monitors: &Monitors,
+    ) -> Result<Vec<Option<Arc<Chardev>>>> {
         let terminal = [Raw { option: "-serial", text: "mon:stdio".into() }];
         let defaults = line.nographic && !line.no_defaults && line.serials.is_empty();
         let list: &[Raw] = if defaults { &terminal } else { &line.serials };

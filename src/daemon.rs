@@ -61,7 +61,7 @@ impl Daemon {
     pub(crate) fn ready(self) -> Result<()> {
         let failed = |e: rustix::io::Errno| Error::generic(format!("cannot let go of the terminal: {e}"));
         let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).map_err(failed)?;
-        rustix::process::chdir("/").map_err(failed)?;
+        process::chdir("/").map_err(failed)?;
         rustix::stdio::dup2_stdin(&null).map_err(failed)?;
         rustix::stdio::dup2_stdout(&null).map_err(failed)?;
         rustix::stdio::dup2_stderr(&null).map_err(failed)?;

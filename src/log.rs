@@ -1,26 +1,30 @@
 //! The log: `-D FILE` and `-trace PATTERN`.
 //!
-//! Without `-trace` only warnings are logged. A pattern names modules (`memory`, `hw::virtio*`, `*`); what they do is
+//! Warnings and errors that devices and back ends log are messages to the person who started the program, as QEMU's are.
+//! Everything else is logged only where it was asked for. A pattern names modules (`memory`, `hw::virtio*`, `*`); what they do is
 //! logged then, down to the details. This is the one thing that is process-wide.
 
+use std::fmt::{Debug, Write};
 use std::fs::File;
 use std::sync::Mutex;
 
 use qapi::{Error, Result};
-use tracing::Level;
-use tracing_subscriber::filter::FilterFn;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging.
+use crate::report::Reporter;
+
+/// Starts logging: warnings and errors to the person who started the program, and the rest where it was asked for.
 ///
 /// # Errors
 /// The file cannot be made.
-pub(crate) fn init(file: Option<&str>, patterns: Vec<String>) -> Result<()> {
-    if file.is_none() && patterns.is_empty() {
-        return Ok(());
-    }
+pub(crate) fn init(report: &Reporter, file: Option<&str>, patterns: Vec<String>) -> Result<()> {
+    let traced = !patterns.is_empty() || file.is_some();
     let writer = match file {
         None => BoxMakeWriter::new(std::io::stderr),
         Some(path) => {
@@ -30,12 +34,45 @@ pub(crate) fn init(file: Option<&str>, patterns: Vec<String>) -> Result<()> {
         }
     };
     let wanted = FilterFn::new(move |meta| {
-        *meta.level() <= Level::WARN || patterns.iter().any(|p| matches(p, meta.target()))
+        traced && (*meta.level() <= Level::WARN || patterns.iter().any(|p| matches(p, meta.target())))
     });
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).with_filter(wanted);
+    let messages = Messages { report: report.clone() }.with_filter(LevelFilter::WARN);
     // A second initialisation (two machines in one process) keeps the first.
-    let _ = tracing_subscriber::registry().with(layer).try_init();
+    let _ = tracing_subscriber::registry().with(layer).with(messages).try_init();
     Ok(())
+}
+
+/// Shows warnings and errors as QEMU shows them: `PROGRAM: WHERE: warning: TEXT`.
+struct Messages {
+    report: Reporter,
+}
+
+impl<S: Subscriber> Layer<S> for Messages {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        let kind = if *event.metadata().level() == Level::WARN { "warning: " } else { "" };
+        self.report.located(&format!("{kind}{}{}", text.message, text.fields));
+    }
+}
+
+/// The message of an event, and its fields behind it.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a String cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            "error" => write!(self.fields, ": {value:?}"),
+            name => write!(self.fields, ", {name} {value:?}"),
+        };
+    }
 }
 
 /// Whether `pattern` fits `target`: literally, as a module above it, or with `*` for any run of characters.

@@ -4,6 +4,7 @@
 //! the program is started under that name.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use qapi::Error;
@@ -16,6 +17,8 @@ pub(crate) struct Reporter {
     pub(crate) timestamp: bool,
     /// `-msg guest-name=on` with `-name`.
     pub(crate) guest_name: Option<String>,
+    /// The option that is being carried out, as `-device X: `. Shared by all clones.
+    location: Arc<Mutex<String>>,
 }
 
 impl Reporter {
@@ -28,6 +31,24 @@ impl Reporter {
     /// The program's name.
     pub(crate) fn program(&self) -> &str {
         &self.program
+    }
+
+    /// Does `work` with messages naming `prefix` as where they come from.
+    pub(crate) fn at<T>(&self, prefix: &str, work: impl FnOnce() -> T) -> T {
+        self.location().push_str(prefix);
+        let done = work();
+        self.location().clear();
+        done
+    }
+
+    /// One line, with the option that is being carried out, if one is.
+    pub(crate) fn located(&self, text: &str) {
+        let location = self.location().clone();
+        self.line(&format!("{location}{text}"));
+    }
+
+    fn location(&self) -> MutexGuard<'_, String> {
+        self.location.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An error with its hint lines.

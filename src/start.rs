@@ -41,7 +41,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }
     check_display(line)?;
     let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
-    crate::log::init(line.log_file.as_deref(), patterns)?;
+    crate::log::init(report, line.log_file.as_deref(), patterns)?;
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
 
     let failed = |e: std::io::Error| Error::generic(format!("cannot start the main loop: {e}"));
@@ -215,7 +215,7 @@ fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
         smp: smp::parse(&line.smp)?,
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
         name: identity::name(line.name.as_ref())?.guest,
-        uuid: line.uuid.as_ref().map(|raw| identity::uuid(raw)).transpose()?,
+        uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
         append: line.append.clone(),
         no_reboot,
         no_shutdown,
@@ -229,7 +229,8 @@ fn actions(raw: &Raw, no_reboot: &mut bool, no_shutdown: &mut bool) -> Result<()
     let parsed = options::options(&raw.text, None);
     for (key, value) in &parsed.pairs {
         let wrong = || {
-            Error::generic(format!("Parameter '{key}' does not accept value '{value}'")).prefixed(&raw.prefix())
+            Error::generic(format!("Parameter '{key}' does not accept value '{value}'"))
+                .prefixed(&raw.prefix())
         };
         match (key.as_str(), value.as_str()) {
             ("reboot", "reset") => *no_reboot = false,
@@ -307,13 +308,14 @@ fn devices(line: &CommandLine, report: &Reporter, machine: &Arc<Machine>) -> Res
     let mut ids: Vec<String> = Vec::new();
     for raw in &line.devices {
         let at = |e: Error| e.prefixed(&raw.prefix());
-        let prefix = raw.prefix();
-        let warn = |text: &str| report.line(&format!("{prefix}warning: {text}"));
+        let add = |list: &qdev::Options<'_>| {
+            report.at(&raw.prefix(), || qdev::device_add(machine, list)).map_err(at)
+        };
         if raw.is_json() {
             let Value::Dict(dict) = json::parse(&raw.text).map_err(at)? else {
                 return Err(at(Error::generic("Invalid parameter type for 'device', expected: object")));
             };
-            machine.with_warnings(&warn, || qdev::device_add(machine, &qdev::json_options(&dict))).map_err(at)?;
+            add(&qdev::json_options(&dict))?;
             continue;
         }
         let parsed = raw.options("driver");
@@ -326,7 +328,7 @@ fn devices(line: &CommandLine, report: &Reporter, machine: &Arc<Machine>) -> Res
         }
         let list: Vec<(&str, Input<'_>)> =
             parsed.pairs.iter().map(|(k, v)| (k.as_str(), Input::Option(v))).collect();
-        machine.with_warnings(&warn, || qdev::device_add(machine, &list)).map_err(at)?;
+        add(&list)?;
     }
     Ok(())
 }
@@ -359,7 +361,7 @@ fn watch_signals(
 ) -> std::io::Result<mainloop::SignalWatch> {
     let (machine, report) = (Arc::downgrade(machine), report.clone());
     main.handle().watch_signals(&[Signal::INT, Signal::TERM, Signal::HUP], move |info| {
-        report.line(&format!("terminating on signal {}{}", info.signal.as_raw(), sender(info.pid)));
+        report.line(&format!("terminating on signal {}{}", info.signo, sender(info.pid)));
         if let Some(machine) = machine.upgrade() {
             machine.request_shutdown(ShutdownCause::HostSignal);
         }
@@ -367,8 +369,8 @@ fn watch_signals(
 }
 
 /// ` from pid N (name)` for a signal that a process sent.
-fn sender(pid: i32) -> String {
-    if pid <= 0 {
+fn sender(pid: u32) -> String {
+    if pid == 0 {
         return String::new();
     }
     let name = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -103,6 +103,15 @@ impl Tree {
         Ok(())
     }
 
+    /// Checks what JSON `-object` gave against the schema.
+    ///
+    /// # Errors
+    /// Those of `object-add` for its arguments.
+    pub fn check_object(&self, arguments: Dict) -> Result<Dict> {
+        ObjectOptions::from_value(arguments.clone().into(), &Path::ROOT)?;
+        Ok(arguments)
+    }
+
     /// Turns the pairs of an `-object` list into what `object-add` takes, every value in the type its property has,
     /// and checks the whole against the schema.
     ///

@@ -32,35 +32,21 @@ pub(crate) fn name(raw: Option<&Raw>) -> Result<Name> {
     })
 }
 
-/// A UUID as 16 bytes in the order they are written.
-pub(crate) type Uuid = [u8; 16];
-
-/// Parses `-uuid`; all zero without it.
+/// Checks `-uuid` and gives it in lower case.
 ///
 /// # Errors
 /// QEMU's, with the option's prefix.
-pub(crate) fn uuid(raw: Option<&Raw>) -> Result<Uuid> {
-    let Some(raw) = raw else { return Ok([0; 16]) };
-    parse_uuid(&raw.text)
-        .ok_or_else(|| Error::generic("failed to parse UUID string: wrong format").prefixed(&raw.prefix()))
+pub(crate) fn uuid(raw: &Raw) -> Result<String> {
+    if is_uuid(raw.text.as_bytes()) {
+        Ok(raw.text.to_ascii_lowercase())
+    } else {
+        Err(Error::generic("failed to parse UUID string: wrong format").prefixed(&raw.prefix()))
+    }
 }
 
-fn parse_uuid(text: &str) -> Option<Uuid> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 36 {
-        return None;
-    }
-    let mut digits = Vec::with_capacity(32);
-    for (i, b) in bytes.iter().enumerate() {
-        match i {
-            8 | 13 | 18 | 23 if *b == b'-' => {}
-            8 | 13 | 18 | 23 => return None,
-            _ => digits.push(char::from(*b).to_digit(16)? as u8),
-        }
-    }
-    let mut uuid = [0; 16];
-    for (byte, pair) in uuid.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = pair[0] << 4 | pair[1];
-    }
-    Some(uuid)
+/// Hexadecimal digits in groups of 8-4-4-4-12.
+fn is_uuid(text: &[u8]) -> bool {
+    let dash = |i: usize| matches!(i, 8 | 13 | 18 | 23);
+    text.len() == 36
+        && text.iter().enumerate().all(|(i, b)| if dash(i) { *b == b'-' } else { b.is_ascii_hexdigit() })
 }

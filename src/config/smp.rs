@@ -15,7 +15,8 @@ pub(crate) fn parse(pairs: &Pairs) -> Result<SmpConfig> {
     let mut smp = SmpConfig::default();
     for (key, text) in pairs {
         let bad = || Error::generic(format!("Parameter 'smp.{key}' expects integer"));
-        let zero = || Error::generic("Invalid CPU topology: CPU topology parameters must be greater than zero");
+        let zero =
+            || Error::generic("Invalid CPU topology: CPU topology parameters must be greater than zero");
         let value = || -> Result<u64> {
             let value: i64 = text.parse().map_err(|_| bad())?;
             u64::try_from(value).map_err(|_| zero())
