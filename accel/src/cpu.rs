@@ -48,6 +48,33 @@ impl Base {
     }
 }
 
+/// The text of `-cpu help`: models, then the names of features.
+#[must_use]
+pub fn help() -> String {
+    let mut text = String::from("Available CPUs:\n");
+    for (base, what) in [
+        (Base::Host, "the host's processor with all that KVM can give a guest"),
+        (Base::Max, "everything that the accelerator can give"),
+        (Base::Qemu64, "a plain 64-bit processor, the default"),
+    ] {
+        text.push_str(&format!("  {:<20}  {what}\n", base.name()));
+    }
+    text.push_str("\nRecognized CPUID flags:\n");
+    let mut names: Vec<&str> = features::names().collect();
+    names.sort_unstable();
+    let mut line = String::new();
+    for name in names {
+        if line.len() + name.len() > 75 {
+            text.push_str(&format!(" {line}\n"));
+            line.clear();
+        }
+        line.push(' ');
+        line.push_str(name);
+    }
+    text.push_str(&format!(" {line}\n"));
+    text
+}
+
 impl Default for CpuModel {
     fn default() -> Self {
         Self::base(Base::Qemu64)

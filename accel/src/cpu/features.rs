@@ -87,6 +87,11 @@ static FEATURES: &[Feature] = features! {
         "misalignsse" = 7, "3dnowprefetch" = 8, "osvw" = 9, "xop" = 11, "fma4" = 16, "tbm" = 21, "topoext" = 22;
 };
 
+/// Names of all features.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    FEATURES.iter().map(|f| f.name)
+}
+
 /// Finds a feature by its name; `_` and `-` are the same, `sse3` and other second names work.
 #[must_use]
 pub fn feature(name: &str) -> Option<&'static Feature> {
