@@ -7,6 +7,7 @@ use std::time::Duration;
 use accel::AccelSpec;
 use accel::qtest::{self, LogTarget};
 use chardev::ChardevSet;
+use hw::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
 use mainloop::{Clock, MainLoop, Signal};
 use memory::{BackendDefaults, Memory};
@@ -59,19 +60,16 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let serials = chars.serials(line, &monitors)?;
 
     let machine = build(line, report, &main, &chardevs, &monitors, qtest)?;
-    let vm = Arc::new(Vm {
-        tree: Arc::clone(machine.tree()),
-        machine: Arc::clone(&machine),
-        chardevs: Arc::clone(&chardevs),
-        monitors: monitors.clone(),
-    });
     for chardev in serials.iter().flatten() {
-        let options = [("driver", Input::Option("isa-serial")), ("chardev", Input::Option(chardev.label()))];
-        qdev::device_add(&machine, &options)?;
+        machine.add_serial(chardev.label())?;
     }
     devices(line, report, &machine)?;
     machine.finish()?;
-    monitors.set_backend(Arc::clone(&vm) as Arc<dyn monitor::Backend>);
+    monitors.set_backend(Arc::new(Vm {
+        tree: Arc::clone(machine.tree()),
+        machine: MachineHandlers::new(Arc::clone(&machine)),
+        chardevs: Arc::clone(&chardevs),
+    }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
     let signals = watch_signals(&main, &machine, report).map_err(failed)?;
     {
@@ -190,6 +188,10 @@ fn build(
             }
         }
     }
+    if mem_lock(line)? {
+        lock_memory()?;
+        hw::mem::MemoryDevices::of(&machine).set_memory_locked();
+    }
     machine.init()?;
     Ok(machine)
 }
@@ -220,7 +222,6 @@ fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
         no_reboot,
         no_shutdown,
         boot_guest: !qtest,
-        mem_lock: mem_lock(line)?,
     })
 }
 
@@ -258,6 +259,12 @@ fn mem_lock(line: &CommandLine) -> Result<bool> {
         _ => parsed.flag("mem-lock").map_err(at)?.unwrap_or(false),
     };
     Ok(locked)
+}
+
+/// Locks what the process has and will have.
+fn lock_memory() -> Result<()> {
+    let flags = rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE;
+    rustix::mm::mlockall(flags).map_err(|e| Error::generic(format!("mlock failed: {e}")))
 }
 
 /// `-global DRIVER.PROPERTY=VALUE` or `driver=..,property=..,value=..`

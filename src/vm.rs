@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use chardev::ChardevSet;
-use hw::core::Machine;
-use monitor::{Backend, Monitors, Version};
+use hw::MachineHandlers;
+use monitor::{Backend, Version};
 use qapi::Handlers;
 use qapi::commands::SessionCommands;
 use qom::Tree;
@@ -28,10 +28,9 @@ pub(crate) fn version_text() -> String {
 
 /// The objects that implement the commands.
 pub(crate) struct Vm {
-    pub(crate) machine: Arc<Machine>,
+    pub(crate) machine: MachineHandlers,
     pub(crate) tree: Arc<Tree>,
     pub(crate) chardevs: Arc<ChardevSet>,
-    pub(crate) monitors: Monitors,
 }
 
 impl Backend for Vm {
