@@ -7,7 +7,7 @@ use std::time::Duration;
 use accel::AccelSpec;
 use accel::qtest::{self, LogTarget};
 use chardev::ChardevSet;
-use hw::MachineHandlers;
+use hw::commands::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
 use mainloop::{Clock, MainLoop, Signal};
 use memory::{BackendDefaults, Memory};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chardev::ChardevSet;
-use hw::MachineHandlers;
+use hw::commands::MachineHandlers;
 use monitor::{Backend, Version};
 use qapi::Handlers;
 use qapi::commands::SessionCommands;

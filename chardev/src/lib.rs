@@ -45,8 +45,8 @@
 //! ```
 
 mod backend;
-mod commands;
 mod base64;
+mod commands;
 mod device;
 mod file;
 mod frontend;

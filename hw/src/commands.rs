@@ -6,8 +6,10 @@ mod machine;
 
 use std::sync::Arc;
 
-use qapi::commands::{PciCommands, QdevCommands, RunStateCommands};
-use qapi::types::{HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo};
+use qapi::commands::{PciCommands, QdevCommands, RunStateCommands, VirtioCommands};
+use qapi::types::{
+    HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo, VirtioInfo, VirtioStatus,
+};
 use qapi::{Dict, Result};
 use qom::{Input, ObjectRef};
 
@@ -15,6 +17,7 @@ use crate::core::machine::Machine;
 use crate::core::qdev;
 use crate::core::qtree;
 use crate::pci::{PciBus, info};
+use crate::virtio::query;
 
 /// Handlers of `run-state.json`, `machine.json`, `qdev.json` and `pci.json` for one machine.
 #[derive(Clone)]
@@ -86,6 +89,16 @@ impl PciCommands for MachineHandlers {
     fn query_pci(&self) -> Result<Vec<PciInfo>> {
         let bus = qdev::find_bus(&self.0, "PCI").and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         Ok(bus.iter().map(|bus| info::bus_info(bus)).collect())
+    }
+}
+
+impl VirtioCommands for MachineHandlers {
+    fn x_query_virtio(&self) -> Result<Vec<VirtioInfo>> {
+        Ok(query::devices(self.0.tree()))
+    }
+
+    fn x_query_virtio_status(&self, path: String) -> Result<VirtioStatus> {
+        query::device_status(&self.0, &path)
     }
 }
 

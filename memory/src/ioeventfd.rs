@@ -1,5 +1,8 @@
 //! Event descriptors that a guest write signals instead of reaching the device.
-#![expect(unsafe_code, reason = "the event descriptors of vmm-sys-util convert to owned ones only through raw numbers")]
+#![expect(
+    unsafe_code,
+    reason = "the event descriptors of vmm-sys-util convert to owned ones only through raw numbers"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
