@@ -179,7 +179,15 @@ fn an_unplug_is_refused_while_the_guest_has_or_may_get_memory() {
 
 #[test]
 fn a_device_that_is_gone_leaves_its_memory_free() {
-    let rig = Rig::with_device("pc", "0");
+    for dynamic in ["off", "on"] {
+        gone(dynamic);
+    }
+}
+
+fn gone(dynamic: &str) {
+    let rig = rig();
+    rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("dynamic-memslots", dynamic)]).unwrap();
+    rig.machine.finish().unwrap();
     let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
     qdev::complete_unplug(&rig.machine, &vm0);
     drop(vm0);
@@ -398,4 +406,86 @@ fn slots_are_mapped_as_the_guest_plugs() {
         names.contains(&"virtio-mem[0]".to_owned()) && names.contains(&"memslot-6[0]".to_owned()),
         "{names:?}"
     );
+}
+
+/// `info qtree` of the device on q35, without what depends on where things are.
+const QTREE: &str = "\
+disable-legacy = \"on\"
+disable-modern = false
+ioeventfd = true
+vectors = 2 (0x2)
+virtio-pci-bus-master-bug-migration = false
+migrate-extra = true
+modern-pio-notify = false
+x-disable-pcie = false
+page-per-vq = false
+x-ignore-backend-features = false
+ats = false
+x-ats-page-aligned = true
+x-pcie-deverr-init = true
+x-pcie-lnkctl-init = true
+x-pcie-pm-init = true
+x-pcie-pm-no-soft-reset = false
+x-pcie-flr-init = true
+aer = false
+addr = 01.0
+romfile = \"\"
+romsize = 4294967295 (0xffffffff)
+rombar = -1 (0xffffffffffffffff)
+multifunction = false
+x-pcie-lnksta-dllla = true
+x-pcie-extcap-init = true
+failover_pair_id = \"\"
+acpi-index = 0 (0x0)
+x-pcie-err-unc-mask = true
+x-pcie-ari-nextfn-1 = false
+x-max-bounce-buffer-size = 4096 (4 KiB)
+x-pcie-ext-tag = true
+busnr = 0 (0x0)
+class Class 00ff, addr 00:01.0, pci id 1af4:1058 (sub 1af4:1100)
+bus: virtio-bus
+type virtio-pci-bus
+node = 0 (0x0)
+prealloc = false
+unplugged-inaccessible = \"on\"
+x-early-migration = true
+dynamic-memslots = false
+indirect_desc = true
+event_idx = true
+notify_on_empty = true
+any_layout = true
+iommu_platform = false
+packed = false
+queue_reset = true
+in_order = false
+use-started = true
+use-disabled-flag = true
+";
+
+#[test]
+fn info_qtree_lists_the_properties_as_qemu_does() {
+    let rig = Rig::with_device("q35", "0");
+    let text = crate::core::qtree::text(&rig.machine, false);
+    let at = text.find("dev: virtio-mem-pci, id \"vm0\"").unwrap();
+    let shown: Vec<&str> = text[at..]
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .filter(|line| !["bar ", "memaddr ", "dev: "].iter().any(|head| line.starts_with(head)))
+        .take(QTREE.lines().count())
+        .collect();
+    assert_eq!(shown, QTREE.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_device_can_be_added_while_the_machine_runs() {
+    let rig = Rig::with_device("pc", "0");
+    rig.backend("memory-backend-ram", "mem1", "1G", &[]).unwrap();
+    rig.device(&[("id", "vm1"), ("memdev", "mem1"), ("requested-size", "64M")]).unwrap();
+    assert_eq!(rig.devices().devices().iter().map(|d| d.addr()).collect::<Vec<_>>(), [4 * G, 5 * G]);
+    assert_eq!(
+        rig.refused(&[("memdev", "mem1"), ("requested-size", "1M")]),
+        "'memdev' property specifies a busy memdev: mem1"
+    );
+    assert_eq!(rig.devices().infos().len(), 2, "the refused one left nothing");
 }

@@ -78,6 +78,28 @@ fn a_new_device_costs_no_memory_and_offers_its_configuration() {
 }
 
 #[test]
+fn a_tebibyte_costs_next_to_nothing_until_it_is_used() {
+    // Anonymous memory only: code that is paged in on the way is not the device's. nextest gives each test its own
+    // process, so nobody else allocates meanwhile.
+    let anonymous_kib = || -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let before = anonymous_kib();
+    let size = 1 << 40;
+    let layout = Layout { region_size: size, ..LAYOUT };
+    let spec = RamSpec { reserve: false, ..RamSpec::anonymous("mem0", size) };
+    let block = Memory::new().create_ram(spec).unwrap();
+    let blocks = Arc::new(DiscardManager::new(size, BLOCK));
+    let mut unit = Unit::new(layout, block, blocks, None, false, size);
+    assert_eq!(plug(&mut unit, 1000, 65535), Response::Ack);
+    assert_eq!(unit.serve(Request::UnplugAll, false), Response::Ack);
+    let grown = anonymous_kib().saturating_sub(before);
+    assert!(grown < 192, "{grown} KiB; the bitmap alone is 64");
+}
+
+#[test]
 fn the_usable_region_grows_at_once_and_shrinks_with_unplug_all() {
     let layout = Layout { region_size: 1 << 30, ..LAYOUT };
     let block = Memory::new().create_ram(RamSpec::anonymous("mem0", 1 << 30)).unwrap();
