@@ -3,7 +3,7 @@
 //! Lock order: the function's lock, then `memory`'s topology, then the interrupt controller. [`PciDevice`] hooks are
 //! called with no lock held.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use memory::{AddressSpace, Memory, Owner, RegionDesc, RegionId, SIZE_ALL};
 use qapi::{Error, Result};
@@ -96,13 +96,12 @@ pub struct PciState {
     pub dev: DeviceState,
     /// Values of the common properties.
     pub props: PciProperties,
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<KeptPlace>>,
     inner: Mutex<Inner>,
     msix: OnceLock<Arc<Msix>>,
 }
 
 /// Where a realized function is.
-#[derive(Clone)]
 struct Place {
     bus: Arc<PciBus>,
     devfn: u8,
@@ -111,6 +110,30 @@ struct Place {
     master: RegionId,
     master_alias: RegionId,
     space: Arc<AddressSpace>,
+}
+
+/// The same, kept: bus and memory know the function, so it must not own them.
+struct KeptPlace {
+    bus: Weak<PciBus>,
+    devfn: u8,
+    memory: Weak<Memory>,
+    master: RegionId,
+    master_alias: RegionId,
+    space: Arc<AddressSpace>,
+}
+
+impl KeptPlace {
+    fn upgrade(&self) -> Option<Place> {
+        let Self { bus, devfn, memory, master, master_alias, space } = self;
+        Some(Place {
+            bus: bus.upgrade()?,
+            devfn: *devfn,
+            memory: memory.upgrade()?,
+            master: *master,
+            master_alias: *master_alias,
+            space: Arc::clone(space),
+        })
+    }
 }
 
 struct Inner {
@@ -146,7 +169,7 @@ impl PciState {
     }
 
     fn place(&self) -> Option<Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
     /// Slot and function as one number, `slot << 3 | function`.
@@ -330,7 +353,7 @@ impl PciState {
 
     fn take_off(&self, machine: &Arc<Machine>) {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(place) = place else { return };
+        let Some(place) = place.and_then(|p| p.upgrade()) else { return };
         if self.inner().intx_level {
             let pin = self.read_config(reg::INTERRUPT_PIN, 1) as u8;
             place.bus.change_intx(place.devfn, pin, false);
@@ -408,7 +431,8 @@ pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<(
     tx.add_subregion(master, 0, master_alias, 0);
     let space = tx.address_space(state.dev.type_name(), master);
     tx.commit();
-    let place = Place { bus, devfn, memory: Arc::clone(machine.memory()), master, master_alias, space };
+    let memory = Arc::downgrade(machine.memory());
+    let place = KeptPlace { bus: Arc::downgrade(&bus), devfn, memory, master, master_alias, space };
     *state.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     let done = Arc::clone(&device).pci_realize(machine);
     if done.is_err() {

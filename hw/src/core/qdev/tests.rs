@@ -111,3 +111,84 @@ fn a_realized_device_refuses_changes() {
         "Property 'isa-debug-exit.hotplugged' is not writable"
     );
 }
+
+fn virtio_mem(machine: &Arc<Machine>) -> Result<()> {
+    let size = Value::from(1u64 << 30);
+    for id in ["mem0", "mem1"] {
+        machine.tree().create_user_object("memory-backend-ram", id, [("size", Input::Json(&size))])?;
+    }
+    Ok(())
+}
+
+const EJECT_BUS: u64 = 0xae10;
+const EJECT_SLOTS: u64 = 0xae08;
+
+#[test]
+fn an_unplug_waits_for_the_guest_and_then_everything_is_gone() {
+    let mut rig = Rig::build_with(config("pc"), virtio_mem).unwrap();
+    rig.machine.finish().unwrap();
+    rig.machine.start();
+    rig.events();
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem0").unwrap();
+    assert_eq!(rig.read(0xae00, 4), 1 << 2, "the guest is told of slot 2");
+    assert_eq!(desc(rig.add("virtio-mem-pci,id=vm0,memdev=mem1")), "Duplicate device ID 'vm0'");
+    assert_eq!(
+        desc(rig.add("virtio-mem-pci,id=z,memdev=mem1,addr=2")),
+        "PCI: slot 2 function 0 not available for virtio-mem-pci, in use by virtio-mem-pci,id=vm0"
+    );
+    assert_eq!(
+        desc(rig.add("virtio-mem-pci,id=z,memdev=mem1,addr=1")),
+        "PCI: slot 1 function 0 not available for virtio-mem-pci, in use by PIIX3,id=(null)"
+    );
+    device_del(&rig.machine, "vm0").unwrap();
+    let twice = device_del(&rig.machine, "vm0").unwrap_err();
+    assert_eq!(twice.desc(), "Device vm0 is already in the process of unplug");
+    assert_eq!((rig.read(0xae04, 4), rig.events().len()), (1 << 2, 0));
+    rig.outl(EJECT_BUS, 0);
+    rig.outl(EJECT_SLOTS, 1 << 2);
+    rig.turn();
+    assert_eq!(
+        rig.events(),
+        [
+            "DEVICE_DELETED {\"path\": \"/machine/peripheral/vm0/virtio-backend\"}",
+            "DEVICE_DELETED {\"device\": \"vm0\", \"path\": \"/machine/peripheral/vm0\"}"
+        ]
+    );
+    rig.machine.tree().delete_user_object("mem0").unwrap();
+    assert_eq!(rig.config_read(2, 0, 0), u32::MAX);
+    // The slot and the id are free again.
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem1,addr=2").unwrap();
+}
+
+#[test]
+fn the_guest_cannot_eject_the_chipset() {
+    let mut rig = Rig::ready("pc");
+    rig.outl(EJECT_SLOTS, u32::MAX);
+    rig.turn();
+    assert_eq!((rig.config_read(1, 0, 0), rig.read(0xae0c, 4)), (0x7000_8086, 0));
+}
+
+#[test]
+fn a_root_complex_takes_no_devices_while_running() {
+    let rig = Rig::build_with(config("q35"), virtio_mem).unwrap();
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem0").unwrap();
+    rig.machine.finish().unwrap();
+    let text = desc(rig.add("virtio-mem-pci,id=vm1,memdev=mem1"));
+    assert_eq!(text, "Bus 'pcie.0' does not support hotplugging");
+    assert_eq!(
+        device_del(&rig.machine, "vm0").unwrap_err().desc(),
+        "Bus 'pcie.0' does not support hotplugging"
+    );
+}
+
+#[test]
+fn a_machine_that_is_dropped_gives_its_memory_back() {
+    let rig = Rig::build_with(config("pc"), virtio_mem).unwrap();
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem0").unwrap();
+    rig.machine.finish().unwrap();
+    rig.machine.shut_down();
+    let memory = Arc::downgrade(rig.machine.memory());
+    let machine = Arc::downgrade(&rig.machine);
+    drop(rig);
+    assert_eq!((machine.strong_count(), memory.strong_count()), (0, 0));
+}

@@ -190,7 +190,7 @@ impl VirtioPci {
         let transport = Transport::new(Parts {
             backend: Arc::clone(backend),
             function: Arc::downgrade(proxy),
-            memory: Arc::clone(machine.memory()),
+            memory: Arc::downgrade(machine.memory()),
             space,
             msix: self.pci.msix().cloned(),
             mainloop: machine.mainloop().clone(),

@@ -29,7 +29,8 @@ pub(super) const NOTIFY_MULTIPLIER: u64 = 4;
 pub(super) struct Parts {
     pub(super) backend: Arc<dyn VirtioBackend>,
     pub(super) function: Weak<dyn PciDevice>,
-    pub(super) memory: Arc<Memory>,
+    /// Weak, because the memory owns the regions that lead here.
+    pub(super) memory: Weak<Memory>,
     /// The device's view of memory.
     pub(super) space: Arc<AddressSpace>,
     pub(super) msix: Option<Arc<Msix>>,
@@ -231,7 +232,8 @@ impl Transport {
                 }
             }
         }
-        let mut tx = self.parts.memory.transaction();
+        let Some(memory) = self.parts.memory.upgrade() else { return };
+        let mut tx = memory.transaction();
         for (offset, fd, _) in &kicks.mapped {
             tx.add_ioeventfd(region, *offset, 0, None, Arc::clone(fd));
         }
@@ -258,7 +260,8 @@ impl Transport {
         if mapped.is_empty() {
             return;
         }
-        let mut tx = self.parts.memory.transaction();
+        let Some(memory) = self.parts.memory.upgrade() else { return };
+        let mut tx = memory.transaction();
         for (offset, fd, _) in &mapped {
             tx.del_ioeventfd(region, *offset, 0, None, fd);
         }
