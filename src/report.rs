@@ -28,11 +28,6 @@ impl Reporter {
         Self { program: program.to_owned(), ..Self::default() }
     }
 
-    /// The program's name.
-    pub(crate) fn program(&self) -> &str {
-        &self.program
-    }
-
     /// Does `work` with messages naming `prefix` as where they come from.
     pub(crate) fn at<T>(&self, prefix: &str, work: impl FnOnce() -> T) -> T {
         self.location().push_str(prefix);
@@ -114,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_program_is_called_what_it_was_started_as() {
-        assert_eq!(Reporter::new("/usr/bin/qemu-system-x86_64").program(), "qemu-system-x86_64");
-        assert_eq!(Reporter::new("").program(), "pliant");
+        assert_eq!(Reporter::new("/usr/bin/qemu-system-x86_64").program, "qemu-system-x86_64");
+        assert_eq!(Reporter::new("").program, "pliant");
     }
 }

@@ -51,7 +51,12 @@ fn numa_of(text: &str) -> Result<numa::Numa, String> {
 fn numa_options_are_read_by_type() {
     assert_eq!(
         numa_of("node,nodeid=1,cpus=0-1,cpus=4,memdev=ram0"),
-        Ok(numa::Numa::Node { nodeid: Some(1), cpus: vec![0, 1, 4], mem: None, memdev: Some("ram0".into()) })
+        Ok(numa::Numa::Node(hw::core::NumaNodeOptions {
+            nodeid: Some(1),
+            cpus: vec![0, 1, 4],
+            mem: None,
+            memdev: Some("ram0".into())
+        }))
     );
     assert_eq!(numa_of("dist,src=0,dst=1,val=20"), Ok(numa::Numa::Distance { src: 0, dst: 1, val: 20 }));
     assert_eq!(numa_of("foo"), Err("Parameter 'type' does not accept value 'foo'".into()));
