@@ -18,7 +18,7 @@ use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::pci::bus::PciBusWiring;
 use crate::pci::host::{ConfigPorts, Ecam};
-use crate::pci::{PciBus, PciDevice, PciInfo, PciState};
+use crate::pci::{BarKind, PciBus, PciDevice, PciInfo, PciState};
 
 /// Q35: base of memory-mapped configuration and its enable bit.
 pub const PCIEXBAR: u16 = 0x60;
@@ -113,9 +113,6 @@ impl Device for PciHost {
         let mut tx = machine.memory().transaction();
         let pci = tx.container(RegionDesc::new("pci", SIZE_ALL));
         tx.add_subregion(machine.system_region(), 0, pci, -1);
-        // Accesses to the VGA window go to PCI, RAM or not.
-        let vga = tx.alias(RegionDesc::new("smram-region", 0x2_0000), pci, 0xa_0000);
-        tx.add_subregion(machine.system_region(), 0xa_0000, vga, 1);
         tx.commit();
         root.connect(PciBusWiring { memory: pci, io: machine.io_region() });
         let device: Arc<dyn Device> = Arc::<Self>::clone(&self);
@@ -183,17 +180,21 @@ impl PciDevice for HostFunction {
     }
 
     fn pci_realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        if !self.ecam {
-            return Ok(());
-        }
         let bus = self.pci.dev.parent_bus();
         let host = bus.as_ref().and_then(|b| b.bus().parent());
         let root = bus.and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         let host = host.and_then(|h| (h as ObjectRef).downcast::<PciHost>());
         let (Some(root), Some(host)) = (root, host) else {
-            return Err(Error::generic("mch sits on the root bus of q35-pcihost"));
+            return Err(Error::generic("a host bridge's function sits on its root bus"));
         };
         let mut tx = machine.memory().transaction();
+        // Accesses to the VGA window go to PCI, RAM or not.
+        let desc = RegionDesc::new("smram-region", 0x2_0000).owned_by(self.pci.owner());
+        let vga = tx.alias(desc, root.space_of(BarKind::Memory32), 0xa_0000);
+        tx.add_subregion(machine.system_region(), 0xa_0000, vga, 1);
+        if !self.ecam {
+            return Ok(());
+        }
         let owner = Owner::of(&(Arc::<PciHost>::clone(&host) as ObjectRef));
         let region =
             tx.io(RegionDesc::new("pcie-mmcfg-mmio", 256 << 20).owned_by(owner), Arc::new(Ecam(root)));

@@ -44,6 +44,8 @@ pub(super) struct PcBoard {
 /// # Errors
 /// QEMU's texts.
 pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
+    // First, so that RAM that the host does not have is what the user hears of.
+    let region = ram::take(machine)?.ok_or_else(|| Error::generic("a PC needs RAM"))?;
     let sizes = machine.sizes();
     let host_cpu = HostCpu::read();
     let limits = Constraints {
@@ -52,7 +54,6 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
         amd: is_amd(machine, &host_cpu),
     };
     let layout = Layout::new(machine.kind(), &sizes, &limits)?;
-    let region = ram::take(machine)?.ok_or_else(|| Error::generic("a PC needs RAM"))?;
     cpu::create(machine)?;
     ram::map(machine, region, &layout);
     let q35 = machine.kind().board == Kind::Q35;

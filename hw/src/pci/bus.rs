@@ -143,18 +143,31 @@ impl PciBus {
                 id.as_deref().unwrap_or("(null)")
             )));
         }
+        // QEMU looks at the address asked for, which is the last slot when none was: a late device without an address is
+        // refused while that slot is taken.
+        let asked = wanted.map_or(31, |devfn| devfn >> 3);
+        if device.dev().is_hotplugged()
+            && let Some(first) = inner.functions.get(&(asked << 3))
+        {
+            return Err(Error::generic(format!(
+                "PCI: slot {asked} function 0 already occupied by {}, new func {name} cannot be exposed to guest.",
+                first.dev().type_name()
+            )));
+        }
         if function != 0
             && let Some(first) = inner.functions.get(&(slot << 3))
+            && !first.pci().props.multifunction()
         {
-            if device.dev().is_hotplugged() {
+            return Err(Error::generic(format!(
+                "PCI: single function device can't be populated in function {slot:x}.{function:x}"
+            )));
+        }
+        if function == 0 && !device.pci().props.multifunction() {
+            let mut others = inner.functions.range(devfn + 1..=devfn | 7);
+            if let Some((other, _)) = others.next() {
                 return Err(Error::generic(format!(
-                    "PCI: slot {slot} function 0 already occupied by {}, new func {name} cannot be exposed to guest.",
-                    first.dev().type_name()
-                )));
-            }
-            if !first.pci().props.multifunction() {
-                return Err(Error::generic(format!(
-                    "PCI: {slot:x}.0 indicates single function, but {slot:x}.{function:x} is already populated."
+                    "PCI: {slot:x}.0 indicates single function, but {slot:x}.{:x} is already populated.",
+                    other & 7
                 )));
             }
         }

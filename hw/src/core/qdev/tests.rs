@@ -192,3 +192,15 @@ fn a_machine_that_is_dropped_gives_its_memory_back() {
     drop(rig);
     assert_eq!((machine.strong_count(), memory.strong_count()), (0, 0));
 }
+
+#[test]
+fn functions_of_a_slot_must_agree_on_being_several() {
+    let rig = Rig::build_with(config("pc"), virtio_mem).unwrap();
+    rig.add("virtio-mem-pci,memdev=mem0,addr=4.1").unwrap();
+    assert_eq!(
+        desc(rig.add("virtio-mem-pci,memdev=mem1,addr=4")),
+        "PCI: 4.0 indicates single function, but 4.1 is already populated."
+    );
+    rig.add("virtio-mem-pci,memdev=mem1,addr=4,multifunction=on").unwrap();
+    assert_eq!(desc(rig.add("virtio-mem-pci,addr=1.4")), "'memdev' property must be set");
+}
