@@ -178,11 +178,17 @@ pub(crate) fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
-/// A line whose time stamp is nought.
+/// A line without what differs from run to run and from program to program: the time, and the package in the version.
 fn without_time(line: &str) -> String {
-    let Some((before, rest)) = line.split_once("{\"timestamp\": {") else { return line.to_owned() };
-    let (_, after) = rest.split_once('}').unwrap_or(("", rest));
-    format!("{before}{{\"timestamp\": {{}}{after}")
+    let line = cut(line, "\"timestamp\": {", "}");
+    cut(&line, "\"package\": \"", "\"")
+}
+
+/// A text without what is between two marks.
+fn cut(text: &str, begin: &str, end: &str) -> String {
+    let Some((before, rest)) = text.split_once(begin) else { return text.to_owned() };
+    let after = rest.split_once(end).map_or("", |(_, after)| after);
+    format!("{before}{begin}{end}{after}")
 }
 
 /// Whether lines are equal, if the expected one has its middle cut out as ` ... (N bytes) ... `.

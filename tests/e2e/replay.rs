@@ -221,7 +221,8 @@ impl Player {
 /// An output without what is the choice of a guest and its firmware: where BARs are, the numbers of interrupt lines, shadowed
 /// memory below 1 MiB, and what the driver negotiated.
 fn without_firmware(command: &str, text: &str) -> Option<String> {
-    const CHOICES: [&str; 6] = ["virtio-pci", " BAR", " IRQ ", " bar ", "): ram0", "): ram1"];
+    const CHOICES: [&str; 7] =
+        ["virtio-pci", "virtio-mem-pci-msix", " BAR", " IRQ ", " bar ", "): ram0", "): ram1"];
     let told = |line: &&str| !CHOICES.iter().any(|word| line.contains(word));
     (!command.contains("virtio-status")).then(|| text.lines().filter(told).collect::<Vec<_>>().join("\n"))
 }

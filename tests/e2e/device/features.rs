@@ -43,7 +43,10 @@ fn compare(case: &Case, report: &mut Report) {
         other => panic!("no such configuration: {other}"),
     }
     line += &format!(" -device virtio-mem-pci,id=vm0,memdev=mem0{}", case.device);
-    let mut vm = Vm::new().line(&line).qmp().qtest().start();
+    let mut vm = match Vm::new().line(&line).qmp().qtest().try_start() {
+        Ok(vm) => vm,
+        Err(exited) => return report.fail(&case.id, &line, &exited.stderr),
+    };
     let get = |vm: &mut Vm, property: &str| vm.qmp().qom_get("vm0", property);
     let qtest = vm.qtest();
     let function = Function::find(qtest, 0, IDS.0, IDS.1)[0];
