@@ -84,6 +84,20 @@ fn of_memory_device(line: &str) -> bool {
     NAMES.iter().any(|name| line.contains(name)) && !OTHERS.iter().any(|other| line.contains(other))
 }
 
+/// Lines in the order of the alphabet.
+fn sorted_lines(output: &str) -> String {
+    let mut lines: Vec<&str> = output.trim_end().lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+/// Of `info mtree`: the lines of the region `device-memory` in the address space `memory`, as they are.
+pub fn device_memory(output: &str) -> String {
+    let memory = output.split("\n\n").find(|tree| tree.contains("address-space: memory\n")).unwrap_or(output);
+    let trees = subtrees(memory, |line| line.ends_with(": device-memory"));
+    trees.first().cloned().unwrap_or_default()
+}
+
 /// Paragraphs that each begin with a word, sorted.
 fn blocks(output: &str, begin: &str) -> String {
     let mut blocks: Vec<&str> = output.split(begin).map(str::trim_end).collect();
