@@ -48,12 +48,15 @@ pub struct Host {
 
 /// What a board does once its devices are there.
 pub trait Board: Send + Sync {
-    /// What firmware would do before the guest starts: assigns BARs and interrupt lines, loads the guest. After every reset,
-    /// vCPUs paused.
+    /// Loads the guest. After every reset, vCPUs paused, before the accelerator is reset.
     ///
     /// # Errors
     /// The guest does not fit.
-    fn boot(&self, machine: &Arc<Machine>) -> Result<()>;
+    fn load(&self, machine: &Arc<Machine>) -> Result<()>;
+
+    /// What firmware would do: addresses for BARs, interrupt lines, ports. Before the guest runs for the first time
+    /// after a reset; until then registers are in their power-on state.
+    fn firmware(&self, _machine: &Arc<Machine>) {}
 
     /// The power button was pressed.
     fn power_button(&self, _machine: &Arc<Machine>) {}
@@ -229,9 +232,10 @@ impl Machine {
     pub(super) fn reset_devices(self: &Arc<Self>, kind: super::device::ResetKind) -> Result<()> {
         super::qdev::reset_bus(&self.main_bus, kind);
         if let Some(board) = self.board.get() {
-            board.boot(self)?;
+            board.load(self)?;
         }
-        // After `boot`, which says where the boot processor starts.
+        self.run.set_firmware_due();
+        // After `load`, which says where the boot processor starts.
         self.host.accel.reset();
         Ok(())
     }

@@ -29,6 +29,8 @@ struct Inner {
     shutdown: Option<ShutdownCause>,
     powerdown: bool,
     ended: bool,
+    /// Whether the board's firmware has to run before the guest does.
+    firmware_due: bool,
 }
 
 impl RunControl {
@@ -41,8 +43,13 @@ impl RunControl {
             shutdown: None,
             powerdown: false,
             ended: false,
+            firmware_due: false,
         };
         Self { inner: Mutex::new(inner), listeners: Mutex::default() }
+    }
+
+    pub(super) fn set_firmware_due(&self) {
+        self.lock().firmware_due = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -76,14 +83,22 @@ impl Machine {
     }
 
     /// First start of the guest (without `-S`).
-    pub fn start(&self) {
+    pub fn start(self: &Arc<Self>) {
         self.resume();
     }
 
-    fn resume(&self) {
+    fn run_firmware(self: &Arc<Self>) {
+        let due = std::mem::take(&mut self.run.lock().firmware_due);
+        if let Some(board) = self.board().filter(|_| due) {
+            board.firmware(self);
+        }
+    }
+
+    fn resume(self: &Arc<Self>) {
         if self.is_running() {
             return;
         }
+        self.run_firmware();
         self.send(Event::Resume);
         self.run.lock().state = RunState::Running;
         self.tell(true, RunState::Running);
@@ -112,7 +127,7 @@ impl Machine {
     ///
     /// # Errors
     /// `Resetting the Virtual Machine is required` after a shutdown or an internal error.
-    pub fn cont(&self) -> Result<()> {
+    pub fn cont(self: &Arc<Self>) -> Result<()> {
         match self.run_state() {
             RunState::Shutdown | RunState::InternalError => {
                 Err(Error::generic("Resetting the Virtual Machine is required"))
@@ -208,6 +223,7 @@ impl Machine {
         }
         self.send(Event::Reset { guest: is_guest(cause), reason: cause });
         if self.is_running() {
+            self.run_firmware();
             self.accel().resume();
         } else {
             self.run.lock().state = RunState::Prelaunch;

@@ -42,7 +42,7 @@ pub fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
 struct NoBoard;
 
 impl Board for NoBoard {
-    fn boot(&self, _machine: &Arc<Machine>) -> Result<()> {
+    fn load(&self, _machine: &Arc<Machine>) -> Result<()> {
         Ok(())
     }
 }

@@ -161,13 +161,18 @@ impl PcBoard {
 }
 
 impl Board for PcBoard {
-    fn boot(&self, machine: &Arc<Machine>) -> Result<()> {
+    fn load(&self, machine: &Arc<Machine>) -> Result<()> {
         if !machine.config().boot_guest {
             return Ok(());
         }
-        self.program_bridges();
-        firmware::assign_bars(&self.bus, self.memory64());
         boot::load(machine, guest::IMAGE, &self.layout)
+    }
+
+    fn firmware(&self, machine: &Arc<Machine>) {
+        if machine.config().boot_guest {
+            self.program_bridges();
+            firmware::assign_bars(&self.bus, self.memory64());
+        }
     }
 
     fn power_button(&self, _machine: &Arc<Machine>) {

@@ -224,6 +224,9 @@ fn the_guest_is_loaded_again_at_every_reset() {
     assert!(space.read(0x8000, &mut line).is_ok());
     assert_eq!(&line, b"touch=none\0");
     assert!(space.write_uint(0x6000, 4, 0).is_ok());
+    assert_eq!(rig.config_read(0, 0, 0x60), 0, "nothing is programmed before the guest runs");
+    rig.machine.start();
+    assert_eq!(rig.config_read(0, 0, 0x60), 0xb000_0001);
     rig.machine.request_reset(qapi::types::ShutdownCause::GuestReset);
     rig.turn();
     assert_eq!(magic(), 0x336e_c578);
