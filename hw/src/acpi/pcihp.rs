@@ -69,10 +69,20 @@ impl AcpiPciHotplug {
         }
     }
 
-    fn slot(device: &Arc<dyn Device>) -> u32 {
+    fn devfn(device: &Arc<dyn Device>) -> u8 {
         let object = Arc::clone(device) as ObjectRef;
         let pci = qom::cast::<dyn PciDevice>(&object);
-        pci.and_then(|p| p.pci().devfn()).map_or(0, |devfn| u32::from(devfn >> 3))
+        pci.and_then(|p| p.pci().devfn()).unwrap_or(0)
+    }
+
+    fn slot(device: &Arc<dyn Device>) -> u32 {
+        u32::from(Self::devfn(device) >> 3)
+    }
+
+    fn set_visible(&self, device: &Arc<dyn Device>, visible: bool) {
+        if let Some(bus) = self.bus.upgrade() {
+            bus.set_visible(Self::devfn(device), visible);
+        }
     }
 
     /// Devices that may go, a bit for each slot.
@@ -107,6 +117,7 @@ fn is_hotpluggable(function: &Arc<dyn PciDevice>) -> bool {
 
 impl HotplugHandler for AcpiPciHotplug {
     fn plug(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
+        self.set_visible(device, true);
         if device.dev().is_hotplugged() {
             self.lock().up |= 1 << Self::slot(device);
             self.pm.raise_gpe(GPE);
@@ -118,6 +129,10 @@ impl HotplugHandler for AcpiPciHotplug {
         self.lock().down |= 1 << Self::slot(device);
         self.pm.raise_gpe(GPE);
         Ok(Unplug::GuestAsked)
+    }
+
+    fn unplug(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+        self.set_visible(device, false);
     }
 }
 

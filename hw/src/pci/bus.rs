@@ -1,6 +1,6 @@
 //! A root bus: which function is in which slot, and how interrupt pins become lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memory::RegionId;
@@ -44,6 +44,8 @@ impl Object for PciBus {
 #[derive(Default)]
 struct Inner {
     functions: BTreeMap<u8, Arc<dyn PciDevice>>,
+    /// Functions that are not complete yet (or any more): the guest does not find them.
+    hidden: BTreeSet<u8>,
     /// How many functions raise each line.
     raised: [u32; 8],
 }
@@ -114,6 +116,22 @@ impl PciBus {
         self.inner().functions.get(&devfn).cloned()
     }
 
+    /// The function in a slot, if the guest may find it.
+    pub(super) fn visible(&self, devfn: u8) -> Option<Arc<dyn PciDevice>> {
+        let inner = self.inner();
+        inner.functions.get(&devfn).filter(|_| !inner.hidden.contains(&devfn)).cloned()
+    }
+
+    /// Lets the guest find a function, or no longer.
+    pub fn set_visible(&self, devfn: u8, visible: bool) {
+        let mut inner = self.inner();
+        if visible {
+            inner.hidden.remove(&devfn);
+        } else if inner.functions.contains_key(&devfn) {
+            inner.hidden.insert(devfn);
+        }
+    }
+
     /// All functions by slot and function number.
     pub fn functions(&self) -> Vec<(u8, Arc<dyn PciDevice>)> {
         self.inner().functions.iter().map(|(devfn, f)| (*devfn, Arc::clone(f))).collect()
@@ -172,11 +190,16 @@ impl PciBus {
             }
         }
         inner.functions.insert(devfn, Arc::clone(device));
+        inner.hidden.insert(devfn);
         Ok(devfn)
     }
 
     pub(super) fn remove(&self, devfn: u8) {
-        let gone = self.inner().functions.remove(&devfn);
+        let gone = {
+            let mut inner = self.inner();
+            inner.hidden.remove(&devfn);
+            inner.functions.remove(&devfn)
+        };
         drop(gone);
     }
 

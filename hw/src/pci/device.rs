@@ -434,11 +434,15 @@ pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<(
     let memory = Arc::downgrade(machine.memory());
     let place = KeptPlace { bus: Arc::downgrade(&bus), devfn, memory, master, master_alias, space };
     *state.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
-    let done = Arc::clone(&device).pci_realize(machine);
-    if done.is_err() {
+    if let Err(error) = Arc::clone(&device).pci_realize(machine) {
         device.pci().take_off(machine);
+        return Err(error);
     }
-    done
+    // A running guest finds the function when it is plugged, not half-way.
+    if !state.dev.is_hotplugged() {
+        bus.set_visible(devfn, true);
+    }
+    Ok(())
 }
 
 /// `Device::unrealize` of every PCI device.

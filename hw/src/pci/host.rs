@@ -17,14 +17,14 @@ const ENABLE: u32 = 1 << 31;
 
 fn read(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8) -> u32 {
     // There is one bus; what would be behind a bridge is not there.
-    match bus.function(devfn).filter(|_| number == 0) {
+    match bus.visible(devfn).filter(|_| number == 0) {
         Some(device) => config_read(&device, offset, size),
         None => u32::MAX,
     }
 }
 
 fn write(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8, value: u32) {
-    if let Some(device) = bus.function(devfn).filter(|_| number == 0) {
+    if let Some(device) = bus.visible(devfn).filter(|_| number == 0) {
         config_write(&device, offset, size, value);
     }
 }
