@@ -1,15 +1,22 @@
 //! MSI-X: a table of messages in device memory, masked one by one or all together (PCI 3.0 §6.8.2).
+//!
+//! A message is a write of four bytes by the function. One to the window of the local APICs goes to the interrupt controller, one
+//! to RAM changes RAM, and one to a device's registers is lost: it could come back to this very table. Like any other write it
+//! needs bus mastering.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::{IrqChip, MsiMessage, MsiRoute};
-use memory::{AccessConstraints, RegionOps};
+use memory::{AccessConstraints, AddressSpace, RegionOps};
 
 /// Vectors at most.
 pub const MAX_VECTORS: u16 = 2048;
 /// Bytes of a table entry.
 const ENTRY: usize = 16;
 const ENTRY_MASKED: u32 = 1;
+/// Addresses that local APICs listen to (Intel SDM volume 3, 11.11.1).
+const APIC_WINDOW: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 /// Where table and pending bits lie in a BAR of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +45,8 @@ impl MsixLayout {
 /// The table of one function.
 pub struct Msix {
     irq: Arc<dyn IrqChip>,
+    /// Memory as the function reaches it.
+    space: Arc<AddressSpace>,
     state: Mutex<State>,
 }
 
@@ -61,23 +70,35 @@ impl Vector {
         MsiMessage { address: u64::from(self.words[0]) | u64::from(self.words[1]) << 32, data: self.words[2] }
     }
 
-    fn fire(&mut self, irq: &Arc<dyn IrqChip>) {
+    fn fire(&mut self, irq: &Arc<dyn IrqChip>, space: &AddressSpace) {
+        let message = self.message();
+        if !APIC_WINDOW.contains(&message.address) {
+            if let Some(range) = space.ram_range(message.address, 4) {
+                range.slice().copy_from(&message.data.to_le_bytes());
+            }
+            return;
+        }
+        // Without bus mastering the function sees no memory at all.
+        if space.view().ranges().is_empty() {
+            return;
+        }
         if self.route.is_none() {
-            self.route = Arc::clone(irq).msi_route(self.message()).ok();
+            self.route = Arc::clone(irq).msi_route(message).ok();
         }
         match &self.route {
             Some(route) => route.trigger(),
             // Out of routes: slower, but delivered.
-            None => irq.send_msi(self.message()),
+            None => irq.send_msi(message),
         }
     }
 }
 
 impl Msix {
-    /// A table of `vectors` masked entries.
-    pub fn new(vectors: u16, irq: Arc<dyn IrqChip>) -> Arc<Self> {
+    /// A table of `vectors` masked entries of a function that reaches memory through `space`.
+    pub fn new(vectors: u16, irq: Arc<dyn IrqChip>, space: Arc<AddressSpace>) -> Arc<Self> {
         let vectors = (0..vectors).map(|_| Vector::default()).collect();
-        let msix = Self { irq, state: Mutex::new(State { enabled: false, all_masked: false, vectors }) };
+        let state = State { enabled: false, all_masked: false, vectors };
+        let msix = Self { irq, space, state: Mutex::new(state) };
         msix.reset();
         Arc::new(msix)
     }
@@ -108,7 +129,7 @@ impl Msix {
         if all_masked || vector.words[3] & ENTRY_MASKED != 0 {
             vector.pending = true;
         } else {
-            vector.fire(&self.irq);
+            vector.fire(&self.irq, &self.space);
         }
     }
 
@@ -126,7 +147,7 @@ impl Msix {
         for vector in &mut state.vectors {
             if vector.pending && vector.words[3] & ENTRY_MASKED == 0 {
                 vector.pending = false;
-                vector.fire(&self.irq);
+                vector.fire(&self.irq, &self.space);
             }
         }
     }

@@ -15,7 +15,16 @@ impl IrqChip for Chip {
 
 fn table(vectors: u16) -> (Arc<Chip>, Arc<Msix>) {
     let chip = Arc::new(Chip::default());
-    (Arc::clone(&chip), Msix::new(vectors, chip))
+    (Arc::clone(&chip), Msix::new(vectors, chip, space()))
+}
+
+/// A megabyte of RAM.
+fn space() -> Arc<AddressSpace> {
+    let memory = memory::Memory::new();
+    let block = memory.create_ram(memory::RamSpec::anonymous("ram", 1 << 20)).unwrap();
+    let mut tx = memory.transaction();
+    let ram = tx.ram(memory::RegionDesc::new("ram", 1 << 20), block);
+    tx.address_space("function", ram)
 }
 
 fn program(msix: &Msix, vector: u64, data: u32, control: u32) {
@@ -74,4 +83,33 @@ fn reset_masks_and_forgets() {
         (sent(&chip), msix.read_pending(0), msix.read_table(12), msix.read_table(8)),
         (vec![], 0, 1, 0)
     );
+}
+
+#[test]
+fn a_message_to_memory_is_a_write_and_one_to_nothing_is_lost() {
+    let chip = Arc::new(Chip::default());
+    let space = space();
+    let msix = Msix::new(2, Arc::<Chip>::clone(&chip), Arc::clone(&space));
+    msix.set_control(true, false);
+    for (vector, address) in [(0, 0x2004), (1, 0x8000_0000)] {
+        program(&msix, vector, 0xabc0, 0);
+        msix.write_table(16 * vector, address);
+        msix.notify(vector as u16);
+    }
+    assert_eq!((sent(&chip), space.read_uint(0x2000, 8).0), (vec![], 0xabc0_0000_0000));
+}
+
+#[test]
+fn without_bus_mastering_no_message_leaves() {
+    let chip = Arc::new(Chip::default());
+    let memory = memory::Memory::new();
+    let mut tx = memory.transaction();
+    let nothing = tx.container(memory::RegionDesc::new("bus master container", memory::SIZE_ALL));
+    let space = tx.address_space("function", nothing);
+    drop(tx);
+    let msix = Msix::new(1, Arc::<Chip>::clone(&chip), space);
+    msix.set_control(true, false);
+    program(&msix, 0, 7, 0);
+    msix.notify(0);
+    assert!(sent(&chip).is_empty());
 }
