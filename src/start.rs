@@ -1,7 +1,7 @@
 //! From a command line to a running virtual machine and to its end, in the order that `docs/architecture.md`
 //! ("Contract: hw") lays down.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use accel::AccelSpec;
@@ -47,6 +47,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
 
     let failed = |e: std::io::Error| Error::generic(format!("cannot start the main loop: {e}"));
     let mut main = MainLoop::new().map_err(failed)?;
+    // Before any other thread: threads inherit that these signals are blocked.
+    let ending: Arc<OnceLock<Weak<Machine>>> = Arc::default();
+    let signals = watch_signals(&main, &ending, report).map_err(failed)?;
     let chardevs = Arc::new(ChardevSet::new(main.handle()));
     if line.daemonize {
         chardevs.set_daemonized();
@@ -58,8 +61,11 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let monitors = Monitors::new(main.handle(), clock, vm::version());
     chars.monitors(&line.monitors, &monitors)?;
     let serials = chars.serials(line, &monitors)?;
+    greet(&mut main)?;
 
     let machine = build(line, report, &main, &chardevs, &monitors, qtest)?;
+    ending.get_or_init(|| Arc::downgrade(&machine));
+    greet(&mut main)?;
     for chardev in serials.iter().flatten() {
         machine.add_serial(chardev.label())?;
     }
@@ -71,7 +77,6 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         chardevs: Arc::clone(&chardevs),
     }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
-    let signals = watch_signals(&main, &machine, report).map_err(failed)?;
     {
         let machine = Arc::clone(&machine);
         chardevs.set_exit_handler(move || machine.quit());
@@ -91,6 +96,12 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     monitors.close();
     drop(pid_file);
     Ok(code)
+}
+
+/// Lets the loop greet whoever has connected. Clients that come while the machine is being built need not wait for the
+/// end of that; what they send is read later.
+fn greet(main: &mut MainLoop) -> Result<()> {
+    main.turn(Some(Duration::ZERO)).map_err(|e| Error::generic(format!("the main loop failed: {e}")))
 }
 
 /// `-display`: there is none but `none`.
@@ -365,14 +376,15 @@ fn qtest_server(
 /// The signals that end the program in an orderly way.
 fn watch_signals(
     main: &MainLoop,
-    machine: &Arc<Machine>,
+    machine: &Arc<OnceLock<Weak<Machine>>>,
     report: &Reporter,
 ) -> std::io::Result<mainloop::SignalWatch> {
-    let (machine, report) = (Arc::downgrade(machine), report.clone());
+    let (handle, machine, report) = (main.handle(), Arc::clone(machine), report.clone());
     main.handle().watch_signals(&[Signal::INT, Signal::TERM, Signal::HUP], move |info| {
         report.line(&format!("terminating on signal {}{}", info.signo, sender(info.pid)));
-        if let Some(machine) = machine.upgrade() {
-            machine.request_shutdown(ShutdownCause::HostSignal);
+        match machine.get().and_then(Weak::upgrade) {
+            Some(machine) => machine.request_shutdown(ShutdownCause::HostSignal),
+            None => handle.quit(0),
         }
     })
 }

@@ -59,9 +59,13 @@ impl Monitors {
     }
 
     /// Connects the commands, once, before the loop runs.
+    ///
+    /// Until then clients are greeted, and what they send waits: a client need not know how far the start is.
     pub fn set_backend(&self, backend: Arc<dyn Backend>) {
         // A second call is a mistake without consequence: the first backend stays.
         let _ = self.0.backend.set(backend);
+        lock(&self.0.peers).iter().for_each(|peer| peer.accept_input());
+        lock(&self.0.consoles).iter().for_each(|port| port.accept_input());
     }
 
     /// Speaks QMP on `chardev`.
@@ -131,6 +135,11 @@ impl Server {
         let peers: Vec<Arc<Peer>> = lock(&self.peers).clone();
         let value = event.to_value();
         peers.iter().for_each(|peer| peer.send_event(&value));
+    }
+
+    /// Whether commands can be run.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.backend.get().is_some()
     }
 
     /// Runs a command for a session.

@@ -83,8 +83,9 @@ impl Console {
 
 impl Frontend for Console {
     fn can_read(&mut self) -> usize {
-        let congested = self.port.upgrade().is_none_or(|p| p.is_congested());
-        if congested { 0 } else { READ_CHUNK }
+        let ready = self.server.upgrade().is_some_and(|s| s.is_ready());
+        let room = self.port.upgrade().is_some_and(|p| !p.is_congested());
+        if ready && room { READ_CHUNK } else { 0 }
     }
 
     fn read(&mut self, data: &[u8]) {

@@ -35,6 +35,10 @@ impl Peer {
         let _ = self.port.write_all(text.as_bytes());
     }
 
+    pub(crate) fn accept_input(&self) {
+        self.port.accept_input();
+    }
+
     pub(crate) fn send_event(&self, event: &Value) {
         if self.ready.load(Ordering::Relaxed) {
             self.send(event);
@@ -101,8 +105,10 @@ impl Monitor {
 impl Frontend for Monitor {
     fn can_read(&mut self) -> usize {
         // A client that does not read its replies gets no more commands in.
-        let congested = self.peer.upgrade().is_none_or(|p| p.port.is_congested());
-        if congested { 0 } else { READ_CHUNK }
+        match self.parties() {
+            Some((server, peer)) if server.is_ready() && !peer.port.is_congested() => READ_CHUNK,
+            _ => 0,
+        }
     }
 
     fn read(&mut self, data: &[u8]) {
