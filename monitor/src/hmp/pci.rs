@@ -75,12 +75,17 @@ fn print_bridge(bridge: &Value, out: &mut String) {
 
 fn print_region(region: &Value, out: &mut String) {
     let (bar, addr, size) = (number(region, "bar"), number(region, "address"), number(region, "size"));
+    // All ones, which is -1 on the wire, is where nothing decodes.
+    let mapped = member(region, "address").and_then(Value::as_i64) != Some(-1);
     let end = addr.wrapping_add(size.wrapping_sub(1));
+    let place = |width: usize| {
+        if mapped { format!("at 0x{addr:0width$x} [0x{end:0width$x}]") } else { "(not mapped)".to_owned() }
+    };
     if text(region, "type") == "io" {
-        out.push_str(&format!("      BAR{bar}: I/O at 0x{addr:04x} [0x{end:04x}]\n"));
+        out.push_str(&format!("      BAR{bar}: I/O {}\n", place(4)));
         return;
     }
     let bits = if flag(region, "mem_type_64") { 64 } else { 32 };
     let prefetchable = if flag(region, "prefetch") { " prefetchable" } else { "" };
-    out.push_str(&format!("      BAR{bar}: {bits} bit{prefetchable} memory at 0x{addr:08x} [0x{end:08x}]\n"));
+    out.push_str(&format!("      BAR{bar}: {bits} bit{prefetchable} memory {}\n", place(8)));
 }

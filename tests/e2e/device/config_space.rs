@@ -2,6 +2,7 @@
 
 use tests::oracle::catalogue::machine_options;
 use tests::oracle::transcript::{Line, Step};
+use tests::oracle::{Gaps, Report};
 use tests::pci::Function;
 use tests::virtio_mem::IDS;
 use tests::{Need, Qtest, Vm, have};
@@ -30,7 +31,14 @@ fn is_start(line: &Line) -> bool {
 fn session(file: &str, steps: &[Line]) {
     let Step::Start(command) = &steps[0].step else { panic!("a session begins with its machine") };
     let options = machine_options(command);
-    let vm = Vm::new().args(&options).qmp().hmp().qtest().start();
+    let vm = match Vm::new().args(&options).qmp().hmp().qtest().try_start() {
+        Ok(vm) => vm,
+        Err(exited) => {
+            let mut report = Report::new(file, Gaps::load(&["gaps-pci-config-space"]));
+            report.fail(&format!("pci-config-space:{}", steps[0].number), command, &exited.stderr);
+            return report.finish();
+        }
+    };
     let mut player = Player::new(file, vm);
     let mut function = None;
     let said = dump(player.vm.qtest(), &mut function);
