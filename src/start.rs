@@ -157,6 +157,7 @@ fn build(
     let mut registry = Registry::new();
     register_all(&mut registry, &memory);
     let tree = Arc::new(Tree::new(registry));
+    chardevs.set_tree(&tree);
     let config = machine_config(line, qtest)?;
     let opened = accel::open(&accel_specs(line)?).map_err(|mut messages| {
         let last = messages.pop().unwrap_or_default();
@@ -213,6 +214,7 @@ fn build(
 pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>) {
     Tree::register(registry);
     memory::register(registry, memory);
+    chardev::register(registry);
     hw::register(registry);
 }
 

@@ -52,6 +52,7 @@ mod file;
 mod frontend;
 mod legacy;
 mod mux;
+mod object;
 mod options;
 mod pty;
 mod ringbuf;
@@ -65,6 +66,7 @@ mod tty;
 pub use device::{Chardev, Port};
 pub use frontend::{CharEvent, Frontend};
 pub use legacy::{Legacy, parse_legacy};
+pub use object::register;
 pub use options::{
     Backend as BackendOptions, ChardevOptions, LogFile, SocketAddress, SocketOptions, backend_help,
 };

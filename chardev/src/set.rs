@@ -1,16 +1,18 @@
 //! The character devices of one VM, by id.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use mainloop::{Handle, MainLoop};
 use qapi::{Error, Result};
+use qom::Tree;
 
 use crate::backend::{Backend, Null};
 use crate::device::Chardev;
 use crate::file::FileBackend;
 use crate::mux::Mux;
+use crate::object;
 use crate::options::{Backend as Options, ChardevOptions, LogFile};
 use crate::pty::Pty;
 use crate::ringbuf::{DataFormat, RingBuf};
@@ -49,6 +51,8 @@ pub struct ChardevSet {
     stdio_in_use: Arc<AtomicBool>,
     daemonized: AtomicBool,
     on_exit: Mutex<OnExit>,
+    /// The object tree, once there is one.
+    tree: OnceLock<Weak<Tree>>,
 }
 
 impl std::fmt::Debug for ChardevSet {
@@ -67,7 +71,18 @@ impl ChardevSet {
             stdio_in_use: Arc::default(),
             daemonized: AtomicBool::new(false),
             on_exit: Mutex::new(Arc::new(move || quitter.quit(0))),
+            tree: OnceLock::new(),
         }
+    }
+
+    /// Shows the devices, those there are and those to come, in `tree` below `/chardevs`.
+    pub fn set_tree(&self, tree: &Arc<Tree>) {
+        self.tree.get_or_init(|| Arc::downgrade(tree));
+        self.lock().iter().for_each(|device| object::publish(tree, device));
+    }
+
+    fn tree(&self) -> Option<Arc<Tree>> {
+        self.tree.get().and_then(Weak::upgrade)
     }
 
     /// What Ctrl-A x does in muxes made from now on.
@@ -126,6 +141,9 @@ impl ChardevSet {
             notify(Notice::Redirected(format!("char device redirected to {path} (label {id})")));
         }
         self.lock().push(Arc::clone(&chardev));
+        if let Some(tree) = self.tree() {
+            object::publish(&tree, &chardev);
+        }
         Ok(chardev)
     }
 
@@ -195,6 +213,9 @@ impl ChardevSet {
             return Err(Error::generic(format!("Chardev '{id}' is busy")));
         }
         self.lock().retain(|known| !Arc::ptr_eq(known, &chardev));
+        if let Some(tree) = self.tree() {
+            object::withdraw(&tree, id);
+        }
         Ok(())
     }
 

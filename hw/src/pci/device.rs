@@ -233,8 +233,9 @@ impl PciState {
             return Err(Error::generic(format!("unable to init msix vectors to {vectors}")));
         }
         let layout = MsixLayout::exclusive(vectors);
-        let space =
-            self.bus_master_space().ok_or_else(|| Error::generic("a function on no bus has no interrupts"))?;
+        let space = self
+            .bus_master_space()
+            .ok_or_else(|| Error::generic("a function on no bus has no interrupts"))?;
         let msix = Arc::clone(self.msix.get_or_init(|| Msix::new(vectors, machine.irq(), space)));
         let owner = self.owner();
         let name = format!("{}-msix", self.dev.type_name());
