@@ -8,6 +8,7 @@ mod garbage;
 mod guest;
 mod harness;
 mod hmp_behaviour;
+mod kvm;
 mod lifecycle;
 mod properties;
 mod qmp_protocol;

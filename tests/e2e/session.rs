@@ -23,7 +23,7 @@ pub(crate) fn with_guest(builder: VmBuilder) -> VmBuilder {
 }
 
 /// Waits until a device's plugged size is this.
-fn sized(vm: &mut Vm, id: &str, size: u64) {
+pub(crate) fn sized(vm: &mut Vm, id: &str, size: u64) {
     while vm.qmp().qom_get(id, "size") != size {
         let path = format!("/machine/peripheral/{id}");
         vm.qmp().wait_event("MEMORY_DEVICE_SIZE_CHANGE", |event| event["data"]["qom-path"] == path.as_str());
@@ -98,7 +98,7 @@ fn session(builder: VmBuilder, base: u64) {
 
 /// Waits until the guest has said that it reached these sizes, each as often as it stands here, in any order. The device changes size before the guest has
 /// written to the new memory, so that the device's events do not tell.
-fn guest_reached(vm: &mut Vm, sizes: &[u64]) {
+pub(crate) fn guest_reached(vm: &mut Vm, sizes: &[u64]) {
     let texts: Vec<String> = sizes.iter().map(|size| format!("plugged {size} of {size} requested")).collect();
     let all = |got: &[u8]| {
         let said = String::from_utf8_lossy(got);
@@ -109,7 +109,7 @@ fn guest_reached(vm: &mut Vm, sizes: &[u64]) {
 }
 
 /// Types a command at the guest's serial port and reads to the line with `last`; every text must have come.
-fn guest_says(vm: &mut Vm, command: &str, last: &str, texts: &[&str]) {
+pub(crate) fn guest_says(vm: &mut Vm, command: &str, last: &str, texts: &[&str]) {
     // What the guest said of its own accord is not the answer.
     vm.serial().send(format!("{command}\r").as_bytes()).unwrap();
     let mut said = vm.serial().until(last).unwrap();
@@ -197,40 +197,6 @@ fn a_stopped_guest_does_not_follow_until_it_goes_on() {
     }
     vm.qmp().ok("cont", json!({}));
     sized(&mut vm, "vm0", 128 * M);
-}
-
-#[test]
-fn memory_that_the_guest_gives_back_is_given_back_to_the_host() {
-    if !have(&[Need::Kvm]) {
-        return;
-    }
-    for backend in
-        ["ram", "memfd", "memfd,share=off", "file,mem-path=$RUN,share=on", "file,mem-path=$RUN,share=off"]
-    {
-        let (kind, options) =
-            backend.split_once(',').map_or((backend, String::new()), |(k, o)| (k, format!(",{o}")));
-        let line = format!(
-            "-machine q35 -m 1G,maxmem=4G -object memory-backend-{kind},id=mem0,size=1G{options} \
-             -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=256M"
-        );
-        let mut vm =
-            with_guest(Vm::new().accel("kvm")).line(&line).line("-append touch=all").qmp().serial().start();
-        guest_reached(&mut vm, &[256 * M]);
-        guest_says(&mut vm, "check", "words differ", &["check: ok: 128 blocks"]);
-        let full = resident(&vm);
-        vm.qmp().qom_set("vm0", "requested-size", json!(0));
-        guest_reached(&mut vm, &[0]);
-        let empty = resident(&vm);
-        let given_back = full.saturating_sub(empty);
-        assert!(given_back > 250 * M, "{backend}: {} of 256 MiB came back", given_back / M);
-    }
-}
-
-/// Bytes that the process has in memory, its files' pages included.
-fn resident(vm: &Vm) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", vm.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]

@@ -164,24 +164,18 @@ impl Transport {
             inner.state.reset();
             inner.selectors = Selectors::default();
         }
-        self.stop_kicks();
         self.parts.backend.driver_reset();
         self.update_pin();
     }
 
     /// Bus mastering went off or on: without it the device stops.
     pub(super) fn set_bus_master(&self, on: bool) {
-        {
-            let mut inner = self.lock();
-            inner.state.set_disabled(!on);
-            let running = inner.state.status() & status::DRIVER_OK != 0;
-            if !on && running {
-                let stopped = inner.state.status() & !status::DRIVER_OK;
-                inner.state.set_status(&*self.parts.backend, stopped);
-            }
-        }
-        if !on {
-            self.stop_kicks();
+        let mut inner = self.lock();
+        inner.state.set_disabled(!on);
+        let running = inner.state.status() & status::DRIVER_OK != 0;
+        if !on && running {
+            let stopped = inner.state.status() & !status::DRIVER_OK;
+            inner.state.set_status(&*self.parts.backend, stopped);
         }
     }
 
@@ -194,7 +188,7 @@ impl Transport {
 
     fn status_changed(&self, change: StatusChange) {
         match change {
-            StatusChange::None => {}
+            StatusChange::None | StatusChange::Stopped => {}
             StatusChange::Started => {
                 self.start_kicks();
                 // Buffers may be there already; their notification came before anybody listened.
@@ -202,9 +196,7 @@ impl Transport {
                     self.kick(queue);
                 }
             }
-            StatusChange::Stopped => self.stop_kicks(),
             StatusChange::Reset => {
-                self.stop_kicks();
                 self.parts.backend.driver_reset();
                 self.update_pin();
             }
@@ -216,8 +208,10 @@ impl Transport {
         self.with_state(|state| state.queues().len() as u16)
     }
 
-    /// Maps an event descriptor for each queue. Where the host has none left, the notification is served where the
-    /// driver writes.
+    /// Maps an event descriptor for each queue when a driver first starts the device, for as long as the device is there: each
+    /// one that comes or goes makes the kernel wait for all vCPUs, and a guest may reset its devices as often as it likes. A
+    /// device that does not run takes no notice of them. Where the host has none left, the notification is served where
+    /// the driver writes.
     fn start_kicks(&self) {
         let mut kicks = unpoisoned(&self.kicks);
         let Some(region) = kicks.region.filter(|_| self.parts.ioeventfd && kicks.mapped.is_empty()) else {
