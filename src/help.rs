@@ -72,7 +72,7 @@ fn device_help(driver: Option<&str>) -> Result<String> {
         .filter(|c| c.is_a("device"))
         .ok_or_else(|| Error::generic(format!("'{driver}' is not a valid device model name")))?;
     let hidden = ["type", "realized", "hotpluggable", "hotplugged", "parent_bus", "id"];
-    let listed = class.properties().into_iter().filter(|p| !hidden.contains(&p.name()));
+    let listed = class.properties().into_iter().filter(|p| !hidden.contains(&p.name()) && !p.is_legacy());
     Ok(property_list(driver, listed, true))
 }
 

@@ -20,7 +20,8 @@ impl QomCommands for Tree {
         };
         let mut list = vec![entry("type", "string")];
         let core = object.core();
-        list.extend(core.class().properties().iter().map(|p| entry(p.name(), p.type_name())));
+        let own = core.class().properties().into_iter().filter(|p| !p.is_child());
+        list.extend(own.map(|p| entry(p.name(), p.type_name())));
         list.extend(core.dynamic_properties().iter().map(|p| entry(p.name(), p.type_name())));
         for (name, child) in core.children() {
             list.push(entry(&name, &format!("child<{}>", child.core().class().name())));
@@ -69,7 +70,8 @@ impl QomCommands for Tree {
         if class.is_abstract() || !class.is_a("device") {
             return Err(Error::generic("Parameter 'typename' expects a non-abstract device type"));
         }
-        let own = class.properties().into_iter().filter(|p| !COMMON_TO_DEVICES.contains(&p.name()));
+        let hidden = |p: &Property| COMMON_TO_DEVICES.contains(&p.name()) || p.is_legacy();
+        let own = class.properties().into_iter().filter(|p| !hidden(p));
         Ok(own.map(described).collect())
     }
 

@@ -145,6 +145,14 @@ impl Property {
     pub fn is_writable(&self) -> bool {
         self.set.is_some() || self.target.is_some()
     }
+    /// Whether it is one of those that QEMU shows in the object tree only, for programs of long ago.
+    pub fn is_legacy(&self) -> bool {
+        self.name.starts_with("legacy-")
+    }
+    /// Whether it announces a child that every object of the class is born with.
+    pub fn is_child(&self) -> bool {
+        self.type_name.starts_with("child<")
+    }
     /// Whether it is an alias.
     pub fn is_alias(&self) -> bool {
         self.target.is_some()

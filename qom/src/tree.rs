@@ -55,7 +55,7 @@ impl Tree {
         );
     }
 
-    /// A tree with the empty containers `/objects` and `/chardevs`; a machine joins later as `/machine`.
+    /// A tree with the empty containers `/objects`, `/chardevs` and `/backend` (which QEMU has for consoles); a machine joins later as `/machine`.
     ///
     /// # Panics
     /// When [`Tree::register`] was not called on `registry`.
@@ -65,6 +65,7 @@ impl Tree {
         let tree = Self { registry: RwLock::new(registry), root };
         tree.container("/objects");
         tree.container("/chardevs");
+        tree.container("/backend");
         tree
     }
 

@@ -185,6 +185,17 @@ impl Qmp {
         }
     }
 
+    /// Whether an event of this name for which the predicate holds was sent already; it stays queued.
+    ///
+    /// # Panics
+    ///
+    /// If the program does not answer.
+    pub fn has_event(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> bool {
+        // Events come before the reply to a command that follows them.
+        self.ok("query-status", json!({}));
+        self.events.iter().any(|event| event["event"] == name && wanted(event))
+    }
+
     /// The queued events, oldest first, after those already sent by the program were taken in.
     ///
     /// A reply that was received before is the fence: events that the command caused come before its reply.

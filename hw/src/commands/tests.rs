@@ -35,8 +35,16 @@ fn an_even_split_shows_in_info_numa() {
         text,
         "2 nodes\nnode 0 cpus: 0 1\nnode 0 size: 512 MB\nnode 0 plugged: 0 MB\nnode 1 cpus: 2 3\nnode 1 size: 512 MB\nnode 1 plugged: 0 MB\n"
     );
-    let none = Rig::ready("pc");
-    assert_eq!(handlers(&none).x_query_numa().unwrap().human_readable_text, "0 nodes\n");
+}
+
+#[test]
+fn room_for_memory_devices_makes_one_node_on_a_pc_only() {
+    let numa = |machine| {
+        let rig = Rig::ready(machine);
+        handlers(&rig).x_query_numa().unwrap().human_readable_text
+    };
+    assert_eq!(numa("pc"), "1 nodes\nnode 0 cpus: 0\nnode 0 size: 1024 MB\nnode 0 plugged: 0 MB\n");
+    assert_eq!(numa("none"), "0 nodes\n");
 }
 
 #[test]

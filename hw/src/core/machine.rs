@@ -206,6 +206,9 @@ impl Machine {
         let sizes = self.config.memory.check(default)?;
         i386::ram::check_backend(self, &sizes)?;
         self.sizes.get_or_init(|| sizes);
+        if self.kind.has_implicit_node(&sizes) {
+            self.numa_mut().add_implicit_node();
+        }
         self.numa_mut().complete(sizes.ram, self.smp.maxcpus)?;
         self.host.accel.attach(&self.host.memory, &self.system_space, &self.io_space)?;
         let board = i386::build(self)?;

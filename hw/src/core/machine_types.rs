@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::config::MemorySizes;
+
 /// Which board a type is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Board {
@@ -126,6 +128,16 @@ impl MachineType {
         self.version <= (5, 0)
     }
 
+    /// Whether a machine without `-numa` has one node with everything, so that what the guest is told of memory that may
+    /// come later has a place.
+    #[doc(alias = "auto_enable_numa_with_memhp")]
+    #[doc(alias = "auto_enable_numa_with_memdev")]
+    pub fn has_implicit_node(&self, sizes: &MemorySizes) -> bool {
+        let slots = self.version >= (2, 11) && sizes.slots > 0;
+        let room = self.version >= (5, 1) && sizes.max > sizes.ram;
+        self.board != Board::None && (slots || room)
+    }
+
     /// Whether RAM moves out of the way of the HyperTransport hole of AMD processors below 1 TiB.
     pub fn moves_for_amd_hole(&self) -> bool {
         self.version >= (7, 1)
@@ -187,6 +199,19 @@ mod tests {
         assert_eq!(of("pc-i440fx-8.0", "unplugged-inaccessible"), Some("auto"));
         assert_eq!(of("pc-i440fx-6.2", "unplugged-inaccessible"), Some("off"));
         assert_eq!(of("pc-i440fx-7.1", "queue_reset"), Some("false"));
+    }
+
+    #[test]
+    fn room_for_memory_makes_a_node_since_5_1_and_slots_do_since_2_11() {
+        let node = |name, slots, max| {
+            MachineType::find(Some(name)).unwrap().has_implicit_node(&MemorySizes { ram: 1, max, slots })
+        };
+        for name in ["pc", "q35", "pc-q35-5.1"] {
+            assert_eq!([node(name, 0, 1), node(name, 0, 2), node(name, 2, 2)], [false, true, true], "{name}");
+        }
+        assert_eq!([node("pc-i440fx-5.0", 0, 2), node("pc-i440fx-5.0", 2, 2)], [false, true]);
+        assert_eq!([node("pc-i440fx-2.11", 2, 2), node("pc-i440fx-2.10", 2, 2)], [true, false]);
+        assert!(!node("none", 2, 2));
     }
 
     #[test]

@@ -103,6 +103,13 @@ impl Numa {
         Ok(())
     }
 
+    /// Declares the one node of a machine whose command line has none.
+    pub fn add_implicit_node(&mut self) {
+        if self.nodes.is_empty() {
+            self.nodes.insert(0, NumaNode::default());
+        }
+    }
+
     /// Sets the distance between two nodes, `-numa dist`.
     ///
     /// # Errors

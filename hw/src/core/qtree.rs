@@ -51,7 +51,9 @@ fn print_properties(out: &mut String, device: &Arc<dyn Device>, indent: usize) {
     let base: Vec<&str> = ["realized", "hotplugged", "hotpluggable", "parent_bus"].to_vec();
     for property in class.properties() {
         let name = property.name();
-        if property.is_alias() || property.is_link() || hidden.contains(&name) || base.contains(&name) {
+        let elsewhere =
+            property.is_alias() || property.is_link() || property.is_child() || property.is_legacy();
+        if elsewhere || hidden.contains(&name) || base.contains(&name) {
             continue;
         }
         let Ok(value) = object.get(name) else { continue };
@@ -69,11 +71,7 @@ fn print_value(property: &Property, value: &Value) -> String {
         }
         // Slot and function, shown as they are written.
         Value::Int(i) if property.name() == "addr" && property.type_name() == "str" => {
-            if *i < 0 {
-                "<unset>".into()
-            } else {
-                format!("{:02x}.{:x}", i >> 3, i & 7)
-            }
+            crate::pci::addr_text(*i)
         }
         Value::Int(i) => format!("{i} ({i:#x})"),
         Value::UInt(u) => format!("{u} ({u:#x})"),

@@ -105,6 +105,12 @@ pub fn create(machine: &Arc<Machine>) -> Result<()> {
         }
         list.push(object);
     }
+    // Each vCPU sees the machine's memory through a space of its own, which only has a name so far.
+    let mut tx = machine.memory().transaction();
+    for index in 0..machine.smp().cpus {
+        tx.address_space(format!("cpu-memory-{index}"), machine.system_region());
+    }
+    tx.commit();
     machine.extension(Cpus::default).0.get_or_init(|| list);
     Ok(())
 }

@@ -81,6 +81,9 @@ fn map_backend(machine: &Machine, id: &str) -> Result<RegionId> {
     if !backend.try_map() {
         return Err(Error::generic(format!("memory backend {id} can't be used multiple times.")));
     }
+    if let Some(block) = backend.block() {
+        block.register_name(None);
+    }
     Ok(region)
 }
 

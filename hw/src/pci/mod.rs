@@ -17,6 +17,7 @@ pub use bus::{IntxRouter, PciBus};
 pub use config::{ConfigSpace, PciInfo};
 pub use device::{PciDevice, PciState};
 pub use msix::{Msix, MsixLayout};
+pub use properties::addr_text;
 
 /// Registers bus classes and the abstract class `pci-device`.
 pub fn register(registry: &mut qom::Registry) {

@@ -99,6 +99,11 @@ impl PciProperties {
     }
 }
 
+/// The value of `addr` as it is written: slot and function in hexadecimal.
+pub fn addr_text(devfn: i64) -> String {
+    if devfn < 0 { "<unset>".into() } else { format!("{:02x}.{:x}", devfn >> 3, devfn & 7) }
+}
+
 fn device(object: &ObjectRef) -> Result<std::sync::Arc<dyn PciDevice>> {
     cast::<dyn PciDevice>(object).ok_or_else(|| Error::generic("not a PCI device"))
 }
@@ -116,6 +121,10 @@ pub(super) fn all() -> Vec<Property> {
                 device(o)?.pci().props.put("addr", devfn.map_or(Value::Int(-1), Value::from));
                 Ok(())
             }),
+        Property::new("legacy-addr", "str").get_any(|o| {
+            let value = device(o)?.pci().props.get("addr");
+            Ok(addr_text(value.and_then(|v| v.as_i64()).unwrap_or(-1)).into())
+        }),
     ];
     for (name, kind, help) in TABLE {
         let mut property = Property::new(name, kind.type_name())

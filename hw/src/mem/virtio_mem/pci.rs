@@ -99,6 +99,10 @@ pub(super) fn class(backend: &Arc<Class>, bus: &Arc<Class>) -> TypeInfo {
         .properties(leading_properties())
         .properties(aliases)
         .property(requested_size())
+        .property(
+            Property::new("virtio-backend", "child<virtio-mem>")
+                .get(|proxy: &VirtioMemPci| Ok((Arc::clone(&proxy.mem) as ObjectRef).path().into())),
+        )
         .cast::<VirtioMemPci, dyn Device>(|d| d)
         .cast::<VirtioMemPci, dyn PciDevice>(|d| d)
         .cast::<VirtioMemPci, dyn Proxy>(|d| d)

@@ -38,6 +38,8 @@ pub(super) fn all() -> Vec<Property> {
         node(),
         flag("prealloc", false, |c| &mut c.prealloc),
         memdev(),
+        // Neither readable nor writable, also in QEMU.
+        Property::new("legacy-memdev", "str"),
         unplugged_inaccessible(),
         flag("x-early-migration", true, |c| &mut c.early_migration),
         flag("dynamic-memslots", false, |c| &mut c.dynamic_memslots),
