@@ -225,6 +225,7 @@ impl Topology {
         updates.iter().flat_map(listeners).for_each(|l| l.begin());
         for Update { space, old, new, change } in &updates {
             let entry = &self.spaces[*space];
+            tracing::debug!(space = entry.space.name(), ranges = new.ranges.len(), "view changed");
             listener::notify(&entry.listeners, old, new, change);
             entry.space.publish(new.clone());
             if old.ioeventfds != new.ioeventfds {

@@ -19,6 +19,11 @@ impl Stamped {
         Self { at: SystemTime::now(), name: event.name(), data: event.data() }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The object on the wire.
     pub(crate) fn to_value(&self) -> Value {
         let since = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -134,6 +134,7 @@ impl Server {
     fn broadcast(&self, event: &Stamped) {
         let peers: Vec<Arc<Peer>> = lock(&self.peers).clone();
         let value = event.to_value();
+        tracing::debug!(event = event.name(), "event");
         peers.iter().for_each(|peer| peer.send_event(&value));
     }
 
@@ -144,6 +145,7 @@ impl Server {
 
     /// Runs a command for a session.
     pub(crate) fn run(&self, session: &dyn SessionCommands, command: &str, arguments: Dict) -> Result<Value> {
+        tracing::debug!(command, "command");
         match self.backend.get() {
             Some(backend) => qapi::dispatch(&backend.handlers(session), command, arguments),
             None => Err(qapi::Error::generic("the virtual machine is not there yet")),

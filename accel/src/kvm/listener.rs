@@ -37,6 +37,14 @@ impl SlotIoctls for Ioctls<'_> {
             memory_size: slot.size,
             userspace_addr: slot.hva,
         };
+        tracing::debug!(
+            slot = slot.number,
+            gpa = slot.gpa,
+            size = slot.size,
+            readonly = slot.readonly,
+            log = slot.log,
+            "memory slot"
+        );
         // SAFETY: a slot lies inside the RAM block of its section, which `SystemListener` keeps alive (`Mapped::block`) until
         // the slot is deleted, and `memory` never unmaps a living block.
         unsafe { self.0.set_user_memory_region(region) }.map_err(os_error)

@@ -99,6 +99,7 @@ impl Machine {
             return;
         }
         self.run_firmware();
+        tracing::debug!("running");
         self.send(Event::Resume);
         self.run.lock().state = RunState::Running;
         self.tell(true, RunState::Running);
@@ -113,6 +114,7 @@ impl Machine {
         }
         self.accel().pause();
         self.mainloop().virtual_clock().stop();
+        tracing::debug!(?state, "stopped");
         self.run.lock().state = state;
         self.tell(false, state);
         self.send(Event::Stop);
@@ -141,6 +143,7 @@ impl Machine {
 
     /// Asks for a reset. `HostQmpSystemReset`, `GuestReset`, ….
     pub fn request_reset(self: &Arc<Self>, cause: ShutdownCause) {
+        tracing::debug!(?cause, "reset requested");
         {
             let mut inner = self.run.lock();
             if inner.no_reboot && cause != ShutdownCause::SubsystemReset {
@@ -156,6 +159,7 @@ impl Machine {
 
     /// Asks for the end. `GuestShutdown`, `HostSignal`, ….
     pub fn request_shutdown(self: &Arc<Self>, cause: ShutdownCause) {
+        tracing::debug!(?cause, "shutdown requested");
         if self.run.lock().shutdown.replace(cause).is_none() {
             self.post(Self::run_shutdown);
         }

@@ -183,6 +183,7 @@ impl Inner {
         let Some(live) = &mut self.live else { return super::request::Response::Error.to_bytes() };
         let before = live.unit.size();
         let response = live.unit.serve(request, live.devices.is_frozen());
+        tracing::debug!(?request, ?response, size = live.unit.size(), "virtio-mem request");
         self.note_size(before);
         response.to_bytes()
     }
