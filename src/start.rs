@@ -54,6 +54,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     if line.daemonize {
         chardevs.set_daemonized();
     }
+    let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let chars = Chars { set: &chardevs, report };
     chars.chardevs(&line.chardevs)?;
     let qtest = is_qtest(line);
@@ -78,8 +79,13 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
     {
-        let machine = Arc::clone(&machine);
-        chardevs.set_exit_handler(move || machine.quit());
+        // The machine holds the devices.
+        let machine = Arc::downgrade(&machine);
+        chardevs.set_exit_handler(move || {
+            if let Some(machine) = machine.upgrade() {
+                machine.quit();
+            }
+        });
     }
     let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;
     if let Some(daemon) = daemon {
@@ -102,6 +108,15 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
 /// end of that; what they send is read later.
 fn greet(main: &mut MainLoop) -> Result<()> {
     main.turn(Some(Duration::ZERO)).map_err(|e| Error::generic(format!("the main loop failed: {e}")))
+}
+
+/// Gives the terminal back however the program ends.
+struct TerminalGuard(Arc<ChardevSet>);
+
+impl Drop for TerminalGuard {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
 }
 
 /// `-display`: there is none but `none`.
@@ -168,14 +183,13 @@ fn build(
     if opened.accel.name() == "qtest" {
         main.handle().virtual_clock().set_manual();
     }
-    let sink = monitors.clone();
     let host = Host {
         tree,
         memory: Arc::clone(&memory),
         accel: opened.accel,
         mainloop: main.handle(),
         chardevs: Arc::clone(chardevs),
-        events: Arc::new(move |event| sink.emit(&event)),
+        events: Arc::new(monitors.event_sink()),
     };
     let machine = Machine::new(config, host)?;
     // Tests of old types would drown in it.

@@ -25,6 +25,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Whether the terminal echoes what is typed.
     fn set_echo(&self, _on: bool) {}
 
+    /// The program ends: what was changed on the host is put back, nothing is read or written any more. Loop thread.
+    fn shut_down(&self) {}
+
     /// The next descriptor that came with the last input.
     fn take_fd(&self) -> Option<OwnedFd> {
         None

@@ -50,7 +50,7 @@ pub struct ChardevSet {
     devices: Mutex<Vec<Arc<Chardev>>>,
     stdio_in_use: Arc<AtomicBool>,
     daemonized: AtomicBool,
-    on_exit: Mutex<OnExit>,
+    on_exit: Arc<Mutex<OnExit>>,
     /// The object tree, once there is one.
     tree: OnceLock<Weak<Tree>>,
 }
@@ -70,7 +70,7 @@ impl ChardevSet {
             devices: Mutex::default(),
             stdio_in_use: Arc::default(),
             daemonized: AtomicBool::new(false),
-            on_exit: Mutex::new(Arc::new(move || quitter.quit(0))),
+            on_exit: Arc::new(Mutex::new(Arc::new(move || quitter.quit(0)))),
             tree: OnceLock::new(),
         }
     }
@@ -85,7 +85,7 @@ impl ChardevSet {
         self.tree.get().and_then(Weak::upgrade)
     }
 
-    /// What Ctrl-A x does in muxes made from now on.
+    /// What Ctrl-A x does from now on.
     pub fn set_exit_handler(&self, on_exit: impl Fn() + Send + Sync + 'static) {
         *self.on_exit.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(on_exit);
     }
@@ -182,8 +182,12 @@ impl ChardevSet {
                 let base = self
                     .get(chardev)
                     .ok_or_else(|| Error::generic(format!("mux: base chardev {chardev} not found")))?;
-                let on_exit = Arc::clone(&self.on_exit.lock().unwrap_or_else(PoisonError::into_inner));
-                ("mux", Box::new(Mux::new(&base, sink, on_exit)?))
+                let current = Arc::clone(&self.on_exit);
+                let on_exit = move || {
+                    let handler = Arc::clone(&current.lock().unwrap_or_else(PoisonError::into_inner));
+                    handler();
+                };
+                ("mux", Box::new(Mux::new(&base, sink, Arc::new(on_exit))?))
             }
         })
     }
@@ -256,6 +260,13 @@ impl ChardevSet {
             Some(ring) => work(ring),
             None => Err(Error::generic(format!("{id} is not a ringbuf device"))),
         }
+    }
+
+    /// At the very end of the program: puts terminals back as they were, whoever still holds a device. A watched SIGCONT
+    /// cannot change them again, since the loop is not turned any more.
+    pub fn shut_down(&self) {
+        let devices = self.lock().clone();
+        devices.iter().for_each(|chardev| chardev.backend().shut_down());
     }
 
     /// At the end of the program: turns the loop until everything queued has reached the host, at most for `limit`.

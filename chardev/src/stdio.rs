@@ -125,6 +125,19 @@ impl Stdio {
     }
 }
 
+impl Stdio {
+    /// Puts the terminal and the descriptors back as they were.
+    fn restore(&self) {
+        if let Some(terminal) = &self.terminal {
+            tty::set(terminal.fd.as_fd(), &terminal.saved);
+        }
+        for (fd, flags) in &self.changed_flags {
+            // The descriptor was ours to change; if it is gone there is nothing to put back.
+            let _ = fcntl_setfl(fd, *flags);
+        }
+    }
+}
+
 impl Backend for Stdio {
     fn filename(&self) -> String {
         "stdio".to_owned()
@@ -146,6 +159,11 @@ impl Backend for Stdio {
         self.stream.accept_input();
     }
 
+    fn shut_down(&self) {
+        self.stream.close();
+        self.restore();
+    }
+
     fn set_echo(&self, on: bool) {
         let Some(terminal) = &self.terminal else { return };
         let old = {
@@ -162,13 +180,7 @@ impl Drop for Stdio {
     fn drop(&mut self) {
         self.stream.close();
         self.continued = None;
-        if let Some(terminal) = &self.terminal {
-            tty::set(terminal.fd.as_fd(), &terminal.saved);
-        }
-        for (fd, flags) in &self.changed_flags {
-            // The descriptor was ours to change; if it is gone there is nothing to put back.
-            let _ = fcntl_setfl(fd, *flags);
-        }
+        self.restore();
         self.in_use.store(false, Ordering::Release);
     }
 }

@@ -83,6 +83,13 @@ impl Handle {
         self.shared.wake(&mut inner);
     }
 
+    /// Whether [`Handle::quit`] was called and the loop has not been run again since: whoever works through a queue of
+    /// requests had better stop.
+    pub fn is_quitting(&self) -> bool {
+        let inner = self.shared.lock();
+        inner.quit.is_some() || inner.finished
+    }
+
     /// Calls `callback` on the loop thread whenever `fd` is ready for something in `interest`, or hung up.
     ///
     /// The descriptor is duplicated: the caller may close its own. Regular files count as always ready.

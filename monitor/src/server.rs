@@ -94,6 +94,17 @@ impl Monitors {
         lock(&self.0.consoles).clear();
     }
 
+    /// [`Monitors::emit`] for the machine, which the monitors' backend holds: it does not keep the monitors alive, so
+    /// that nothing is left of either once both are dropped.
+    pub fn event_sink(&self) -> impl Fn(Event) + Send + Sync + 'static {
+        let server = Arc::downgrade(&self.0);
+        move |event| {
+            if let Some(server) = server.upgrade() {
+                Monitors(server).emit(&event);
+            }
+        }
+    }
+
     /// Tells every client that something happened. From the loop thread it is written before this returns, so that
     /// an event precedes the reply to the command that caused it; from other threads it is posted.
     pub fn emit(&self, event: &Event) {
@@ -138,9 +149,10 @@ impl Server {
         peers.iter().for_each(|peer| peer.send_event(&value));
     }
 
-    /// Whether commands can be run.
+    /// Whether commands can be run: from when the machine is there until the program is about to end. What clients still
+    /// send then is not looked at, as in QEMU.
     pub(crate) fn is_ready(&self) -> bool {
-        self.backend.get().is_some()
+        self.backend.get().is_some() && !self.loop_handle.is_quitting()
     }
 
     /// Runs a command for a session.

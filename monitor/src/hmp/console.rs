@@ -62,7 +62,15 @@ impl Console {
         let history: Vec<String> = self.editor.history().collect();
         let text = self.with_commands(|execute| run_line(execute, line, &history)).unwrap_or_default();
         self.send(text.replace('\n', "\r\n").as_bytes());
-        self.prompt();
+        // `quit` is the last thing on the screen.
+        if self.is_ready() {
+            self.prompt();
+        }
+    }
+
+    /// Whether commands are read and run.
+    fn is_ready(&self) -> bool {
+        self.server.upgrade().is_some_and(|server| server.is_ready())
     }
 
     fn complete(&mut self, before: &str) {
@@ -83,13 +91,15 @@ impl Console {
 
 impl Frontend for Console {
     fn can_read(&mut self) -> usize {
-        let ready = self.server.upgrade().is_some_and(|s| s.is_ready());
         let room = self.port.upgrade().is_some_and(|p| !p.is_congested());
-        if ready && room { READ_CHUNK } else { 0 }
+        if self.is_ready() && room { READ_CHUNK } else { 0 }
     }
 
     fn read(&mut self, data: &[u8]) {
         for byte in data {
+            if !self.is_ready() {
+                break;
+            }
             match self.editor.feed(*byte) {
                 Key::Edited => {}
                 Key::Line(line) => self.line(&line),

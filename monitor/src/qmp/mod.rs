@@ -72,7 +72,7 @@ impl Monitor {
 
     fn work(&self) {
         let Some((server, peer)) = self.parties() else { return };
-        loop {
+        while server.is_ready() {
             let step = lock(&self.session).next_step();
             match step {
                 None => return,
