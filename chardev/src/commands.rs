@@ -29,6 +29,15 @@ impl ChardevCommands for ChardevSet {
     fn ringbuf_read(&self, device: String, size: i64, format: Option<types::DataFormat>) -> Result<String> {
         Self::ringbuf_read(self, &device, size, data_format(format))
     }
+
+    fn chardev_remove(&self, id: String) -> Result<()> {
+        self.remove(&id)
+    }
+
+    fn chardev_send_break(&self, id: String) -> Result<()> {
+        self.find(&id)?.send_break();
+        Ok(())
+    }
 }
 
 fn data_format(format: Option<types::DataFormat>) -> DataFormat {

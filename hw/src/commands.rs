@@ -10,9 +10,10 @@ use qapi::commands::{PciCommands, QdevCommands, RunStateCommands, VirtioCommands
 use qapi::types::{
     HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo, VirtioInfo, VirtioStatus,
 };
-use qapi::{Dict, Result};
+use qapi::{Dict, Error, Result};
 use qom::{Input, ObjectRef};
 
+use crate::core::help;
 use crate::core::machine::Machine;
 use crate::core::qdev;
 use crate::core::qtree;
@@ -32,6 +33,17 @@ impl MachineHandlers {
 
 fn text(human_readable_text: String) -> HumanReadableText {
     HumanReadableText { human_readable_text }
+}
+
+/// What `device_add help` and `device_add DRIVER,help` print.
+fn device_help(machine: &Machine, driver: Option<&str>) -> Result<String> {
+    let registry = machine.tree().registry();
+    let Some(driver) = driver else { return Ok(help::device_list(&registry)) };
+    let class = registry.lookup(driver).ok_or_else(|| Error::device_not_found(driver))?;
+    if !class.is_a("device") || class.is_abstract() {
+        return Err(Error::generic("Parameter 'typename' expects a non-abstract device type"));
+    }
+    Ok(help::device_options(class))
 }
 
 impl RunStateCommands for MachineHandlers {
@@ -70,10 +82,17 @@ impl QdevCommands for MachineHandlers {
         qdev::device_add(&self.0, &qdev::json_options(&arguments)).map(drop)
     }
 
-    fn x_pliant_device_add_text(&self, options: String) -> Result<()> {
+    fn x_pliant_device_add_text(&self, options: String) -> Result<HumanReadableText> {
         let options = qom::options::options(&options, Some("driver"));
+        // `help=on` is as good.
+        if options.help || options.get("help").is_some() {
+            // QEMU reports what is wrong as a line of its own, not as the command's error.
+            let help = device_help(&self.0, options.get("driver"));
+            return Ok(text(help.unwrap_or_else(|e| format!("{}\n", e.desc()))));
+        }
         let list: Vec<_> = options.pairs.iter().map(|(k, v)| (k.as_str(), Input::Option(v))).collect();
-        qdev::device_add(&self.0, &list).map(drop)
+        qdev::device_add(&self.0, &list)?;
+        Ok(text(String::new()))
     }
 
     fn device_del(&self, id: String) -> Result<()> {

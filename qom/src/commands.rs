@@ -1,10 +1,11 @@
 //! The commands of `schema/qom.json`, which are the tree's.
 
 use qapi::commands::QomCommands;
-use qapi::types::{ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo};
+use qapi::types::{HumanReadableText, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo};
 use qapi::visit::Path;
-use qapi::{Dict, Error, ErrorClass, FromValue, Result, Value};
+use qapi::{Dict, Error, ErrorClass, FromValue, Result, Value, json};
 
+use crate::help;
 use crate::options::{self, Pairs};
 use crate::{Class, Input, Property, Resolve, Tree};
 
@@ -87,9 +88,25 @@ impl QomCommands for Tree {
         self.resolve(&path).found(&path)?.set(&property, Input::Text(&value))
     }
 
-    fn x_pliant_object_add_text(&self, options: String) -> Result<()> {
+    fn x_pliant_object_add_text(&self, options: String) -> Result<HumanReadableText> {
+        let text = |human_readable_text| HumanReadableText { human_readable_text };
+        if options.starts_with('{') {
+            let Value::Dict(arguments) = json::parse(&options)? else {
+                return Err(Error::generic("Invalid parameter type for 'object', expected: object"));
+            };
+            self.add_object(self.check_object(arguments)?)?;
+            return Ok(text(String::new()));
+        }
         let parsed = options::keyval(&options, Some("qom-type"))?;
-        self.add_object(self.object_from_text(&parsed.pairs)?)
+        if parsed.help {
+            let kind = parsed.pairs.iter().find(|(k, _)| k == "qom-type").map(|(_, v)| v.as_str());
+            // Of a type that cannot be made there is only the list, as in QEMU.
+            let help = help::object_help(&self.registry(), kind);
+            return Ok(text(help.unwrap_or_else(|_| help::object_list(&self.registry()))));
+        }
+        let unknown = |key: &str| Error::generic(format!("Parameter '{key}' is unexpected"));
+        self.add_object(self.object_from_pairs(&parsed.pairs, unknown)?)?;
+        Ok(text(String::new()))
     }
 }
 
@@ -120,6 +137,11 @@ impl Tree {
     /// # Errors
     /// QEMU's for lists: `Parameter 'qom-type' is missing`, `Invalid parameter 'foo'`, and what the dialect says.
     pub fn object_from_text(&self, pairs: &Pairs) -> Result<Dict> {
+        self.object_from_pairs(pairs, options::invalid_parameter)
+    }
+
+    /// The monitor and the command line differ in what they say of a property that there is not.
+    fn object_from_pairs(&self, pairs: &Pairs, unknown: impl Fn(&str) -> Error) -> Result<Dict> {
         let get = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let missing = |key: &str| Error::generic(format!("Parameter '{key}' is missing"));
         let kind = get("qom-type").ok_or_else(|| missing("qom-type"))?;
@@ -137,14 +159,14 @@ impl Tree {
             }
             // `host-nodes.0=1` is how keyval writes one element of a list.
             let (name, element) = key.split_once('.').map_or((key.as_str(), false), |(n, _)| (n, true));
-            let property = class.property(name).ok_or_else(|| options::invalid_parameter(key))?;
+            let property = class.property(name).ok_or_else(|| unknown(key))?;
             let value = typed(property, value)?;
             match (element, value) {
                 (true, Value::List(mut one)) => match lists.iter_mut().find(|(n, _)| n == name) {
                     Some((_, list)) => list.append(&mut one),
                     None => lists.push((name.to_owned(), one)),
                 },
-                (true, _) => return Err(options::invalid_parameter(key)),
+                (true, _) => return Err(unknown(key)),
                 (false, value) => {
                     dict.insert(name, value);
                 }

@@ -32,6 +32,7 @@
 
 mod class;
 mod commands;
+pub mod help;
 mod input;
 mod object;
 pub mod options;

@@ -4,6 +4,7 @@ pub mod bus;
 pub mod config;
 pub mod device;
 pub mod globals;
+pub mod help;
 pub mod hotplug;
 pub mod irq;
 pub mod machine;

@@ -14,14 +14,14 @@ pub(crate) enum Kind {
     OptionalWord,
     /// The rest of the line, verbatim.
     Rest,
+    /// The rest of the line, of which there may be none.
+    OptionalRest,
     /// `-x`: set or not.
     Flag(char),
-    /// `[TYPE,]k=v,…` as behind `-device`, a word that is split later.
+    /// `[TYPE,]k=v,…` as behind `-device`, a word that is split later. What is missing in it is said then.
     Options,
-    /// A decimal, octal or hexadecimal number.
+    /// A decimal, octal or hexadecimal number of 32 bits.
     Number,
-    /// A number that may be missing.
-    OptionalNumber,
 }
 
 /// Name and kind of an argument.
@@ -54,44 +54,44 @@ impl Args {
     }
 }
 
-/// Parses `text` for a command called `command`. The error is the line to print.
+/// Parses `text` for a command whose names are `command` (as in the table). The error is what to print, with its line end.
 pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, String> {
     let mut args = Args::default();
-    let mut rest = text.trim_start();
+    let mut rest = text;
     for (name, kind) in specs {
         rest = rest.trim_start();
         match kind {
-            Kind::Word | Kind::OptionalWord => match word(rest) {
-                Some((value, tail)) if !(value.is_empty() && tail.len() == rest.len()) => {
-                    args.words.insert(name, value);
-                    rest = tail;
+            Kind::Word | Kind::OptionalWord | Kind::Options => {
+                if rest.is_empty() && *kind != Kind::Word {
+                    continue;
                 }
-                Some(_) if *kind == Kind::OptionalWord && rest.is_empty() => {}
-                _ => return Err(format!("{command}: string expected")),
-            },
-            Kind::Rest | Kind::Options => {
-                if rest.is_empty() {
-                    return Err(format!("{command}: string expected"));
+                let found = word(rest).filter(|(_, tail)| tail.len() < rest.len());
+                let (value, tail) = found.ok_or_else(|| format!("{command}: string expected\n"))?;
+                args.words.insert(name, value);
+                rest = tail;
+            }
+            Kind::Rest | Kind::OptionalRest => {
+                if rest.is_empty() && *kind == Kind::Rest {
+                    return Err(format!("{command}: string expected\n"));
                 }
                 args.words.insert(name, rest.to_owned());
                 rest = "";
             }
             Kind::Flag(letter) => rest = flag(command, specs, name, *letter, rest, &mut args)?,
-            Kind::Number | Kind::OptionalNumber => {
-                if rest.is_empty() && *kind == Kind::OptionalNumber {
-                    continue;
+            Kind::Number => {
+                let (value, tail) = number(rest)?;
+                if !(0..=i64::from(u32::MAX)).contains(&value) {
+                    return Err(format!("'{command}' has failed: integer is for 32-bit values\n"));
                 }
-                let end = rest.find(' ').unwrap_or(rest.len());
-                let value = number(&rest[..end])?;
                 args.numbers.insert(name, value);
-                rest = &rest[end..];
+                rest = tail;
             }
         }
     }
     if rest.trim_start().is_empty() {
         Ok(args)
     } else {
-        Err(format!("{command}: extraneous characters at the end of line"))
+        Err(format!("{command}: extraneous characters at the end of line\n"))
     }
 }
 
@@ -104,13 +104,29 @@ fn flag<'t>(
     rest: &'t str,
     args: &mut Args,
 ) -> Result<&'t str, String> {
-    let Some(found) = rest.strip_prefix('-').and_then(|r| r.chars().next()) else { return Ok(rest) };
+    let Some(after) = rest.strip_prefix('-') else { return Ok(rest) };
+    let Some(found) = after.chars().next() else {
+        // QEMU prints the end of the line as a character, which ends its own message.
+        return Err(format!("{command}: unsupported option -"));
+    };
     if found == letter {
         args.flags.push(name);
-        return Ok(rest[1..].strip_prefix(found).unwrap_or(""));
+        return Ok(&after[found.len_utf8()..]);
     }
     let known = specs.iter().any(|(_, k)| *k == Kind::Flag(found));
-    if known { Ok(rest) } else { Err(format!("{command}: unsupported option -{found}")) }
+    if known { Ok(rest) } else { Err(format!("{command}: unsupported option -{found}\n")) }
+}
+
+/// All words of `text`; `None` for a broken quotation.
+pub(super) fn words(text: &str) -> Option<Vec<String>> {
+    let mut list = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (value, tail) = word(rest)?;
+        list.push(value);
+        rest = tail.trim_start();
+    }
+    Some(list)
 }
 
 /// A word up to a blank, or a string in double quotes; `None` for a broken quotation.
@@ -136,25 +152,24 @@ fn word(text: &str) -> Option<(String, &str)> {
     None
 }
 
-fn number(text: &str) -> Result<i64, String> {
-    let bad = |c: Option<char>| match c {
-        Some(c) => format!("invalid char '{c}' in expression"),
-        None => "unexpected end of expression".to_owned(),
-    };
-    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d));
-    let (digits, radix) = match digits.strip_prefix("0x") {
+/// The number that `text` begins with, and what follows it.
+fn number(text: &str) -> Result<(i64, &str), String> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d.trim_start()));
+    match digits.chars().next() {
+        None => return Err("unexpected end of expression\n".to_owned()),
+        Some(c) if !c.is_ascii_digit() => return Err(format!("invalid char '{c}' in expression\n")),
+        Some(_) => {}
+    }
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let (digits, radix) = match hex.filter(|h| h.starts_with(|c: char| c.is_ascii_hexdigit())) {
         Some(hex) => (hex, 16),
-        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
+        None if digits.starts_with('0') => (digits, 8),
         None => (digits, 10),
     };
-    if let Some(c) = digits.chars().find(|c| !c.is_digit(radix)) {
-        return Err(bad(Some(c)));
-    }
-    if digits.is_empty() {
-        return Err(bad(None));
-    }
-    let value = u64::from_str_radix(digits, radix).map_err(|_| "number too large".to_owned())? as i64;
-    Ok(if negative { value.wrapping_neg() } else { value })
+    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    let value = u64::from_str_radix(&digits[..end], radix).map_err(|_| "number too large\n".to_owned())?;
+    let value = value.cast_signed();
+    Ok((if negative { value.wrapping_neg() } else { value }, &digits[end..]))
 }
 
 #[cfg(test)]
@@ -170,19 +185,19 @@ mod tests {
         let args = parse("qom-set", SET, "vm0 requested-size \"64M\" ").unwrap();
         assert_eq!(args.word("value"), "\"64M\" ");
         assert!(parse("qom-set", SET, "-j vm0 size 1").unwrap().flag("json"));
-        assert_eq!(parse("qom-set", SET, "-x vm0 a 1"), Err("qom-set: unsupported option -x".into()));
-        assert_eq!(parse("qom-set", SET, ""), Err("qom-set: string expected".into()));
+        assert_eq!(parse("qom-set", SET, "-x vm0 a 1"), Err("qom-set: unsupported option -x\n".into()));
+        assert_eq!(parse("qom-set", SET, ""), Err("qom-set: string expected\n".into()));
     }
 
     #[test]
     fn double_quotes_quote_and_single_ones_do_not() {
         assert_eq!(parse("qom-get", GET, "\"vm0\" 'a'").unwrap().word("property"), "'a'");
         assert_eq!(parse("qom-get", GET, "vm0 \"a\\nb\"").unwrap().word("property"), "a\nb");
-        assert_eq!(parse("qom-get", GET, "vm0 \"si"), Err("qom-get: string expected".into()));
-        assert_eq!(parse("qom-get", GET, "vm0 \"a\\qb\""), Err("qom-get: string expected".into()));
-        let extra = Err("qom-get: extraneous characters at the end of line".into());
+        assert_eq!(parse("qom-get", GET, "vm0 \"si"), Err("qom-get: string expected\n".into()));
+        assert_eq!(parse("qom-get", GET, "vm0 \"a\\qb\""), Err("qom-get: string expected\n".into()));
+        let extra = Err("qom-get: extraneous characters at the end of line\n".into());
         assert_eq!(parse("qom-get", GET, "vm0 size # c"), extra);
-        assert_eq!(parse("quit", &[], "now"), Err("quit: extraneous characters at the end of line".into()));
+        assert_eq!(parse("quit", &[], "now"), Err("quit: extraneous characters at the end of line\n".into()));
     }
 
     #[test]
@@ -192,16 +207,16 @@ mod tests {
         assert!(parse("mtree", flags, "-d").unwrap().flag("dispatch"));
         assert_eq!(
             parse("mtree", flags, "-fd"),
-            Err("mtree: extraneous characters at the end of line".into())
+            Err("mtree: extraneous characters at the end of line\n".into())
         );
-        assert_eq!(parse("mtree", flags, "-x"), Err("mtree: unsupported option -x".into()));
+        assert_eq!(parse("mtree", flags, "-x"), Err("mtree: unsupported option -x\n".into()));
     }
 
     #[test]
     fn numbers_name_the_character_that_is_wrong() {
         let one: &[Spec] = &[("size", Kind::Number)];
         assert_eq!(parse("x", one, "0x10").unwrap().number("size"), Some(16));
-        assert_eq!(parse("x", one, "a"), Err("invalid char 'a' in expression".into()));
-        assert_eq!(parse("x", one, ""), Err("unexpected end of expression".into()));
+        assert_eq!(parse("x", one, "a"), Err("invalid char 'a' in expression\n".into()));
+        assert_eq!(parse("x", one, ""), Err("unexpected end of expression\n".into()));
     }
 }

@@ -1,10 +1,12 @@
 //! The one table of console commands: names, arguments, help, completion and what each does.
 
-use qapi::{Dict, Result};
+use std::ops::Range;
+
+use qapi::{Dict, Error, Result};
 
 use super::args::{self, Args, Kind, Spec};
 use super::complete::Source;
-use super::{Execute, error_text, info, objects};
+use super::{Execute, error_text, info, objects, virtio};
 
 /// A console command.
 pub(crate) struct Command {
@@ -47,12 +49,23 @@ impl Command {
 
 /// Commands by name. `help`, `info` and `info history` are handled by [`run_line`] itself: they read this table.
 pub(crate) const COMMANDS: &[Command] = &[
-    command("cont|c", &[], "", "let the vCPUs run", &[], |x, _| simple(x, "cont")),
+    command("chardev-remove", &[("id", Kind::Word)], "id", "remove chardev", &[Source::Chardevs], |x, a| {
+        with_id(x, "chardev-remove", a)
+    }),
+    command(
+        "chardev-send-break",
+        &[("id", Kind::Word)],
+        "id",
+        "send a break on chardev",
+        &[Source::Chardevs],
+        |x, a| with_id(x, "chardev-send-break", a),
+    ),
+    command("cont|c", &[], "", "resume emulation", &[], |x, _| simple(x, "cont")),
     command(
         "device_add",
         &[("device", Kind::Options)],
         "driver[,prop=value][,...]",
-        "add a device, written as behind -device",
+        "add device, like -device on the command line",
         &[Source::Drivers],
         objects::device_add,
     ),
@@ -60,31 +73,31 @@ pub(crate) const COMMANDS: &[Command] = &[
         "device_del",
         &[("id", Kind::Word)],
         "device",
-        "ask the guest to give a device up, then remove it",
+        "remove device",
         &[Source::Devices],
         objects::device_del,
     ),
     command(
         "help|?",
-        &[("name", Kind::OptionalWord), ("subcommand", Kind::OptionalWord)],
+        &[("name", Kind::OptionalRest)],
         "[cmd]",
         "show the help",
         &[Source::Commands, Source::Infos],
-        |_, a| Ok(help(a.optional("name"), a.optional("subcommand"))),
+        |_, a| help(a.word("name")),
     ),
     command(
         "info",
         &[("item", Kind::Rest)],
         "[subcommand]",
-        "show a part of the state",
+        "show various information about the system state",
         &[Source::Infos],
-        |_, _| Ok(help(Some("info"), None)),
+        |_, _| help("info"),
     ),
     command(
         "object_add",
-        &[("object", Kind::Options)],
+        &[("object", Kind::Rest)],
         "[qom-type=]type,id=str[,prop=value][,...]",
-        "make an object, written as behind -object",
+        "create QOM object",
         &[Source::ObjectTypes],
         objects::object_add,
     ),
@@ -92,7 +105,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         "object_del",
         &[("id", Kind::Word)],
         "id",
-        "remove an object made by object_add or -object",
+        "destroy QOM object",
         &[Source::Objects],
         objects::object_del,
     ),
@@ -100,7 +113,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         "qom-get",
         &[("path", Kind::Word), ("property", Kind::Word)],
         "path property",
-        "print a property of an object",
+        "print QOM property",
         &[Source::Paths, Source::Properties],
         objects::qom_get,
     ),
@@ -108,7 +121,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         "qom-list",
         &[("path", Kind::OptionalWord)],
         "path",
-        "list the properties of an object",
+        "list QOM properties",
         &[Source::Paths],
         objects::qom_list,
     ),
@@ -116,16 +129,16 @@ pub(crate) const COMMANDS: &[Command] = &[
         "qom-set",
         &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)],
         "[-j] path property value",
-        "set a property of an object (-j: the value is JSON)",
+        "set QOM property.\n\t\t\t-j: the value is specified in json format.",
         &[Source::Paths, Source::Properties],
         objects::qom_set,
     ),
-    command("quit|q", &[], "", "end the virtual machine", &[], |x, _| simple(x, "quit")),
+    command("quit|q", &[], "", "quit the emulator", &[], |x, _| simple(x, "quit")),
     command(
         "ringbuf_read",
         &[("device", Kind::Word), ("size", Kind::Number)],
         "device size",
-        "read from a ring buffer character device",
+        "Read from a ring buffer character device",
         &[Source::Chardevs],
         objects::ringbuf_read,
     ),
@@ -133,29 +146,33 @@ pub(crate) const COMMANDS: &[Command] = &[
         "ringbuf_write",
         &[("device", Kind::Word), ("data", Kind::Word)],
         "device data",
-        "write to a ring buffer character device",
+        "Write to a ring buffer character device",
         &[Source::Chardevs],
         objects::ringbuf_write,
     ),
-    command("stop|s", &[], "", "stop the vCPUs", &[], |x, _| simple(x, "stop")),
-    command("system_powerdown", &[], "", "press the power button", &[], |x, _| simple(x, "system_powerdown")),
-    command("system_reset", &[], "", "press the reset button", &[], |x, _| simple(x, "system_reset")),
+    command("stop|s", &[], "", "stop emulation", &[], |x, _| simple(x, "stop")),
+    command("system_powerdown", &[], "", "send system power down event", &[], |x, _| {
+        simple(x, "system_powerdown")
+    }),
+    command("system_reset", &[], "", "reset the system", &[], |x, _| simple(x, "system_reset")),
 ];
 
 /// `info` sub-commands by name.
 pub(crate) const INFOS: &[Command] = &[
     command("chardev", &[], "", "show the character devices", &[], |x, _| info::chardev(x)),
-    command("cpus", &[], "", "show the vCPUs and their threads", &[], |x, _| info::cpus(x)),
-    command("history", &[], "", "show the lines entered so far", &[], |_, _| Ok(String::new())),
-    command("hotpluggable-cpus", &[], "", "show the CPU slots", &[], |x, _| info::hotpluggable_cpus(x)),
-    command("kvm", &[], "", "show whether KVM is in use", &[], |x, _| info::kvm(x)),
-    command("memdev", &[], "", "show the memory backends", &[], |x, _| info::memdev(x)),
-    command("memory-devices", &[], "", "show the memory devices", &[], |x, _| info::memory_devices(x)),
+    command("cpus", &[], "", "show infos for each CPU", &[], |x, _| info::cpus(x)),
+    command("history", &[], "", "show the command line history", &[], |_, _| Ok(String::new())),
+    command("hotpluggable-cpus", &[], "", "Show information about hotpluggable CPUs", &[], |x, _| {
+        info::hotpluggable_cpus(x)
+    }),
+    command("kvm", &[], "", "show KVM information", &[], |x, _| info::kvm(x)),
+    command("memdev", &[], "", "show memory backends", &[], |x, _| info::memdev(x)),
+    command("memory-devices", &[], "", "show memory devices", &[], |x, _| info::memory_devices(x)),
     command(
         "memory_size_summary",
         &[],
         "",
-        "show how much memory there is at start, and how much is plugged beyond it",
+        "show the amount of initially allocated and present hotpluggable (if enabled) memory in bytes.",
         &[],
         |x, _| info::memory_size_summary(x),
     ),
@@ -168,18 +185,18 @@ pub(crate) const INFOS: &[Command] = &[
             ("disabled", Kind::Flag('D')),
         ],
         "[-f][-d][-o][-D]",
-        "show the memory tree (-f: flat views; -d: with -f, the dispatch tree; -o: owners; -D: disabled regions too)",
+        "show memory tree (-f: dump flat view for address spaces;-d: dump dispatch tree, valid with -f only);-o: dump region owners/parents;-D: dump disabled regions",
         &[],
         info::mtree,
     ),
-    command("name", &[], "", "show the name of the virtual machine", &[], |x, _| info::name(x)),
-    command("numa", &[], "", "show the NUMA nodes", &[], |x, _| info::human(x, "x-query-numa")),
-    command("pci", &[], "", "show the PCI devices", &[], |x, _| super::pci::pci(x)),
+    command("name", &[], "", "show the current VM name", &[], |x, _| info::name(x)),
+    command("numa", &[], "", "show NUMA information", &[], |x, _| info::human(x, "x-query-numa")),
+    command("pci", &[], "", "show PCI info", &[], |x, _| super::pci::pci(x)),
     command(
         "qom-tree",
         &[("path", Kind::OptionalWord)],
         "[path]",
-        "show the object tree",
+        "show QOM composition tree",
         &[Source::Paths],
         objects::qom_tree,
     ),
@@ -187,16 +204,30 @@ pub(crate) const INFOS: &[Command] = &[
         "qtree",
         &[("brief", Kind::Flag('b'))],
         "[-b]",
-        "show the devices by bus (-b: without properties)",
+        "show device tree (-b: brief, omit properties)",
         &[],
         info::qtree,
     ),
-    command("ramblock", &[], "", "show the RAM blocks", &[], |x, _| info::human(x, "x-query-ramblock")),
-    command("status", &[], "", "show whether the virtual machine runs", &[], |x, _| info::status(x)),
-    command("uuid", &[], "", "show the UUID of the virtual machine", &[], |x, _| info::uuid(x)),
-    command("version", &[], "", "show the version", &[], |x, _| info::version(x)),
-    command("virtio", &[], "", "list the virtio devices", &[], |x, _| info::virtio(x)),
+    command("ramblock", &[], "", "Display system ramblock information", &[], |x, _| {
+        info::human(x, "x-query-ramblock")
+    }),
+    command("status", &[], "", "show the current VM status (running|paused)", &[], |x, _| info::status(x)),
+    command("uuid", &[], "", "show the current VM UUID", &[], |x, _| info::uuid(x)),
+    command("version", &[], "", "show the version of QEMU", &[], |x, _| info::version(x)),
+    command("virtio", &[], "", "List all available virtio devices", &[], |x, _| virtio::list(x)),
+    command(
+        "virtio-status",
+        &[("path", Kind::Word)],
+        "path",
+        "Display status of a given virtio device",
+        &[Source::Paths],
+        virtio::status,
+    ),
 ];
+
+fn with_id(x: &dyn Execute, name: &str, args: &Args) -> Result<String> {
+    x.execute(name, Dict::new().with("id", args.word("id"))).map(|_| String::new())
+}
 
 fn simple(x: &dyn Execute, name: &str) -> Result<String> {
     x.execute(name, Dict::new()).map(|_| String::new())
@@ -207,17 +238,19 @@ pub(crate) fn find(table: &'static [Command], name: &str) -> Option<&'static Com
     table.iter().find(|c| c.is(name))
 }
 
-/// What to print for `help [name [subcommand]]`.
-fn help(name: Option<&str>, sub: Option<&str>) -> String {
+/// What to print for `help [name [subcommand]]`; a broken quotation is an error.
+fn help(text: &str) -> Result<String> {
     let all = |table: &[Command], prefix: &str| table.iter().map(|c| c.help_line(prefix)).collect();
-    match (name, sub) {
-        (None, _) => all(COMMANDS, ""),
-        (Some("info"), None) => all(INFOS, "info "),
-        (Some("info"), Some(sub)) => {
+    let words = args::words(text).ok_or_else(|| Error::generic("unterminated string"))?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(match words.as_slice() {
+        [] => all(COMMANDS, ""),
+        ["info"] => all(INFOS, "info "),
+        ["info", sub, ..] => {
             find(INFOS, sub).map_or_else(|| unknown(&format!("info {sub}")), |c| c.help_line("info "))
         }
-        (Some(name), _) => find(COMMANDS, name).map_or_else(|| unknown(name), |c| c.help_line("")),
-    }
+        [name, ..] => find(COMMANDS, name).map_or_else(|| unknown(name), |c| c.help_line("")),
+    })
 }
 
 fn unknown(name: &str) -> String {
@@ -226,36 +259,40 @@ fn unknown(name: &str) -> String {
 
 /// Runs one line and gives the text to print, lines ended by `\n`. `history` is for `info history`.
 pub(crate) fn run_line(x: &dyn Execute, line: &str, history: &[String]) -> String {
-    let line = line.trim_start();
-    let (name, rest) = split_word(line);
-    if name.is_empty() {
+    let name = command_name(line, 0);
+    if name.end == 0 {
         return String::new();
     }
-    if name == "info" {
-        let (sub, rest) = split_word(rest.trim_start());
-        return match (sub, find(INFOS, sub)) {
-            ("", _) => help(Some("info"), None),
-            ("history", _) if rest.trim().is_empty() => {
-                history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect()
-            }
-            (_, None) => unknown(&format!("info {sub}")),
-            (_, Some(command)) => run(x, command, sub, &format!("info {sub}"), rest),
-        };
+    let Some(command) = find(COMMANDS, &line[name.clone()]) else { return unknown(&line[name]) };
+    let rest = &line[name.end..];
+    if !command.is("info") {
+        return run(x, command, &line[name.clone()], rest);
     }
-    match find(COMMANDS, name) {
-        Some(command) => run(x, command, name, name, rest),
-        None => unknown(name),
+    if rest.trim_start().is_empty() {
+        return help("info").unwrap_or_else(|e| error_text(&e));
+    }
+    // Complaints quote the line up to the name's end, blanks and all.
+    let sub = command_name(line, name.end);
+    match find(INFOS, &line[sub.clone()]) {
+        None => unknown(&line[..sub.end]),
+        Some(command) if command.is("history") && line[sub.end..].trim().is_empty() => {
+            history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect()
+        }
+        Some(command) => run(x, command, &line[..sub.end], &line[sub.end..]),
     }
 }
 
-fn run(x: &dyn Execute, command: &Command, name: &str, help: &str, rest: &str) -> String {
-    match args::parse(name, command.args, rest) {
+/// Runs `command`, called by what is `typed`, with what follows on the line.
+fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str) -> String {
+    match args::parse(command.names, command.args, rest) {
         Ok(args) => (command.run)(x, &args).unwrap_or_else(|e| error_text(&e)),
-        Err(message) => format!("{message}\nTry \"help {help}\" for more information\n"),
+        Err(message) => format!("{message}Try \"help {typed}\" for more information\n"),
     }
 }
 
-fn split_word(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| c.is_whitespace()).unwrap_or(text.len());
-    text.split_at(end)
+/// The name in `line` at `from`, behind blanks: it ends at a blank or at the slash of a `/format`.
+fn command_name(line: &str, from: usize) -> Range<usize> {
+    let start = line[from..].find(|c: char| !c.is_whitespace()).map_or(line.len(), |at| from + at);
+    let end = line[start..].find(|c: char| c.is_whitespace() || c == '/').map_or(line.len(), |at| start + at);
+    if start == line.len() { 0..0 } else { start..end }
 }

@@ -177,11 +177,3 @@ pub(super) fn status(x: &dyn Execute) -> Result<String> {
     }
     Ok(line + "\n")
 }
-
-pub(super) fn virtio(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("x-query-virtio")?;
-    if items(&reply).is_empty() {
-        return Ok("No VirtIO devices\n".to_owned());
-    }
-    Ok(items(&reply).iter().map(|d| format!("{} [{}]\n", text(d, "path"), text(d, "name"))).collect())
-}

@@ -11,6 +11,7 @@ mod info;
 mod objects;
 mod pci;
 mod readline;
+mod virtio;
 
 pub(crate) use console::Console;
 

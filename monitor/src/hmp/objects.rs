@@ -1,6 +1,6 @@
 //! Commands on objects, devices and character devices.
 
-use qapi::{Dict, Error, Result, Value, json};
+use qapi::{Dict, Result, Value, json};
 
 use super::args::Args;
 use super::{Execute, items, pretty, text};
@@ -30,9 +30,8 @@ pub(super) fn qom_list(x: &dyn Execute, args: &Args) -> Result<String> {
 
 pub(super) fn qom_tree(x: &dyn Execute, args: &Args) -> Result<String> {
     let path = args.optional("path").unwrap_or("/machine");
-    let missing = || Error::generic(format!("Path '{path}' could not be resolved."));
     let class = x.execute("qom-get", Dict::new().with("path", path).with("property", "type"));
-    let class = class.map_err(|_| missing())?;
+    let Ok(class) = class else { return Ok(format!("Path '{path}' could not be resolved.\n")) };
     let mut out = String::new();
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or("");
     // A partial path shows the object it resolved to; its name is the last component all the same.
@@ -55,8 +54,8 @@ fn tree(x: &dyn Execute, path: &str, name: &str, class: &str, depth: usize, out:
 }
 
 pub(super) fn object_add(x: &dyn Execute, args: &Args) -> Result<String> {
-    x.execute("x-pliant-object-add-text", Dict::new().with("options", args.word("object")))?;
-    Ok(String::new())
+    let reply = x.execute("x-pliant-object-add-text", Dict::new().with("options", args.word("object")))?;
+    Ok(text(&reply, "human-readable-text").to_owned())
 }
 
 pub(super) fn object_del(x: &dyn Execute, args: &Args) -> Result<String> {
@@ -65,8 +64,8 @@ pub(super) fn object_del(x: &dyn Execute, args: &Args) -> Result<String> {
 }
 
 pub(super) fn device_add(x: &dyn Execute, args: &Args) -> Result<String> {
-    x.execute("x-pliant-device-add-text", Dict::new().with("options", args.word("device")))?;
-    Ok(String::new())
+    let reply = x.execute("x-pliant-device-add-text", Dict::new().with("options", args.word("device")))?;
+    Ok(text(&reply, "human-readable-text").to_owned())
 }
 
 pub(super) fn device_del(x: &dyn Execute, args: &Args) -> Result<String> {

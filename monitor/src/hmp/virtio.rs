@@ -1,0 +1,72 @@
+//! `info virtio` and `info virtio-status`: what the virtio queries answer, as QEMU's console lays it out.
+//!
+//! Left out: the state of vhost back ends, which no device here has.
+
+use std::fmt::Write as _;
+
+use qapi::{Dict, Error, Result, Value};
+
+use super::args::Args;
+use super::{Execute, flag, items, member, number, text};
+
+pub(super) fn list(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("x-query-virtio")?;
+    if items(&reply).is_empty() {
+        return Err(Error::generic("No virtio devices found"));
+    }
+    Ok(items(&reply).iter().map(|d| format!("{} [{}]\n", text(d, "path"), text(d, "name"))).collect())
+}
+
+pub(super) fn status(x: &dyn Execute, args: &Args) -> Result<String> {
+    let path = args.word("path");
+    let s = x.execute("x-query-virtio-status", Dict::new().with("path", path))?;
+    // Writing to a String cannot fail, here and below.
+    let mut out = format!("{path}:\n  device_name:             {} \n", text(&s, "name"));
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "  {:<24} {value}", format!("{name}:"));
+    };
+    let on = |name: &str| flag(&s, name).to_string();
+    let bus = text(&s, "bus-name");
+    line("device_id", number(&s, "device-id").to_string());
+    line("vhost_started", on("vhost-started"));
+    line("bus_name", if bus.is_empty() { "(null)" } else { bus }.to_owned());
+    line("broken", on("broken"));
+    line("disabled", on("disabled"));
+    line("disable_legacy_check", on("disable-legacy-check"));
+    line("started", on("started"));
+    line("use_started", on("use-started"));
+    line("start_on_kick", on("start-on-kick"));
+    line("use_guest_notifier_mask", on("use-guest-notifier-mask"));
+    line("vm_running", on("vm-running"));
+    line("num_vqs", number(&s, "num-vqs").to_string());
+    line("queue_sel", number(&s, "queue-sel").to_string());
+    line("isr", number(&s, "isr").to_string());
+    line("endianness", text(&s, "device-endian").to_owned());
+    out.push_str("  status:\n");
+    let status = member(&s, "status").unwrap_or(&Value::Null);
+    bits(&mut out, status, "statuses");
+    if let Some(unknown) = member(status, "unknown-statuses").and_then(Value::as_u64) {
+        let _ = writeln!(out, "  unknown-statuses(0x{unknown:016x})");
+    }
+    for (title, name) in
+        [("Guest", "guest-features"), ("Host", "host-features"), ("Backend", "backend-features")]
+    {
+        let _ = writeln!(out, "  {title} features:");
+        let features = member(&s, name).unwrap_or(&Value::Null);
+        bits(&mut out, features, "transports");
+        bits(&mut out, features, "dev-features");
+        if let Some(unknown) = member(features, "unknown-dev-features").and_then(Value::as_u64) {
+            let _ = writeln!(out, "  unknown-features(0x{unknown:016x})");
+        }
+    }
+    Ok(out)
+}
+
+/// A list of decoded bits, one a line.
+fn bits(out: &mut String, of: &Value, name: &str) {
+    let list: Vec<&str> =
+        member(of, name).map(items).unwrap_or_default().iter().filter_map(Value::as_str).collect();
+    if !list.is_empty() {
+        let _ = writeln!(out, "\t{}", list.join(",\n\t"));
+    }
+}
