@@ -54,6 +54,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     if line.daemonize {
         chardevs.set_daemonized();
     }
+    chardevs.hold_input();
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let chars = Chars { set: &chardevs, report };
     chars.chardevs(&line.chardevs)?;
@@ -94,6 +95,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     if !line.stopped {
         machine.start();
     }
+    chardevs.release_input();
     let code = main.run();
 
     machine.shut_down();

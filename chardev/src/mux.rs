@@ -1,6 +1,7 @@
 //! Several front ends on one device: Ctrl-A and a letter switch between them.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub(crate) struct Mux {
 struct Input {
     sink: Arc<Sink>,
     on_exit: OnExit,
+    /// Front ends are still to come: whose input it is, is not known yet.
+    held: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -60,10 +63,15 @@ struct Below {
 }
 
 impl Mux {
-    pub(crate) fn new(base: &Arc<Chardev>, sink: &Arc<Sink>, on_exit: OnExit) -> Result<Self> {
+    pub(crate) fn new(
+        base: &Arc<Chardev>,
+        sink: &Arc<Sink>,
+        on_exit: OnExit,
+        held: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let port = base.reserve()?;
         let state = State { at_line_start: true, ..State::default() };
-        let input = Arc::new(Input { sink: Arc::clone(sink), on_exit, state: Mutex::new(state) });
+        let input = Arc::new(Input { sink: Arc::clone(sink), on_exit, held, state: Mutex::new(state) });
         port.set_handler(Box::new(Below { input: Arc::clone(&input), base: Arc::downgrade(base) }));
         Ok(Self { base: port, input })
     }
@@ -225,6 +233,9 @@ impl Below {
 
 impl Frontend for Below {
     fn can_read(&mut self) -> usize {
+        if self.input.held.load(Ordering::Acquire) {
+            return 0;
+        }
         self.input.room()
     }
 

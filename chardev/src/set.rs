@@ -1,6 +1,6 @@
 //! The character devices of one VM, by id.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,7 @@ pub struct ChardevSet {
     devices: Mutex<Vec<Arc<Chardev>>>,
     stdio_in_use: Arc<AtomicBool>,
     daemonized: AtomicBool,
+    held: Arc<AtomicBool>,
     on_exit: Arc<Mutex<OnExit>>,
     /// The object tree, once there is one.
     tree: OnceLock<Weak<Tree>>,
@@ -70,6 +71,7 @@ impl ChardevSet {
             devices: Mutex::default(),
             stdio_in_use: Arc::default(),
             daemonized: AtomicBool::new(false),
+            held: Arc::default(),
             on_exit: Arc::new(Mutex::new(Arc::new(move || quitter.quit(0)))),
             tree: OnceLock::new(),
         }
@@ -90,9 +92,22 @@ impl ChardevSet {
         *self.on_exit.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(on_exit);
     }
 
+    /// Muxes read nothing until [`Self::release_input`]: which front end has the terminal is known once all are there, and
+    /// the loop may turn before.
+    pub fn hold_input(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// The front ends are there.
+    pub fn release_input(&self) {
+        self.held.store(false, Ordering::Release);
+        let devices = self.lock().clone();
+        devices.iter().for_each(|chardev| chardev.backend().accept_input());
+    }
+
     /// Refuses `stdio` from now on: the program has no terminal (`-daemonize`).
     pub fn set_daemonized(&self) {
-        self.daemonized.store(true, std::sync::atomic::Ordering::Release);
+        self.daemonized.store(true, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Chardev>>> {
@@ -161,7 +176,7 @@ impl ChardevSet {
                 ("vc", Box::new(Null { filename: "vc" }))
             }
             Options::Stdio { signal } => {
-                if self.daemonized.load(std::sync::atomic::Ordering::Acquire) {
+                if self.daemonized.load(Ordering::Acquire) {
                     return Err(Error::generic("cannot use stdio with -daemonize"));
                 }
                 ("stdio", Box::new(Stdio::new(sink, *signal, &self.stdio_in_use)?))
@@ -187,7 +202,7 @@ impl ChardevSet {
                     let handler = Arc::clone(&current.lock().unwrap_or_else(PoisonError::into_inner));
                     handler();
                 };
-                ("mux", Box::new(Mux::new(&base, sink, Arc::new(on_exit))?))
+                ("mux", Box::new(Mux::new(&base, sink, Arc::new(on_exit), Arc::clone(&self.held))?))
             }
         })
     }

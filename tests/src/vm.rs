@@ -183,7 +183,7 @@ impl VmBuilder {
         match vm.greet() {
             Ok(()) => Ok(vm),
             // The connections are made before the machine is, so that a later mistake closes them.
-            Err(crate::WireError::Closed { .. }) => Err(Box::new(vm.wait())),
+            Err(crate::WireError::Closed { .. } | crate::WireError::Io { .. }) => Err(Box::new(vm.wait())),
             Err(e) => panic!("{e}; stderr: {}", vm.stderr()),
         }
     }

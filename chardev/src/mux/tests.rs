@@ -147,3 +147,18 @@ fn a_mux_takes_four_front_ends_and_keeps_its_base_busy() {
     drop(muxed.mux);
     muxed.bench.set.remove("m-base").unwrap();
 }
+
+#[test]
+fn what_is_typed_before_the_front_ends_are_there_waits_for_them() {
+    let mut muxed = Muxed::new();
+    muxed.bench.set.hold_input();
+    let (monitor, _monitor_port) = muxed.attach(100);
+    muxed.terminal.write_all(b"\x01cinfo").unwrap();
+    muxed.bench.settle();
+    assert!(monitor.got().is_empty());
+    let (serial, _serial_port) = muxed.attach(100);
+    muxed.bench.set.release_input();
+    // Ctrl-A c went from the serial port, which came last, to the monitor.
+    muxed.bench.until(|| monitor.got() == b"info");
+    assert!(serial.got().is_empty());
+}

@@ -122,3 +122,26 @@ fn tab_knows_commands_paths_properties_and_ids() {
     assert_eq!(offers("qom-set vm0 size 5").0, Vec::<String>::new());
     assert_eq!(offers("xyz").0, Vec::<String>::new());
 }
+
+#[test]
+fn lines_are_taken_apart_as_qemu_does() {
+    // A name ends at the slash of a format; complaints quote what was typed, and name the command by all its names.
+    assert_eq!(run("x/4xb 0"), "unknown command: 'x'\n");
+    assert_eq!(run("info  \"status\""), "unknown command: 'info  \"status\"'\n");
+    let extraneous = |command: &str, typed: &str| {
+        format!(
+            "{command}: extraneous characters at the end of line\nTry \"help {typed}\" for more information\n"
+        )
+    };
+    assert_eq!(run("stop x"), extraneous("stop|s", "stop"));
+    assert_eq!(run("c/1"), extraneous("cont|c", "c"));
+    assert_eq!(run("info status/x"), extraneous("status", "info status"));
+    assert_eq!(run("device_add foo bar"), extraneous("device_add", "device_add"));
+    assert_eq!(
+        run("ringbuf_read a -1"),
+        "'ringbuf_read' has failed: integer is for 32-bit values\nTry \"help ringbuf_read\" for more information\n"
+    );
+    assert_eq!(run("help stop"), run("? s x"));
+    assert_eq!(run("info history"), "");
+    assert_eq!(run_line(&machine, "info history", &["stop".into(), "c".into()]), "0: 'stop'\n1: 'c'\n");
+}
