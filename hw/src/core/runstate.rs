@@ -222,6 +222,7 @@ impl Machine {
         self.accel().pause();
         if let Err(error) = self.reset_devices(ResetKind::Cold) {
             tracing::error!(%error, "the guest cannot be loaded again");
+            self.vm_stop(RunState::InternalError);
             self.run.lock().state = RunState::InternalError;
             return;
         }
@@ -277,8 +278,8 @@ impl VcpuEvents for FromVcpus {
         }
     }
 
-    fn internal_error(&self, cpu: u32, text: &str) {
-        tracing::error!(cpu, "{text}");
+    fn internal_error(&self, _cpu: u32, text: &str) {
+        tracing::error!("{text}");
         if let Some(machine) = self.0.upgrade() {
             machine.post(|machine| machine.vm_stop(RunState::InternalError));
         }

@@ -9,6 +9,7 @@
 
 pub mod common;
 mod proxy;
+mod stop;
 mod transport;
 
 pub use proxy::{Proxy, VirtioPci, leading_properties};

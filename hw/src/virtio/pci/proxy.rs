@@ -9,6 +9,7 @@ use memory::{RegionDesc, RegionId, RegionOps};
 use qapi::{Error, Result, Value};
 use qom::{Class, Input, ObjectRef, Property, TypeInfo, cast};
 
+use super::stop::finish_when_stopped;
 use super::transport::{NOTIFY_MULTIPLIER, Parts, Transport, Window, WindowOps};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
@@ -197,6 +198,7 @@ impl VirtioPci {
             ioeventfd: self.props().ioeventfd,
         });
         let live = self.map(machine, &transport, cfg_cap);
+        finish_when_stopped(machine, &transport);
         backend.common().notifier.set(Some(Arc::clone(&transport) as _));
         *self.live() = Some(live);
         Ok(())

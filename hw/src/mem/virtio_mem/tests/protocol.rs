@@ -4,7 +4,7 @@ use guest::arena::Arena;
 use guest::bus::Bus as _;
 use guest::mem::{Driver, Request as GuestRequest, Response as GuestResponse, Run, Step, Touch};
 
-use super::rig::{G, M, Raw, Rig};
+use super::rig::{G, M, Raw, Rig, request};
 
 const ACK: u16 = 0;
 const NACK: u16 = 1;
@@ -297,4 +297,32 @@ fn the_built_in_guests_driver_follows_the_requested_size() {
     }
     let run = Run { first: 0, count: 1 };
     assert!(matches!(driver.request(&mut rig, GuestRequest::Plug(run)).unwrap(), GuestResponse::Nack));
+}
+
+#[test]
+fn what_was_announced_before_a_stop_is_done_before_clients_hear_of_the_stop() {
+    let mut d = device();
+    d.rig.machine.start();
+    d.rig.turn();
+    d.rig.event_names();
+    d.put(&request(0, BASE, 1), 10);
+    assert_eq!(d.rig.size(), 0, "the main loop has not seen it yet");
+    d.rig.machine.stop();
+    assert_eq!(d.rig.event_names(), ["MEMORY_DEVICE_SIZE_CHANGE", "STOP"]);
+    assert_eq!(d.rig.size(), BLOCK);
+    d.rig.turn();
+    assert_eq!((d.rig.size(), d.rig.event_names()), (BLOCK, vec![]));
+}
+
+#[test]
+fn a_notification_from_before_a_reset_means_nothing_after_it() {
+    let mut d = device();
+    d.put(&request(0, BASE, 1), 10);
+    let status = d.common + 20;
+    d.rig.mmio_write8(status, 0);
+    d.rig.turn();
+    assert_eq!(d.rig.size(), 0);
+    d.start(FEATURES);
+    assert_eq!(d.plug(BASE, 2), ACK);
+    assert_eq!(d.rig.size(), 2 * BLOCK);
 }

@@ -123,6 +123,11 @@ impl Rig {
         }
     }
 
+    /// Names of the events since the last call.
+    pub(super) fn event_names(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.events.lock().unwrap()).iter().map(Event::name).collect()
+    }
+
     /// Sizes of `MEMORY_DEVICE_SIZE_CHANGE` since the last call.
     pub(super) fn sizes(&self) -> Vec<u64> {
         let events = std::mem::take(&mut *self.events.lock().unwrap());
@@ -227,6 +232,15 @@ impl Bus for Rig {
     }
 }
 
+/// The bytes of a request.
+pub(super) fn request(kind: u16, addr: u64, blocks: u16) -> [u8; 24] {
+    let mut request = [0; 24];
+    request[0..2].copy_from_slice(&kind.to_le_bytes());
+    request[8..16].copy_from_slice(&addr.to_le_bytes());
+    request[16..18].copy_from_slice(&blocks.to_le_bytes());
+    request
+}
+
 /// A driver that sends whatever bytes it is told to.
 pub(super) struct Raw {
     pub(super) rig: Rig,
@@ -293,6 +307,21 @@ impl Raw {
 
     /// Sends `request` with room for `room` bytes; what came back, `None` without an answer.
     pub(super) fn send(&mut self, request: &[u8], room: u32) -> Option<Vec<u8>> {
+        let before = self.used();
+        self.put(request, room);
+        self.rig.turn();
+        if self.used() == before {
+            return None;
+        }
+        let mut len = [0; 4];
+        self.rig.ram_read(RINGS + 0x2000 + 4 + 8 * u64::from(before % 128) + 4, &mut len);
+        let mut bytes = vec![0; u32::from_le_bytes(len) as usize];
+        self.rig.ram_read(RINGS + 0x3800, &mut bytes);
+        Some(bytes)
+    }
+
+    /// Makes `request` available and notifies; the main loop does not turn.
+    pub(super) fn put(&mut self, request: &[u8], room: u32) {
         let (out, answer) = (RINGS + 0x3000, RINGS + 0x3800);
         self.rig.ram_write(out, request);
         let next = if room > 0 { 1 } else { 0 };
@@ -305,20 +334,10 @@ impl Raw {
         }
         self.rig.ram_write(RINGS, &table);
         self.rig.ram_write(RINGS + 0x1000 + 4 + 2 * u64::from(self.sent % 128), &[0, 0]);
-        let before = self.used();
         self.sent = self.sent.wrapping_add(1);
         let sent = self.sent;
         self.rig.ram_write16(RINGS + 0x1002, sent);
         self.rig.mmio_write16(self.common + 0x3000, 0);
-        self.rig.turn();
-        if self.used() == before {
-            return None;
-        }
-        let mut len = [0; 4];
-        self.rig.ram_read(RINGS + 0x2000 + 4 + 8 * u64::from(before % 128) + 4, &mut len);
-        let mut bytes = vec![0; u32::from_le_bytes(len) as usize];
-        self.rig.ram_read(answer, &mut bytes);
-        Some(bytes)
     }
 
     fn used(&mut self) -> u16 {
@@ -327,11 +346,7 @@ impl Raw {
 
     /// Sends a well-formed request; (response type, state).
     pub(super) fn ask(&mut self, kind: u16, addr: u64, blocks: u16) -> (u16, u16) {
-        let mut request = [0; 24];
-        request[0..2].copy_from_slice(&kind.to_le_bytes());
-        request[8..16].copy_from_slice(&addr.to_le_bytes());
-        request[16..18].copy_from_slice(&blocks.to_le_bytes());
-        let answer = self.send(&request, 10).expect("an answer");
+        let answer = self.send(&request(kind, addr, blocks), 10).expect("an answer");
         assert_eq!(answer.len(), 10);
         (u16::from_le_bytes([answer[0], answer[1]]), u16::from_le_bytes([answer[8], answer[9]]))
     }

@@ -1,0 +1,33 @@
+//! All transports of a machine, for the moment in which it stops: what a driver announced before its vCPU stopped is served before clients
+//! hear of the stop, and nothing after it.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::transport::Transport;
+use crate::core::Machine;
+
+type List = Arc<Mutex<Vec<Weak<Transport>>>>;
+
+/// A machine extension; see the module.
+struct Transports(List);
+
+/// Has `transport` finish its work whenever `machine` stops, as long as it lives.
+pub(super) fn finish_when_stopped(machine: &Machine, transport: &Arc<Transport>) {
+    let transports = machine.extension(|| {
+        let list = List::default();
+        let stopped = Arc::clone(&list);
+        machine.on_run_state(move |running, _| {
+            let transports = (!running).then(|| living(&stopped)).unwrap_or_default();
+            transports.iter().for_each(|transport| transport.finish_notified());
+        });
+        Transports(list)
+    });
+    let mut list = transports.0.lock().unwrap_or_else(PoisonError::into_inner);
+    list.retain(|other| other.strong_count() > 0);
+    list.push(Arc::downgrade(transport));
+}
+
+/// Those that are there, so that none is called with the list locked.
+fn living(list: &List) -> Vec<Arc<Transport>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+}
