@@ -3,7 +3,8 @@
 //! Sessions that were recorded with a Linux guest are played with the test as the guest, which follows the requested sizes as
 //! Linux does; tests with a guest on a vCPU are in `guest.rs`.
 
-use tests::oracle::transcript::Step;
+use tests::oracle::transcript::{Line, Step};
+use tests::oracle::{Gaps, Report};
 use tests::virtio_mem::Kind;
 use tests::{Need, Peer, Vm, have, program};
 
@@ -142,7 +143,10 @@ fn with_guest(file: &str) {
         return;
     }
     let steps = lines(file, &["(", "free", "exit ", "PLUG ", "UNPLUG "]);
-    let vm = Vm::new().args(without_linux(first_start(&steps))).qmp().hmp().qtest().start();
+    let vm = match Vm::new().args(without_linux(first_start(&steps))).qmp().hmp().qtest().try_start() {
+        Ok(vm) => vm,
+        Err(exited) => return no_machine(file, &steps, &exited.stderr),
+    };
     let mut player = Player::with_guest(file, vm, Guest::InTest);
     if !first_start(&steps).iter().any(|arg| arg == "-kernel") {
         // The recorder's driver was there from the beginning.
@@ -162,6 +166,16 @@ fn with_guest(file: &str) {
         }
     }
     player.finish();
+}
+
+/// The verdict on a session whose machine does not start.
+fn no_machine(file: &str, steps: &[Line], why: &str) {
+    let name = file.rsplit('/').next().unwrap_or(file).trim_end_matches(".txt");
+    let mut report = Report::new(file, Gaps::load(&[&format!("gaps-{name}")]));
+    let start = steps.iter().find(|line| matches!(line.step, Step::Start(_)));
+    let id = format!("{name}:{}", start.map_or(0, |line| line.number));
+    report.fail(&id, "the machine", why);
+    report.finish();
 }
 
 /// Whether a part of a session is about something that the test as a guest can do.

@@ -99,6 +99,12 @@ impl AcpiPciHotplug {
         self.lock().down &= !slots;
         let Some(machine) = self.machine.upgrade() else { return };
         let bus = self.bus.clone();
+        // The guest may look again at once, and must not find what it let go of.
+        for (devfn, function) in bus.upgrade().iter().flat_map(|bus| bus.functions()) {
+            if slots >> (devfn >> 3) & 1 != 0 && is_hotpluggable(&function) {
+                self.set_visible(&(function as Arc<dyn Device>), false);
+            }
+        }
         let weak = self.machine.clone();
         machine.mainloop().post(move || {
             let (Some(machine), Some(bus)) = (weak.upgrade(), bus.upgrade()) else { return };

@@ -129,9 +129,32 @@ fn memory_trees(output: &str) -> String {
 
 /// Of `info mtree -f`: the ranges of memory devices, whichever flat view they are in.
 fn flat_views(output: &str) -> String {
-    let ranges: BTreeSet<&str> =
-        output.lines().filter(|line| line.starts_with("  ") && of_memory_device(line)).collect();
+    let ranges: BTreeSet<String> = output
+        .lines()
+        .filter(|line| line.starts_with("  ") && of_memory_device(line))
+        .filter_map(without_firmware_area)
+        .collect();
     ranges.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// A range of RAM without its part in the first mebibyte, which QEMU's firmware covers and cuts in two.
+fn without_firmware_area(line: &str) -> Option<String> {
+    const AREA_END: u64 = 1 << 20;
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let parse = || {
+        let (start, rest) = line.trim_start().split_once('-')?;
+        let (last, rest) = rest.split_once(' ')?;
+        Some((number(start)?, number(last)?, last, rest))
+    };
+    let Some((start, last, last_text, rest)) = parse().filter(|range| range.3.contains("ram): ram")) else {
+        return Some(line.to_owned());
+    };
+    let rest = rest.split(" @").next().unwrap_or(rest);
+    match start {
+        ..=AREA_END if last < AREA_END => None,
+        ..=AREA_END => Some(format!("  (behind the first MiB)-{last_text} {rest}")),
+        _ => Some(line.to_owned()),
+    }
 }
 
 /// Of `info qtree`: the virtio-mem devices with all below them, sorted, without the indentation of the board around them.

@@ -28,3 +28,15 @@ fn only_the_virtio_mem_functions_count() {
         "  Bus  0, device   2, function 0:\n    Class 0255: PCI device 1af4:1058\n"
     );
 }
+
+#[test]
+fn ram_counts_from_the_end_of_the_firmware_area_on() {
+    let qemu = "  0000000000000000-00000000000bffff (prio 0, ram): ram0\n\
+                \x20 0000000000100000-000000007fffffff (prio 0, ram): ram0 @0000000000100000\n\
+                \x20 0000000080000000-00000000bfffffff (prio 0, ram): ram1\n";
+    let whole = "  0000000000000000-000000007fffffff (prio 0, ram): ram0\n\
+                 \x20 0000000080000000-00000000bfffffff (prio 0, ram): ram1\n";
+    assert_eq!(view("info mtree -f", qemu), view("info mtree -f", whole));
+    let shorter = whole.replace("7fffffff", "6fffffff");
+    assert_ne!(view("info mtree -f", qemu), view("info mtree -f", &shorter));
+}
