@@ -113,3 +113,24 @@ fn machine_types_tell_their_defaults() {
     assert!(find("pc-q35-7.0").deprecated && !find("pc-q35-7.1").deprecated);
     assert_eq!(find("pc-q35-9.2").compat_props.as_ref().unwrap().len(), 1);
 }
+
+#[test]
+fn the_memory_tree_shows_vcpus_views_and_nothing_that_is_switched_off() {
+    let rig = with_nodes();
+    let tree = |disabled| {
+        let options = memory::MtreeOptions { disabled, ..memory::MtreeOptions::default() };
+        rig.machine.memory().mtree_text(options).unwrap()
+    };
+    let names = "address-space: cpu-memory-0\naddress-space: cpu-memory-1\naddress-space: cpu-memory-2\n\
+                 address-space: cpu-memory-3\naddress-space: memory\n  0000000000000000-ffffffffffffffff";
+    assert!(tree(false).contains(names), "{}", tree(false));
+    assert!(tree(false).contains("\n      0000000000000070-0000000000000070 (prio 0, i/o): rtc-index\n"));
+    assert!(!tree(true).contains("mmcfg"), "its window is nowhere until it is opened");
+}
+
+#[test]
+fn the_machines_ram_has_its_name_in_info_ramblock() {
+    let rig = Rig::ready("pc");
+    let text = handlers(&rig).x_query_ramblock().unwrap().human_readable_text;
+    assert!(text.contains("\n                  pc.ram    4 KiB  0x0000000000000000 "), "{text}");
+}

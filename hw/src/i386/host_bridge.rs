@@ -157,9 +157,13 @@ impl HostFunction {
         let size: u64 = 256 << 20 >> (bar >> 1 & 3).min(2);
         let base = bar & 0xf_ffff_ffff & !(size - 1);
         let mut tx = machine.memory().transaction();
-        tx.set_enabled(window.region, enabled);
+        if tx.container_of(window.region).is_some() {
+            tx.del_subregion(machine.system_region(), window.region);
+        }
         tx.set_size(window.region, size.into());
-        tx.set_address(window.region, base);
+        if enabled {
+            tx.add_subregion(machine.system_region(), base, window.region, 0);
+        }
         if let Some(host) = window.host.upgrade() {
             host.mcfg.store(if enabled { base } else { UNMAPPED }, Relaxed);
         }
@@ -198,8 +202,6 @@ impl PciDevice for HostFunction {
         let owner = Owner::of(&(Arc::<PciHost>::clone(&host) as ObjectRef));
         let region =
             tx.io(RegionDesc::new("pcie-mmcfg-mmio", 256 << 20).owned_by(owner), Arc::new(Ecam(root)));
-        tx.set_enabled(region, false);
-        tx.add_subregion(machine.system_region(), 0, region, 0);
         tx.commit();
         self.pci.with_config(|c| c.set_writable(PCIEXBAR, &[0x07, 0, 0, 0xfc, 0x0f, 0, 0, 0]));
         self.window.get_or_init(|| Window {

@@ -22,9 +22,24 @@ impl Ports {
         len: u64,
         ops: Arc<dyn RegionOps>,
     ) -> RegionId {
+        self.map_in(machine, machine.io_region(), owner, name, base, len, ops)
+    }
+
+    /// Maps `ops` at `offset` in `parent`, `len` ports.
+    #[expect(clippy::too_many_arguments, reason = "as `map`, with the region that contains it")]
+    pub fn map_in(
+        &self,
+        machine: &Machine,
+        parent: RegionId,
+        owner: &ObjectRef,
+        name: &str,
+        offset: u64,
+        len: u64,
+        ops: Arc<dyn RegionOps>,
+    ) -> RegionId {
         let mut tx = machine.memory().transaction();
         let region = tx.io(RegionDesc::new(name, len.into()).owned_by(Owner::of(owner)), ops);
-        tx.add_subregion(machine.io_region(), base, region, 0);
+        tx.add_subregion(parent, offset, region, 0);
         tx.commit();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(region);
         region

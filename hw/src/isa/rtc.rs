@@ -84,7 +84,10 @@ impl Device for Rtc {
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
         let owner: qom::ObjectRef = Arc::<Self>::clone(&self);
-        self.ports.map(machine, &owner, "rtc", 0x70, 2, Arc::new(Registers(Arc::downgrade(&self))));
+        let registers: Arc<dyn RegionOps> = Arc::new(Registers(Arc::downgrade(&self)));
+        let both = self.ports.map(machine, &owner, "rtc", 0x70, 2, Arc::clone(&registers));
+        // QEMU has the index by itself, to batch writes to it; here it only looks like that.
+        self.ports.map_in(machine, both, &owner, "rtc-index", 0, 1, registers);
         Ok(())
     }
 

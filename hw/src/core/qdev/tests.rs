@@ -146,6 +146,7 @@ fn an_unplug_waits_for_the_guest_and_then_everything_is_gone() {
     assert_eq!((rig.read(0xae04, 4), rig.events().len()), (1 << 2, 0));
     rig.outl(EJECT_BUS, 0);
     rig.outl(EJECT_SLOTS, 1 << 2);
+    assert_eq!(rig.config_read(2, 0, 0), u32::MAX, "the guest finds nothing there from now on");
     rig.turn();
     assert_eq!(
         rig.events(),
