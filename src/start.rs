@@ -112,7 +112,7 @@ fn greet(main: &mut MainLoop) -> Result<()> {
     main.turn(Some(Duration::ZERO)).map_err(|e| Error::generic(format!("the main loop failed: {e}")))
 }
 
-/// Gives the terminal back however the program ends.
+/// Gives the terminal back, and takes the paths of listening sockets away, however the program ends.
 struct TerminalGuard(Arc<ChardevSet>);
 
 impl Drop for TerminalGuard {

@@ -179,14 +179,18 @@ impl Backend for Pty {
     fn pty_path(&self) -> Option<&str> {
         Some(&self.state.path)
     }
-}
 
-impl Drop for Pty {
-    fn drop(&mut self) {
+    fn shut_down(&self) {
         self.state.stream.close();
         if let Some(link) = &self.link {
             // Somebody may have removed it already.
             let _ = std::fs::remove_file(link);
         }
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        self.shut_down();
     }
 }

@@ -294,13 +294,18 @@ impl Backend for Socket {
     fn take_fd(&self) -> Option<OwnedFd> {
         self.state.stream.take_fd()
     }
+
+    fn shut_down(&self) {
+        self.state.stream.close();
+        // Work posted by a connecting thread holds only a weak reference; what is open here closes now, and the path of a
+        // listening socket goes with it.
+        let old = std::mem::take(&mut *self.state.lock());
+        drop(old);
+    }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.state.stream.close();
-        // Work posted by a connecting thread holds only a weak reference; what is open here closes now.
-        let old = std::mem::take(&mut *self.state.lock());
-        drop(old);
+        self.shut_down();
     }
 }

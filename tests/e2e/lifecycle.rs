@@ -104,14 +104,15 @@ fn connect(socket: &Path) -> Qmp {
 }
 
 #[test]
-fn a_pid_file_is_written_and_goes_with_the_program() {
-    let mut vm = none().line("-pidfile $RUN/pid").qmp().start();
-    let pid = vm.scratch().join("pid");
+fn the_pid_file_and_the_paths_of_sockets_go_with_the_program() {
+    let mut vm = none().line("-pidfile $RUN/pid -serial unix:$RUN/port,server=on,wait=off").qmp().start();
+    let (pid, port) = (vm.scratch().join("pid"), vm.scratch().join("port"));
+    assert!(port.exists());
     let written: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     assert_eq!(written, vm.pid().as_raw_nonzero().get());
     let _ = vm.qmp().try_execute("quit", json!({}));
     vm.wait_mut();
-    assert!(!pid.exists(), "the file goes with the program");
+    assert!(!pid.exists() && !port.exists(), "both go with the program");
 }
 
 #[test]

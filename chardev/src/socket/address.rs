@@ -125,7 +125,9 @@ fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {
         }
     }
     bind(&fd, &address).map_err(|errno| failed(&format!("Failed to bind socket to {path}"), errno))?;
-    let listener = Listener { fd, path: (!abstract_).then(|| path.into()) };
+    // A daemon changes its folder later; the path must still name this socket then.
+    let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let listener = Listener { fd, path: (!abstract_).then(absolute) };
     listen_socket(&listener.fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
     Ok(listener)
 }

@@ -17,8 +17,9 @@ pub(super) fn finish_when_stopped(machine: &Machine, transport: &Arc<Transport>)
         let list = List::default();
         let stopped = Arc::clone(&list);
         machine.on_run_state(move |running, _| {
-            let transports = (!running).then(|| living(&stopped)).unwrap_or_default();
-            transports.iter().for_each(|transport| transport.finish_notified());
+            if !running {
+                living(&stopped).iter().for_each(|transport| transport.finish_notified());
+            }
         });
         Transports(list)
     });
