@@ -63,7 +63,8 @@ pub fn options(text: &str, implied: Option<&str>) -> Options {
             rest = tail;
             match (value.as_str(), implied) {
                 ("help" | "?", _) => out.help = true,
-                (_, Some(key)) if !value.is_empty() => out.pairs.push((key.to_owned(), value)),
+                // `,x=y` gives the first key an empty value; no text at all gives none.
+                (_, Some(key)) if !text.is_empty() => out.pairs.push((key.to_owned(), value)),
                 _ => {}
             }
         } else if is_pair {
@@ -147,14 +148,14 @@ pub fn keyval(text: &str, implied: Option<&str>) -> Result<Keyval> {
             if word == "help" || word == "?" {
                 out.help = true;
                 rest = rest[key_end..].strip_prefix(',').unwrap_or("");
+            } else if word.is_empty() {
+                return Err(invalid_parameter(""));
             } else if let (true, Some(implied)) = (first, implied) {
                 // The implied value may not hold an escaped comma: QEMU ends it at the first one.
                 rest = rest[key_end..].strip_prefix(',').unwrap_or("");
                 put(&mut out.pairs, implied, word.to_owned());
             } else if first {
                 return Err(Error::generic(format!("No implied parameter name for value '{word}'")));
-            } else if word.is_empty() {
-                return Err(invalid_parameter(""));
             } else {
                 check_key(word)?;
                 return Err(Error::generic(format!("Expected '=' after parameter '{word}'")));
