@@ -16,9 +16,13 @@ pub fn object_help(registry: &Registry, kind: Option<&str>) -> Result<String> {
     let Some(kind) = kind else { return Ok(object_list(registry)) };
     let class = registry
         .lookup(kind)
-        .filter(|c| creatable(c))
         .ok_or_else(|| Error::generic(format!("Parameter 'qom-type' does not accept value '{kind}'")))?;
-    Ok(property_list(kind, class.properties(), false))
+    Ok(property_list(kind, writable(class), false))
+}
+
+/// The properties of a class that can be set.
+pub fn writable(class: &Class) -> impl Iterator<Item = &Property> {
+    class.properties().into_iter().filter(|p| p.is_writable())
 }
 
 fn creatable(class: &Class) -> bool {
@@ -35,10 +39,9 @@ pub fn object_list(registry: &Registry) -> String {
     out
 }
 
-/// The writable ones of some properties by name, under the heading `OF options:`.
+/// Some properties by name, under the heading `OF options:`.
 pub fn property_list<'p>(of: &str, list: impl IntoIterator<Item = &'p Property>, defaults: bool) -> String {
-    let mut rows: Vec<String> =
-        list.into_iter().filter(|p| p.is_writable()).map(|p| property_row(p, defaults)).collect();
+    let mut rows: Vec<String> = list.into_iter().map(|p| property_row(p, defaults)).collect();
     // The rows are sorted, not the names: `a-b=` comes before `a=`.
     rows.sort();
     let mut out = format!("{of} options:\n");

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use qapi::{Error, Result};
-use qom::{Input, ObjectRef};
+use qom::{Input, ObjectRef, Registry};
 
 /// One `-global driver.property=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,16 @@ impl Globals {
     /// Adds a `-global`.
     pub fn add_user(&self, global: Global) {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).push((Origin::User, global));
+    }
+
+    /// The user's globals for classes that there are none of, as `DRIVER.PROPERTY`.
+    pub fn of_no_class(&self, registry: &Registry) -> Vec<String> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = |g: &Global| !registry.iter().any(|class| class.is_a(&g.driver));
+        list.iter()
+            .filter(|(origin, global)| *origin == Origin::User && lost(global))
+            .map(|(_, global)| format!("{}.{}", global.driver, global.property))
+            .collect()
     }
 
     /// Sets what is meant for the class of `object`.

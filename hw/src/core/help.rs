@@ -20,12 +20,12 @@ pub fn device_options(class: &Class) -> String {
 /// The options of the device model `driver`, as the command line asks for them.
 ///
 /// # Errors
-/// `'X' is not a valid device model name`.
+/// `Device 'X' not found`; a class that no device can be of.
 pub fn device_help(registry: &Registry, driver: &str) -> Result<String> {
-    let class = registry
-        .lookup(driver)
-        .filter(|c| c.is_a("device"))
-        .ok_or_else(|| Error::generic(format!("'{driver}' is not a valid device model name")))?;
+    let class = registry.lookup(driver).ok_or_else(|| Error::device_not_found(driver))?;
+    if class.is_abstract() || !class.is_a("device") {
+        return Err(Error::generic("Parameter 'typename' expects a non-abstract device type"));
+    }
     Ok(device_options(class))
 }
 

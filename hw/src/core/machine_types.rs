@@ -143,13 +143,19 @@ impl MachineType {
         self.version >= (7, 1)
     }
 
+    /// Whether `-serial` makes ports on it; QEMU's `none` leaves the character devices without.
+    pub fn has_serial_ports(&self) -> bool {
+        self.board != Board::None
+    }
+
     /// vCPUs at most.
     pub fn max_cpus(&self) -> u64 {
         match self.board {
             Board::I440fx => 255,
-            Board::Q35 if self.version >= (9, 2) => 4096,
+            Board::Q35 if self.version >= (9, 0) => 4096,
             Board::Q35 if self.version >= (8, 1) => 1024,
-            Board::Q35 => 288,
+            Board::Q35 if self.version >= (2, 8) => 288,
+            Board::Q35 => 255,
             Board::None => 1,
         }
     }
@@ -212,6 +218,15 @@ mod tests {
         assert_eq!([node("pc-i440fx-5.0", 0, 2), node("pc-i440fx-5.0", 2, 2)], [false, true]);
         assert_eq!([node("pc-i440fx-2.11", 2, 2), node("pc-i440fx-2.10", 2, 2)], [true, false]);
         assert!(!node("none", 2, 2));
+    }
+
+    #[test]
+    fn the_number_of_vcpus_a_type_takes_grew_with_the_releases() {
+        let limit = |name: &str| MachineType::find(Some(name)).unwrap().max_cpus();
+        let q35 = ["2.7", "2.8", "2.12", "8.0", "8.1", "8.2", "9.0", "9.1", "10.0"];
+        let limits: Vec<u64> = q35.iter().map(|v| limit(&format!("pc-q35-{v}"))).collect();
+        assert_eq!(limits, [255, 288, 288, 288, 1024, 1024, 4096, 4096, 4096]);
+        assert_eq!([limit("pc"), limit("pc-i440fx-2.4"), limit("none")], [255, 255, 1]);
     }
 
     #[test]
