@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backend::Backend;
 use crate::frontend::Frontend;
 use crate::options::LogFile;
-use crate::sink::Sink;
+use crate::sink::{MAX_MUX_PORTS, Sink};
 use crate::{CONGESTION, QUEUE_CAP, WRITE_QUEUE};
 
 /// One character device: its name, its host side, and who uses it.
@@ -81,10 +81,14 @@ impl Chardev {
     ///
     /// # Errors
     ///
-    /// `chardev 'ID' is already in use` if another front end has it (a mux: four others).
+    /// `chardev 'ID' is already in use` if another front end has it; a mux has room for four.
     pub fn reserve(self: &Arc<Self>) -> qapi::Result<Port> {
         match self.sink.reserve() {
             Some(id) => Ok(Port { chardev: Arc::clone(self), id }),
+            None if self.sink.is_mux() => Err(qapi::Error::generic(format!(
+                "too many uses of multiplexed chardev '{}' (maximum is {MAX_MUX_PORTS})",
+                self.label
+            ))),
             None => Err(qapi::Error::generic(format!("chardev '{}' is already in use", self.label))),
         }
     }

@@ -50,6 +50,9 @@ fn parse_device(label: &str, text: &str) -> Result<ChardevOptions, Option<Error>
         "pty" => return plain(Backend::Pty { path: None }),
         _ => {}
     }
+    if let Some(path) = text.strip_prefix("pty:") {
+        return plain(Backend::Pty { path: Some(path.to_owned()) });
+    }
     if text == "vc" || text.starts_with("vc:") {
         return Keys::default().into_options(label.to_owned(), "vc").map_err(Some);
     }

@@ -12,7 +12,7 @@ use mainloop::Handle;
 use crate::frontend::{CharEvent, Frontend};
 
 /// Front ends of one mux, as in QEMU.
-const MAX_MUX_PORTS: usize = 4;
+pub(crate) const MAX_MUX_PORTS: usize = 4;
 
 type Handler = Arc<Mutex<Box<dyn Frontend>>>;
 
@@ -64,6 +64,11 @@ impl Sink {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether several front ends share it.
+    pub(crate) fn is_mux(&self) -> bool {
+        self.is_mux
     }
 
     // --- ports ---

@@ -139,7 +139,10 @@ fn timestamps_stand_at_the_start_of_lines() {
 fn a_mux_takes_four_front_ends_and_keeps_its_base_busy() {
     let mut muxed = Muxed::new();
     let ports: Vec<_> = (0..4).map(|_| muxed.attach(0).1).collect();
-    assert_eq!(muxed.mux.reserve().unwrap_err().desc(), "chardev 'm' is already in use");
+    assert_eq!(
+        muxed.mux.reserve().unwrap_err().desc(),
+        "too many uses of multiplexed chardev 'm' (maximum is 4)"
+    );
     assert_eq!(muxed.bench.set.remove("m-base").unwrap_err().desc(), "Chardev 'm-base' is busy");
     drop(ports);
     muxed.bench.settle();
