@@ -1,5 +1,6 @@
 //! Character devices and monitors from the command line: `-chardev`, `-qmp`, `-monitor`, `-mon`, `-serial`.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use chardev::{Chardev, ChardevOptions, ChardevSet, Legacy, Notice, backend_help, parse_legacy};
@@ -14,6 +15,14 @@ use crate::report::Reporter;
 pub(crate) struct Chars<'a> {
     pub(crate) set: &'a ChardevSet,
     pub(crate) report: &'a Reporter,
+}
+
+/// What the option that a device is made for has to say.
+struct Owner<'a> {
+    /// Its own sentence about a device that there is not.
+    complaint: &'a dyn Fn() -> String,
+    /// Whether it says so also when the device could not be opened, behind the device's own error.
+    always: bool,
 }
 
 impl Chars<'_> {
@@ -50,30 +59,35 @@ impl Chars<'_> {
 
     fn add(&self, options: &ChardevOptions, location: &str) -> Result<Arc<Chardev>> {
         self.set.add(options, &mut |notice| match notice {
-            Notice::Redirected(text) => println!("{text}"),
+            Notice::Redirected(text) => {
+                // Nobody may be reading, which is no reason to stop.
+                let _ = writeln!(std::io::stdout(), "{text}");
+            }
             Notice::Waiting(text) => self.report.line(&format!("{location}{text}")),
         })
     }
 
     /// A device in the short form. `None` is `none`; the flag says that a monitor shares it (`mon:`).
-    fn legacy(
-        &self,
-        label: &str,
-        raw: &Raw,
-        complaint: &dyn Fn() -> Error,
-    ) -> Result<Option<(Arc<Chardev>, bool)>> {
+    fn legacy(&self, label: &str, raw: &Raw, owner: &Owner<'_>) -> Result<Option<(Arc<Chardev>, bool)>> {
         let at = |e: Error| e.prefixed(&raw.prefix());
         let complain = |e: Option<Error>| {
             if let Some(e) = e {
                 self.report.error(&at(e));
             }
-            complaint()
+            at(Error::generic((owner.complaint)()))
         };
+        let unopened = |e: Error| if owner.always { complain(Some(e)) } else { at(e) };
         match parse_legacy(label, &raw.text).map_err(complain)? {
             Legacy::None => Ok(None),
-            Legacy::Existing(id) => Ok(Some((self.set.find(&id).map_err(at)?, false))),
-            Legacy::New(options) => Ok(Some((self.add(&options, &raw.prefix()).map_err(at)?, false))),
-            Legacy::WithMonitor(options) => Ok(Some((self.add(&options, &raw.prefix()).map_err(at)?, true))),
+            Legacy::Existing(id) => match self.set.get(&id) {
+                Some(chardev) => Ok(Some((chardev, false))),
+                None if owner.always => Err(complain(None)),
+                None => Err(at(Error::generic(format!("chardev \"{id}\" not found")))),
+            },
+            Legacy::New(options) => Ok(Some((self.add(&options, &raw.prefix()).map_err(unopened)?, false))),
+            Legacy::WithMonitor(options) => {
+                Ok(Some((self.add(&options, &raw.prefix()).map_err(unopened)?, true)))
+            }
         }
     }
 
@@ -106,9 +120,9 @@ impl Chars<'_> {
                 MonitorOption::Hmp(raw) | MonitorOption::Qmp(raw) | MonitorOption::QmpPretty(raw) => {
                     let label = format!("compat_monitor{compat}");
                     compat += 1;
-                    let parse_error =
-                        || Error::generic(format!("parse error: {}", raw.text)).prefixed(&raw.prefix());
-                    let Some((chardev, _)) = self.legacy(&label, raw, &parse_error)? else { continue };
+                    let complaint = || format!("parse error: {}", raw.text);
+                    let owner = Owner { complaint: &complaint, always: false };
+                    let Some((chardev, _)) = self.legacy(&label, raw, &owner)? else { continue };
                     match option {
                         MonitorOption::Hmp(_) => monitors.add_hmp(&chardev)?,
                         MonitorOption::QmpPretty(_) => monitors.add_qmp(&chardev, true)?,
@@ -123,6 +137,7 @@ impl Chars<'_> {
     /// `-mon [chardev=]ID[,mode=readline|control][,pretty=on|off]`
     fn mon(&self, raw: &Raw, monitors: &Monitors) -> Result<()> {
         let parsed = options::options(&raw.text, Some("chardev"));
+        short_form_warnings(raw, &parsed).iter().for_each(|w| self.report.line(w));
         parsed.only(&["chardev", "mode", "pretty", "id"])?;
         let id = match parsed.get("chardev") {
             Some(id) => id,
@@ -160,10 +175,9 @@ impl Chars<'_> {
         let list: &[Raw] = if defaults { &terminal } else { &line.serials };
         let mut ports = Vec::new();
         for (i, raw) in list.iter().enumerate() {
-            let complaint = || {
-                Error::generic(format!("could not connect serial device to character backend '{}'", raw.text))
-            };
-            let found = self.legacy(&format!("serial{i}"), raw, &complaint)?;
+            let complaint = || format!("could not connect serial device to character backend '{}'", raw.text);
+            let owner = Owner { complaint: &complaint, always: true };
+            let found = self.legacy(&format!("serial{i}"), raw, &owner)?;
             if let Some((chardev, true)) = &found {
                 // Before the port takes its place on the mux: the last one attached has the terminal.
                 monitors.add_hmp(chardev)?;

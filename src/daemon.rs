@@ -109,8 +109,6 @@ impl Drop for PidFile {
     }
 }
 
-/// What `strerror` says, without the number Rust adds.
 fn message(errno: rustix::io::Errno) -> String {
-    let text = io::Error::from(errno).to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+    crate::report::reason(&errno.into())
 }

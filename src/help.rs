@@ -1,33 +1,38 @@
 //! Lists and help texts: what `-help`, `-version` and `help` as an argument print, read from the registry of classes.
 
+use accel::AccelSpec;
 use hw::core::help::{device_help, device_list};
+use hw::core::machine_types::MachineType;
 use memory::Memory;
-use qapi::{Error, Result};
-use qom::help::{object_help, property_list};
+use qapi::Result;
+use qom::help::{object_help, property_list, writable};
 use qom::{Registry, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Info, usage};
+use crate::report::Reporter;
 use crate::start::register_all;
 
-/// The text the command line asks for instead of a virtual machine.
+/// The text the command line asks for instead of a virtual machine, and the exit status.
 ///
 /// # Errors
 /// Help about something that does not exist.
-pub(crate) fn requested(line: &CommandLine) -> Result<Option<String>> {
-    match line.info {
-        Some(Info::Usage) => return Ok(Some(usage("pliant"))),
-        Some(Info::Version) => return Ok(Some(crate::vm::version_text())),
+pub(crate) fn requested(line: &CommandLine, report: &Reporter) -> Result<Option<(String, i32)>> {
+    match &line.info {
+        Some(Info::Usage) => return Ok(Some((usage("pliant"), 0))),
+        Some(Info::Version) => return Ok(Some((crate::vm::version_text(), 0))),
+        Some(Info::Keys(keys)) => return Ok(Some((keys.clone(), 1))),
         None => {}
     }
-    let kind = |pairs: &options::Pairs| pairs.iter().find(|(k, _)| k == "type").map(|(_, v)| v.clone());
+    Ok(list_requested(line, report)?.map(|text| (text, 0)))
+}
+
+fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String>> {
     if line.machine_help {
-        return match kind(&line.machine) {
-            None => Ok(Some(hw::core::machine_types::help())),
-            Some(name) => machine_options(&name).map(Some),
-        };
+        let kind = line.machine.iter().find(|(k, _)| k == "type").map(|(_, v)| v.as_str());
+        return Ok(Some(machine_help(kind)));
     }
-    if line.accel.iter().any(|raw| raw.options("accel").help) {
+    if line.accel.iter().any(|raw| AccelSpec::option(&raw.text).wants_help()) {
         return Ok(Some(accel::help()));
     }
     if line.cpu.as_deref().is_some_and(|c| c == "help" || c == "?") {
@@ -39,6 +44,9 @@ pub(crate) fn requested(line: &CommandLine) -> Result<Option<String>> {
     if let Some(text) = Chars::help(&line.chardevs) {
         return Ok(Some(text));
     }
+    if line.trace.iter().any(|raw| raw.text == "help" || raw.text == "?") {
+        return Ok(Some(crate::log::pattern_help()));
+    }
     for raw in line.objects.iter().filter(|r| !r.is_json()) {
         if let Ok(parsed) = options::keyval(&raw.text, Some("qom-type"))
             && parsed.help
@@ -49,13 +57,16 @@ pub(crate) fn requested(line: &CommandLine) -> Result<Option<String>> {
     }
     for raw in line.devices.iter().filter(|r| !r.is_json()) {
         let parsed = raw.options("driver");
-        if parsed.help {
-            let text = match parsed.get("driver") {
-                Some(driver) => device_help(&classes(), driver).map_err(|e| e.prefixed(&raw.prefix()))?,
-                None => device_list(&classes()),
-            };
-            return Ok(Some(text));
+        if !parsed.help {
+            continue;
         }
+        let Some(driver) = parsed.get("driver") else { return Ok(Some(device_list(&classes()))) };
+        let text = device_help(&classes(), driver).unwrap_or_else(|e| {
+            // An answer all the same: the exit status is 0 in QEMU.
+            report.error(&e.prefixed(&raw.prefix()));
+            String::new()
+        });
+        return Ok(Some(text));
     }
     Ok(None)
 }
@@ -66,15 +77,15 @@ fn classes() -> Registry {
     registry
 }
 
-/// `-machine X,help`
-fn machine_options(name: &str) -> Result<String> {
-    let kind = hw::core::machine_types::MachineType::find(Some(name)).ok_or_else(|| {
-        Error::generic(format!("unsupported machine type: \"{name}\""))
-            .with_hint("Use -machine help to list supported machines")
-    })?;
-    let registry = classes();
-    let class = registry.lookup(kind.class);
-    Ok(property_list(kind.class, class.map(|c| c.properties()).unwrap_or_default(), false))
+/// `-machine X,help`; the list of types where there is no `kind`.
+fn machine_help(kind: Option<&str>) -> String {
+    let Some(kind) = kind.and_then(|name| MachineType::find(Some(name))) else {
+        return hw::core::machine_types::help();
+    };
+    match classes().lookup(kind.class) {
+        Some(class) => property_list(kind.class, writable(class), false),
+        None => property_list(kind.class, [], false),
+    }
 }
 
 fn smp_options() -> String {

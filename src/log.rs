@@ -24,23 +24,35 @@ use crate::report::Reporter;
 /// # Errors
 /// The file cannot be made.
 pub(crate) fn init(report: &Reporter, file: Option<&str>, patterns: Vec<String>) -> Result<()> {
-    let traced = !patterns.is_empty() || file.is_some();
+    let to_file = file.is_some();
     let writer = match file {
         None => BoxMakeWriter::new(std::io::stderr),
         Some(path) => {
-            let file = File::create(path)
-                .map_err(|e| Error::generic(format!("could not open '{path}' for the log: {e}")))?;
+            let file = File::create(path).map_err(|e| {
+                Error::generic(format!("Error opening logfile {path}: {}", crate::report::reason(&e)))
+            })?;
             BoxMakeWriter::new(Mutex::new(file))
         }
     };
     let wanted = FilterFn::new(move |meta| {
-        traced && (*meta.level() <= Level::WARN || patterns.iter().any(|p| matches(p, meta.target())))
+        // Without a file the terminal has warnings and errors already.
+        (to_file && *meta.level() <= Level::WARN)
+            || (*meta.level() > Level::WARN && patterns.iter().any(|p| matches(p, meta.target())))
     });
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).with_filter(wanted);
     let messages = Messages { report: report.clone() }.with_filter(LevelFilter::WARN);
     // A second initialisation (two machines in one process) keeps the first.
     let _ = tracing_subscriber::registry().with(layer).with(messages).try_init();
     Ok(())
+}
+
+/// Target of the messages that QEMU prints with `perror`: without the program's name.
+const PERROR: &str = "perror";
+
+/// What `-trace help` prints.
+pub(crate) fn pattern_help() -> String {
+    let rooms = ["accel", "chardev", "hw", "mainloop", "memory", "monitor", "pliant", "qom"];
+    format!("Patterns name modules ('hw::virtio*', '*'). The outermost are:\n  {}\n", rooms.join("\n  "))
 }
 
 /// Shows warnings and errors as QEMU shows them: `PROGRAM: WHERE: warning: TEXT`.
@@ -52,6 +64,10 @@ impl<S: Subscriber> Layer<S> for Messages {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
+        if event.metadata().target() == PERROR {
+            self.report.bare(&text.message);
+            return;
+        }
         let kind = if *event.metadata().level() == Level::WARN { "warning: " } else { "" };
         self.report.located(&format!("{kind}{}{}", text.message, text.fields));
     }

@@ -42,6 +42,11 @@ impl Reporter {
         self.line(&format!("{location}{text}"));
     }
 
+    /// A line of its own, without the program's name.
+    pub(crate) fn bare(&self, text: &str) {
+        print(text);
+    }
+
     fn location(&self) -> MutexGuard<'_, String> {
         self.location.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,6 +72,12 @@ impl Reporter {
         }
         print(&format!("{begin}{}: {text}", self.program));
     }
+}
+
+/// What `strerror` says, without the number Rust adds.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 fn print(line: &str) {

@@ -1,6 +1,7 @@
 //! From a command line to a running virtual machine and to its end, in the order that `docs/architecture.md`
 //! ("Contract: hw") lays down.
 
+use std::io::Write;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -36,9 +37,10 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     report.timestamp = line.timestamp;
     report.guest_name = name.guest.clone().filter(|_| line.msg_guest_name);
     line.warnings.iter().for_each(|w| report.line(w));
-    if let Some(text) = help::requested(line)? {
-        print!("{text}");
-        return Ok(0);
+    if let Some((text, status)) = help::requested(line, report)? {
+        // A reader that has gone (`pliant -help | head`) is nobody's mistake.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        return Ok(status);
     }
     check_display(line)?;
     let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
@@ -68,11 +70,16 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let machine = build(line, report, &main, &chardevs, &monitors, qtest)?;
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
-    for chardev in serials.iter().flatten() {
-        machine.add_serial(chardev.label())?;
+    if machine.kind().has_serial_ports() {
+        for chardev in serials.iter().flatten() {
+            machine.add_serial(chardev.label())?;
+        }
     }
     devices(line, report, &machine)?;
     machine.finish()?;
+    for global in machine.globals().of_no_class(&machine.tree().registry()) {
+        report.line(&format!("warning: global {global} has invalid class name"));
+    }
     monitors.set_backend(Arc::new(Vm {
         tree: Arc::clone(machine.tree()),
         machine: MachineHandlers::new(Arc::clone(&machine)),
@@ -124,9 +131,15 @@ impl Drop for TerminalGuard {
 /// `-display`: there is none but `none`.
 fn check_display(line: &CommandLine) -> Result<()> {
     let Some(raw) = &line.display else { return Ok(()) };
-    let kind = raw.options("type").get("type").unwrap_or_default().to_owned();
-    match kind.as_str() {
-        "none" => Ok(()),
+    let at = |e: Error| e.prefixed(&raw.prefix());
+    let parsed = options::keyval(&raw.text, Some("type")).map_err(at)?;
+    let missing = || at(Error::generic("Parameter 'type' is missing"));
+    let get = |key: &str| parsed.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    match get("type").ok_or_else(missing)? {
+        "none" => match parsed.pairs.iter().find(|(k, _)| k != "type") {
+            None => Ok(()),
+            Some((key, _)) => Err(at(Error::generic(format!("Parameter '{key}' is unexpected")))),
+        },
         other => {
             let known = ["gtk", "sdl", "vnc", "curses", "spice-app", "dbus", "egl-headless", "default"];
             let text = if known.contains(&other) {
@@ -134,7 +147,7 @@ fn check_display(line: &CommandLine) -> Result<()> {
             } else {
                 format!("Parameter 'type' does not accept value '{other}'")
             };
-            Err(Error::generic(text).prefixed(&raw.prefix()))
+            Err(at(Error::generic(text)))
         }
     }
 }
@@ -205,7 +218,7 @@ fn build(
     memory.set_backend_defaults(BackendDefaults {
         merge: machine.properties().mem_merge(),
         dump: machine.properties().dump_guest_core(),
-        prealloc: false,
+        prealloc: line.mem_prealloc,
         prealloc_threads: machine.smp().cpus,
     });
     objects(line, machine.tree())?;
@@ -243,7 +256,8 @@ fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
     }
     Ok(MachineConfig {
         machine: get("type"),
-        options: line.machine.iter().filter(|(k, _)| !own(k)).cloned().collect(),
+        // None of the properties has members: a dotted key names one that is not there.
+        options: line.machine.iter().filter(|(k, _)| !own(k)).map(undotted).collect(),
         memory: memory_option::parse(line.memory.as_ref())?,
         smp: smp::parse(&line.smp)?,
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
@@ -254,6 +268,10 @@ fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
         no_shutdown,
         boot_guest: !qtest,
     })
+}
+
+fn undotted((key, value): &(String, String)) -> (String, String) {
+    (key.split('.').next().unwrap_or(key).to_owned(), value.clone())
 }
 
 /// `-action reboot=reset|shutdown,shutdown=poweroff|pause`
@@ -285,11 +303,11 @@ fn mem_lock(line: &CommandLine) -> Result<bool> {
     if parsed.flag("cpu-pm").map_err(at)? == Some(true) {
         return Err(at(Error::generic("cpu-pm=on is not supported")));
     }
-    let locked = match parsed.get("mem-lock") {
-        Some("on-fault") => true,
-        _ => parsed.flag("mem-lock").map_err(at)?.unwrap_or(false),
-    };
-    Ok(locked)
+    match parsed.get("mem-lock") {
+        None | Some("off") => Ok(false),
+        Some("on" | "on-fault") => Ok(true),
+        Some(_) => Err(at(Error::generic("parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'"))),
+    }
 }
 
 /// Locks what the process has and will have.
@@ -312,7 +330,7 @@ fn global(raw: &Raw, report: &Reporter) -> Result<Global> {
     let at = |e: Error| e.prefixed(&raw.prefix());
     parsed.only(&["driver", "property", "value"]).map_err(at)?;
     let get = |key: &str| {
-        let missing = || at(Error::generic(format!("Parameter '{key}' is missing")));
+        let missing = || at(Error::generic("options 'driver', 'property', and 'value' are required"));
         parsed.get(key).map(str::to_owned).ok_or_else(missing)
     };
     Ok(Global { driver: get("driver")?, property: get("property")?, value: get("value")? })

@@ -3,6 +3,7 @@
 //! This module knows the grammar and which options exist; what they mean is decided where the virtual machine
 //! is put together. Options that pliant does not have are refused, never ignored.
 
+mod keys;
 mod table;
 
 use qapi::{Error, Result};
@@ -44,6 +45,8 @@ pub(crate) enum Info {
     Usage,
     /// `-version`
     Version,
+    /// `help` among the keys of an option whose keys are fixed: the list, and the status of a command line that is wrong.
+    Keys(String),
 }
 
 /// Where a monitor goes and what it speaks.
@@ -84,6 +87,7 @@ pub(crate) struct CommandLine {
     pub(crate) no_shutdown: bool,
     pub(crate) action: Vec<Raw>,
     pub(crate) overcommit: Option<Raw>,
+    pub(crate) mem_prealloc: bool,
     pub(crate) chardevs: Vec<Raw>,
     pub(crate) monitors: Vec<MonitorOption>,
     pub(crate) serials: Vec<Raw>,
@@ -107,9 +111,24 @@ impl CommandLine {
     /// The first mistake, its option named in the text.
     pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut line = Self::default();
-        let mut words = words.into_iter();
+        // Options are looked up first and carried out then, so that a misspelt one is found before another asks for help.
+        for (option, argument) in Self::split(words.into_iter())? {
+            line.take(option, argument)?;
+            if line.info.is_some() {
+                break;
+            }
+        }
+        if line.daemonize && line.nographic {
+            return Err(Error::generic("-nographic cannot be used with -daemonize"));
+        }
+        Ok(line)
+    }
+
+    /// Options in canonical spelling with their arguments.
+    fn split(mut words: impl Iterator<Item = String>) -> Result<Vec<(&'static str, String)>> {
+        let mut list = Vec::new();
         while let Some(word) = words.next() {
-            let Some(bare) = word.strip_prefix('-').filter(|b| !b.is_empty()) else {
+            let Some(bare) = word.strip_prefix('-') else {
                 // QEMU takes a lone word for a disk image. Disks are not here yet, so neither is the guess.
                 return Err(Error::generic(format!(
                     "{word}: disk images are not supported, and this is no option"
@@ -125,18 +144,27 @@ impl CommandLine {
                     words.next().ok_or_else(|| Error::generic(format!("{word}: requires an argument")))?
                 }
             };
-            line.take(option.name, argument)?;
+            list.push((option.name, argument));
         }
-        Ok(line)
+        Ok(list)
     }
 
     fn take(&mut self, option: &'static str, text: String) -> Result<()> {
         let raw = Raw { option, text: text.clone() };
+        if let Some(keys) = keys::help(&raw) {
+            self.info = Some(Info::Keys(keys));
+            return Ok(());
+        }
         match option {
             "-machine" => {
                 let parsed = keyval(&text, Some("type")).map_err(|e| e.prefixed(&raw.prefix()))?;
                 self.machine_help |= parsed.help;
-                merge(&mut self.machine, parsed.pairs);
+                // `-smp 2` is short for `-machine smp.cpus=2`.
+                let (smp, own): (Pairs, Pairs) =
+                    parsed.pairs.into_iter().partition(|(key, _)| key.starts_with("smp."));
+                merge(&mut self.machine, own);
+                let bare = |(key, value): (String, String)| (key["smp.".len()..].to_owned(), value);
+                merge(&mut self.smp, smp.into_iter().map(bare).collect());
             }
             "-smp" => {
                 let parsed = keyval(&text, Some("cpus")).map_err(|e| e.prefixed(&raw.prefix()))?;
@@ -163,6 +191,7 @@ impl CommandLine {
             "-no-shutdown" => self.no_shutdown = true,
             "-action" => self.action.push(raw),
             "-overcommit" => self.overcommit = Some(raw),
+            "-mem-prealloc" => self.mem_prealloc = true,
             "-chardev" => self.chardevs.push(raw),
             "-monitor" => self.monitors.push(MonitorOption::Hmp(raw)),
             "-qmp" => self.monitors.push(MonitorOption::Qmp(raw)),
@@ -176,8 +205,8 @@ impl CommandLine {
             "-D" => self.log_file = Some(text),
             "-trace" => self.trace.push(raw),
             "-msg" => self.message_format(&raw)?,
-            "-version" => self.info = self.info.take().or(Some(Info::Version)),
-            "-h" => self.info = self.info.take().or(Some(Info::Usage)),
+            "-version" => self.info = Some(Info::Version),
+            "-h" => self.info = Some(Info::Usage),
             // The table and this match are two lists of one fact; the test below holds them together.
             other => return Err(Error::generic(format!("{other}: invalid option"))),
         }

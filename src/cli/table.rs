@@ -68,6 +68,7 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
         "[mem-lock=on|off][,cpu-pm=on|off]",
         "lock memory; let idle vCPUs keep their core",
     ),
+    flag("-mem-prealloc", &[], "allocate the memory of all back ends at the start"),
     flag("-nodefaults", &[], "no default serial port and monitor"),
     flag("-no-user-config", &["nodefconfig"], "accepted; there are no configuration files"),
     with("-display", &[], "none", "no display"),

@@ -15,7 +15,9 @@ fn what_is_unknown_is_refused_by_name() {
     assert_eq!(message(&["-foo"]), "-foo: invalid option");
     assert_eq!(message(&["--foo=bar"]), "--foo=bar: invalid option");
     assert_eq!(message(&["-m"]), "-m: requires an argument");
-    assert_eq!(message(&["-"]), "-: disk images are not supported, and this is no option");
+    assert_eq!(message(&["-"]), "-: invalid option");
+    assert_eq!(message(&["-m", "foo", "-help", "-foo"]), "-foo: invalid option");
+    assert_eq!(message(&["disk.img"]), "disk.img: disk images are not supported, and this is no option");
 }
 
 #[test]
@@ -50,4 +52,26 @@ fn short_flags_are_taken_with_a_warning() {
         ]
     );
     assert_eq!(message(&["-msg", "foo=on"]), "-msg foo=on: Invalid parameter 'foo'");
+}
+
+#[test]
+fn the_first_help_ends_the_reading() {
+    let info = |words: &[&str]| parse(words).unwrap().info;
+    assert_eq!(info(&["-version", "-help", "-msg", "foo=on"]), Some(Info::Version));
+    let Some(Info::Keys(keys)) = info(&["-name", "help", "-name", "x,help"]) else { panic!("no help") };
+    assert!(keys.starts_with("name options:\n  debug-threads=<bool (on/off)> - "), "{keys}");
+    assert!(info(&["-global", "help"]).is_some() && info(&["-overcommit", "?"]).is_some());
+    assert_eq!(info(&["-m", "help", "-mon", "help"]), None, "the first word is a value there");
+}
+
+#[test]
+fn the_topology_may_be_given_as_a_property_of_the_machine() {
+    let line = parse(&["-smp", "2", "-machine", "pc,smp.cpus=4,smp.maxcpus=8,acpi=off"]).unwrap();
+    assert_eq!(line.smp, [("cpus".into(), "4".into()), ("maxcpus".into(), "8".into())]);
+    assert_eq!(line.machine.len(), 2);
+}
+
+#[test]
+fn a_daemon_has_no_terminal_to_share() {
+    assert_eq!(message(&["-nographic", "-daemonize"]), "-nographic cannot be used with -daemonize");
 }

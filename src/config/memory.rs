@@ -23,18 +23,23 @@ pub(crate) fn parse(raw: Option<&Raw>) -> Result<MemoryConfig> {
         qom::Input::Keyval(text).to_u64("slots").map_err(|_| bad())
     };
     Ok(MemoryConfig {
-        size: size.map(|t| ram_size(t).map_err(at)).transpose()?,
+        size: size.map(|t| ram_size(t, &at)).transpose()?,
         maxmem: parsed.get("maxmem").map(|t| super::size_of("maxmem", t, 1).map_err(at)).transpose()?,
         slots: parsed.get("slots").map(|t| slots(t).map_err(at)).transpose()?,
     })
 }
 
 /// A RAM size; a bare number is MiB.
-fn ram_size(text: &str) -> Result<u64> {
+fn ram_size(text: &str, at: &dyn Fn(Error) -> Error) -> Result<u64> {
     let unit = if text.bytes().last().is_some_and(|b| b.is_ascii_digit()) { 1 << 20 } else { 1 };
     // A sign wraps to a huge number of MiB in QEMU, which is out of range.
     if text.strip_prefix('-').is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
-        return Err(Error::generic(format!("Value '{text}' is out of range for parameter 'size'")));
+        return Err(at(Error::generic(format!("Value '{text}' is out of range for parameter 'size'"))));
     }
-    super::size_of("size", text, unit)
+    let size = super::size_of("size", text, unit).map_err(at)?;
+    // QEMU puts an M behind a bare number and reads it again; a hexadecimal one cannot have a suffix.
+    if unit != 1 && (text.starts_with("0x") || text.starts_with("0X")) {
+        return Err(Error::generic("Parameter 'memory.size' expects size"));
+    }
+    Ok(size)
 }

@@ -18,7 +18,8 @@ pub(crate) fn parse(pairs: &Pairs) -> Result<SmpConfig> {
         let zero =
             || Error::generic("Invalid CPU topology: CPU topology parameters must be greater than zero");
         let value = || -> Result<u64> {
-            let value: i64 = text.parse().map_err(|_| bad())?;
+            // With a base, as `strtoll` reads it: 0x10 and 010 are numbers too.
+            let value = qom::Input::Keyval(text).to_int(key, 64).map_err(|_| bad())?;
             u64::try_from(value).map_err(|_| zero())
         };
         let field = match key.as_str() {

@@ -164,8 +164,8 @@ fn prepare(name: &str, config: &Config, file: &File) -> Result<()> {
         let size = config.size.checked_next_multiple_of(page).and_then(|s| s.checked_add(offset));
         let sized = size.map_or(Err(rustix::io::Errno::FBIG), |s| rustix::fs::ftruncate(file, s));
         if let Err(error) = sized {
-            // QEMU goes on; mapping the file decides.
-            tracing::warn!("ftruncate: {}", errno_text(&error.into()));
+            // QEMU goes on; mapping the file decides. It says so with `perror`, which the target stands for.
+            tracing::warn!(target: "perror", "ftruncate: {}", errno_text(&error.into()));
         }
     }
     Ok(())
