@@ -158,12 +158,10 @@ fn without_an_accelerator_option_the_best_one_is_taken() {
     let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     assert_eq!(vm.qmp().ok("query-kvm", json!({})), json!({ "enabled": kvm, "present": kvm }));
     let lines = if kvm { 0 } else { 1 };
-    assert_eq!(
-        vm.stderr().lines().count(),
-        lines,
-        "one line of warning where there is no KVM: {}",
-        vm.stderr()
-    );
+    let stderr = vm.stderr();
+    // What the host's processor lacks of the default model is warned of under any KVM, QEMU's too.
+    let told = stderr.lines().filter(|line| !line.contains("host doesn't support requested feature"));
+    assert_eq!(told.count(), lines, "one line of warning where there is no KVM: {stderr}");
 }
 
 #[test]
