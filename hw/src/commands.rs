@@ -10,7 +10,7 @@ use qapi::commands::{PciCommands, QdevCommands, RunStateCommands, VirtioCommands
 use qapi::types::{
     HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo, VirtioInfo, VirtioStatus,
 };
-use qapi::{Dict, Error, Result};
+use qapi::{Dict, Result};
 use qom::{Input, ObjectRef};
 
 use crate::core::help;
@@ -39,11 +39,7 @@ fn text(human_readable_text: String) -> HumanReadableText {
 fn device_help(machine: &Machine, driver: Option<&str>) -> Result<String> {
     let registry = machine.tree().registry();
     let Some(driver) = driver else { return Ok(help::device_list(&registry)) };
-    let class = registry.lookup(driver).ok_or_else(|| Error::device_not_found(driver))?;
-    if !class.is_a("device") || class.is_abstract() {
-        return Err(Error::generic("Parameter 'typename' expects a non-abstract device type"));
-    }
-    Ok(help::device_options(class))
+    help::device_help(&registry, driver)
 }
 
 impl RunStateCommands for MachineHandlers {
