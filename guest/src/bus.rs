@@ -98,6 +98,12 @@ pub trait Bus {
         None
     }
 
+    /// Has [`Bus::idle`] wake when interrupt line `line` (of the 8259 pair) is raised, too; whether it will. The driver lowers the
+    /// line again each time it looks at its device.
+    fn wake_on_line(&mut self, _line: u8) -> bool {
+        false
+    }
+
     /// Fills `len` bytes (a multiple of 8) of RAM from `addr` (a multiple of 8) with [`pattern`].
     ///
     /// The default goes through [`Bus::ram_write`] a page at a time.

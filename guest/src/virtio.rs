@@ -215,14 +215,15 @@ impl Transport {
             bus.mmio_write32(self.common + register, address as u32);
             bus.mmio_write32(self.common + register + 4, (address >> 32) as u32);
         }
-        let interrupts = self.setup_msix(bus);
+        let interrupts = self.setup_interrupts(bus);
         bus.mmio_write16(self.common + QUEUE_ENABLE, 1);
         Ok(queue.with_interrupts(interrupts))
     }
 
-    /// Routes the selected queue and configuration changes to MSI-X vectors. False: interrupts come over the pin.
-    fn setup_msix(&self, bus: &mut impl Bus) -> bool {
-        let Some(msix) = self.msix else { return false };
+    /// Routes the selected queue and configuration changes to MSI-X vectors; a function without them has its pin. False: nothing
+    /// wakes the bus.
+    fn setup_interrupts(&self, bus: &mut impl Bus) -> bool {
+        let Some(msix) = self.msix else { return self.setup_pin(bus) };
         // One vector each, or a shared one on a device with a single entry.
         let queue_vector = u16::from(msix.vectors() > 1);
         let (Some(config), Some(queue)) = (bus.msi(0), bus.msi(queue_vector)) else {
@@ -287,6 +288,18 @@ impl Transport {
     /// The configuration generation (§4.1.4.3): changes with the device configuration.
     pub fn config_generation(&self, bus: &mut impl Bus) -> u8 {
         bus.mmio_read8(self.common + CONFIG_GENERATION)
+    }
+
+    /// Has the bus wake on the line that the function's interrupt pin ends at (PCI 3.0 §6.2.4).
+    fn setup_pin(&self, bus: &mut impl Bus) -> bool {
+        let [line, pin] = self.function.read16(bus, 0x3c).to_le_bytes();
+        pin != 0 && bus.wake_on_line(line)
+    }
+
+    /// Whether interrupts come over the pin, which stays raised until [`Transport::isr`] is read.
+    #[must_use]
+    pub const fn uses_pin(&self) -> bool {
+        self.msix.is_none()
     }
 
     /// Reads and clears the ISR status (§4.1.4.5); lowers the interrupt pin.

@@ -5,12 +5,20 @@ mod memory;
 mod options;
 mod stress;
 
+use std::time::Instant;
+
 use serde_json::json;
+use tests::pci::Function;
+use tests::virtio_mem::IDS;
+use tests::wire::patience;
 use tests::{Need, Vm, have};
 
 use crate::session::{guest_reached, guest_says, with_guest};
 
 const M: u64 = 1 << 20;
+/// The status register of a PCI function, and its bit for a raised pin.
+const STATUS: u8 = 0x06;
+const INTERRUPT: u64 = 1 << 3;
 
 /// Whether this accelerator can be had here.
 fn can(accel: &str) -> bool {
@@ -54,6 +62,12 @@ fn follows_without_messages(accel: &str) {
         resize(&mut vm, 6 * M);
         resize(&mut vm, 32 * M);
         guest_says(&mut vm, "check", "words differ", &["check: ok: 16 blocks"]);
+        // The guest asked the device why its pin was raised, which lowers it.
+        let function = Function::find(vm.qtest(), 0, IDS.0, IDS.1)[0];
+        let until = Instant::now() + patience();
+        while function.read(vm.qtest(), STATUS, 2) & INTERRUPT != 0 {
+            assert!(Instant::now() < until, "the pin stays raised");
+        }
     }
 }
 

@@ -125,4 +125,9 @@ impl Bus for SimBus<'_> {
     fn msi(&mut self, index: u16) -> Option<MsiMessage> {
         Some(MsiMessage { address: MSI_ADDRESS, data: FIRST_VECTOR + u32::from(index % 128) })
     }
+
+    fn wake_on_line(&mut self, _line: u8) -> bool {
+        // Every line does.
+        true
+    }
 }

@@ -21,13 +21,15 @@ pub(crate) struct BareBus {
     paging: Paging,
     clock: Clock,
     apic_id: u32,
+    /// Lines of the slave 8259 that functions' pins end at.
+    pins: u8,
 }
 
 impl BareBus {
     /// Takes the machine over: interrupt controllers and clock. `features` and `address_bits` as CPUID says.
     pub(crate) fn new(features: u32, address_bits: u32) -> Self {
         set_up_pic();
-        let mut bus = Self { paging: Paging::new(features, address_bits), clock: Clock::new(), apic_id: 0 };
+        let mut bus = Self { paging: Paging::new(features, address_bits), clock: Clock::new(), apic_id: 0, pins: 0 };
         // The local APIC accepts messages once it is enabled; LINT0 passes the 8259's interrupts through (ExtINT).
         bus.mmio_write32(LAPIC_SPURIOUS, 0x1ff);
         bus.mmio_write32(LAPIC_LINT0, 0x700);
@@ -48,7 +50,7 @@ impl BareBus {
     }
 }
 
-/// The 8259 pair: vectors from 20h, timer (IRQ 0) and first serial port (IRQ 4) only.
+/// The 8259 pair: vectors from 20h, timer (IRQ 0) and first serial port (IRQ 4) only, until a device has no messages.
 fn set_up_pic() {
     for (port, vector, wiring) in [(PIC_MASTER, 0x20, 4), (PIC_SLAVE, 0x28, 2)] {
         cpu::out8(port, 0x11);
@@ -138,7 +140,21 @@ impl Bus for BareBus {
         }
     }
 
+    fn wake_on_line(&mut self, line: u8) -> bool {
+        // Those that boards give to pins.
+        if !matches!(line, 10 | 11) {
+            return false;
+        }
+        self.pins |= 1 << (line - 8);
+        cpu::out8(PIC_MASTER + 1, !(1 | 1 << 2 | 1 << 4));
+        true
+    }
+
     fn idle(&mut self) {
+        if self.pins != 0 {
+            // The interrupt masked them, since a pin stays raised until its driver has been there (entry.rs).
+            cpu::out8(PIC_SLAVE + 1, !self.pins);
+        }
         cpu::sleep();
     }
 

@@ -93,7 +93,19 @@ exception:
     push offset guest_trapped
     iretq
 
-    /* An interrupt from the 8259 pair's master; the slave is masked. */
+    /* An interrupt from the slave of the 8259 pair: the pin of a PCI function, raised until its driver has run. The slave is masked
+       until the program sleeps again (bus.rs). */
+irq_slave:
+    push rax
+    mov al, 0xff
+    out 0xa1, al
+    mov al, 0x20
+    out 0xa0, al
+    out 0x20, al
+    pop rax
+    iretq
+
+    /* An interrupt from the master. */
 irq_pic:
     push rax
     mov al, 0x20
@@ -141,8 +153,10 @@ protection:
         .endif
         push n
         jmp exception
-    .elseif n < 0x30
+    .elseif n < 0x28
         jmp irq_pic
+    .elseif n < 0x30
+        jmp irq_slave
     .elseif n < 0xf0
         jmp irq_apic
     .else

@@ -224,6 +224,10 @@ impl Driver {
         if let Some(event) = self.event.take() {
             return Ok(Step::Event(event));
         }
+        if self.transport.uses_pin() {
+            // Before the look at what it announced: what comes later raises the pin again.
+            self.transport.isr(bus);
+        }
         if let Some(request) = self.inflight {
             let Some(response) = self.poll(bus)? else { return Ok(Step::Waiting) };
             self.complete(bus, request, response);
