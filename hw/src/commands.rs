@@ -59,11 +59,13 @@ impl RunStateCommands for MachineHandlers {
 
     fn system_reset(&self) -> Result<()> {
         self.0.request_reset(ShutdownCause::HostQmpSystemReset);
+        self.0.carry_out_requests();
         Ok(())
     }
 
     fn system_powerdown(&self) -> Result<()> {
         self.0.request_powerdown();
+        self.0.carry_out_requests();
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod harness;
 mod hmp_behaviour;
 mod kvm;
 mod lifecycle;
-mod power;
+mod multiple_monitors;
 mod properties;
 mod qmp_protocol;
 mod replay;

@@ -235,8 +235,18 @@ impl Machine {
         }
     }
 
+    /// Carries out what was asked for, now: a monitor's client sees the event of its command before the reply. Main loop
+    /// thread, with no lock held.
+    pub fn carry_out_requests(self: &Arc<Self>) {
+        self.run_shutdown();
+        self.run_reset();
+        self.run_powerdown();
+    }
+
     fn run_powerdown(self: &Arc<Self>) {
-        self.run.lock().powerdown = false;
+        if !std::mem::replace(&mut self.run.lock().powerdown, false) {
+            return;
+        }
         self.send(Event::Powerdown);
         if let Some(board) = self.board().cloned() {
             board.power_button(self);

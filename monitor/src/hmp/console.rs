@@ -13,7 +13,7 @@ use crate::server::Server;
 
 const PROMPT: &str = "(qemu) ";
 /// Bytes taken from the terminal at a time; a paste comes in pieces so that other work gets its turn.
-const READ_CHUNK: usize = 1024;
+const READ_CHUNK: usize = 64;
 
 /// A console.
 pub(crate) struct Console {

@@ -16,12 +16,20 @@ use session::{Session, Step, reply};
 /// Bytes taken from a client at a time.
 const READ_CHUNK: usize = 4096;
 
-/// The far end of a QMP monitor, as far as events need it.
+/// What may be done for a client in one turn of the loop; other monitors and devices get theirs in between.
+const TURN_BUDGET: usize = 256;
+/// What a command takes of it; a complaint about a request takes 1.
+const COMMAND_COST: usize = 16;
+
+/// One conversation: the far end, as far as events need it, and where it stands.
 pub(crate) struct Peer {
     port: Port,
     pretty: bool,
     /// Whether the client has negotiated, so that it may see events.
     ready: AtomicBool,
+    session: Mutex<Session>,
+    /// A turn for more commands is on its way through the loop.
+    posted: AtomicBool,
 }
 
 impl Peer {
@@ -35,32 +43,73 @@ impl Peer {
         let _ = self.port.write_all(text.as_bytes());
     }
 
-    pub(crate) fn accept_input(&self) {
-        self.port.accept_input();
-    }
-
     pub(crate) fn send_event(&self, event: &Value) {
         if self.ready.load(Ordering::Relaxed) {
             self.send(event);
         }
+    }
+
+    /// Runs what has come, some of it in each turn, as long as the client reads its replies.
+    fn work(self: &Arc<Self>, server: &Arc<Server>) {
+        let mut budget = TURN_BUDGET;
+        while budget > 0 {
+            if !server.is_ready() || self.port.is_congested() {
+                return;
+            }
+            let step = lock(&self.session).next_step();
+            budget -= match step {
+                None => return self.port.accept_input(),
+                Some(Step::Reply(value)) => {
+                    self.send(&value);
+                    1
+                }
+                Some(Step::Run(request)) => {
+                    // The session is not locked while the command runs: `qmp_capabilities` changes it.
+                    let handler = SessionHandler { server, session: &self.session };
+                    let result = server.run(&handler, &request.command, request.arguments);
+                    self.send(&reply(request.id, result));
+                    self.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
+                    COMMAND_COST
+                }
+            };
+        }
+        self.work_later(server);
+    }
+
+    /// [`Frontend::can_read`] may say more than 0 again.
+    pub(crate) fn accept_input(&self) {
+        self.port.accept_input();
+    }
+
+    fn work_later(self: &Arc<Self>, server: &Arc<Server>) {
+        if self.posted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (to, peer) = (Arc::downgrade(server), Arc::downgrade(self));
+        server.loop_handle.post(move || {
+            if let (Some(server), Some(peer)) = (to.upgrade(), peer.upgrade()) {
+                peer.posted.store(false, Ordering::Relaxed);
+                peer.work(&server);
+            }
+        });
     }
 }
 
 struct Monitor {
     server: Weak<Server>,
     peer: Weak<Peer>,
-    session: Mutex<Session>,
 }
 
 /// Starts QMP on `chardev`.
 pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool) -> qapi::Result<Arc<Peer>> {
-    let peer = Arc::new(Peer { port: chardev.reserve()?, pretty, ready: AtomicBool::new(false) });
-    let monitor = Monitor {
-        server: Arc::downgrade(server),
-        peer: Arc::downgrade(&peer),
+    let peer = Arc::new(Peer {
+        port: chardev.reserve()?,
+        pretty,
+        ready: AtomicBool::new(false),
         session: Mutex::new(Session::new()),
-    };
-    peer.port.set_handler(Box::new(monitor));
+        posted: AtomicBool::new(false),
+    });
+    peer.port.set_handler(Box::new(Monitor { server: Arc::downgrade(server), peer: Arc::downgrade(&peer) }));
     Ok(peer)
 }
 
@@ -70,67 +119,47 @@ impl Monitor {
         Some((self.server.upgrade()?, self.peer.upgrade()?))
     }
 
-    fn work(&self) {
-        let Some((server, peer)) = self.parties() else { return };
-        while server.is_ready() {
-            let step = lock(&self.session).next_step();
-            match step {
-                None => return,
-                Some(Step::Reply(value)) => peer.send(&value),
-                Some(Step::Run(request)) => {
-                    // The session is not locked while the command runs: `qmp_capabilities` changes it.
-                    let handler = SessionHandler { server: &server, session: &self.session };
-                    let result = server.run(&handler, &request.command, request.arguments);
-                    peer.send(&reply(request.id, result));
-                    peer.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
     fn greet(&self) {
         let Some((server, peer)) = self.parties() else { return };
         let hello =
             Dict::new().with("version", commands::version(&server.version)).with("capabilities", vec!["oob"]);
         peer.send(&Dict::new().with("QMP", hello).into());
     }
-
-    fn set_ready(&self, ready: bool) {
-        if let Some(peer) = self.peer.upgrade() {
-            peer.ready.store(ready, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Frontend for Monitor {
     fn can_read(&mut self) -> usize {
-        // A client that does not read its replies gets no more commands in.
+        // What came is worked off first, and a client that does not read its replies gets no more commands in.
         match self.parties() {
-            Some((server, peer)) if server.is_ready() && !peer.port.is_congested() => READ_CHUNK,
+            Some((server, peer)) if server.is_ready() && !peer.port.is_congested() => {
+                if lock(&peer.session).is_idle() { READ_CHUNK } else { 0 }
+            }
             _ => 0,
         }
     }
 
     fn read(&mut self, data: &[u8]) {
-        lock(&self.session).push(data);
-        self.work();
+        let Some((server, peer)) = self.parties() else { return };
+        lock(&peer.session).push(data);
+        peer.work(&server);
     }
 
     fn event(&mut self, event: CharEvent) {
+        let Some(peer) = self.peer.upgrade() else { return };
         match event {
             CharEvent::Opened => {
-                *lock(&self.session) = Session::new();
-                self.set_ready(false);
+                *lock(&peer.session) = Session::new();
+                peer.ready.store(false, Ordering::Relaxed);
                 self.greet();
             }
-            CharEvent::Closed => self.set_ready(false),
+            CharEvent::Closed => peer.ready.store(false, Ordering::Relaxed),
             _ => {}
         }
     }
 
     fn writable(&mut self) {
-        if let Some(peer) = self.peer.upgrade() {
-            peer.port.accept_input();
+        if let Some((server, peer)) = self.parties() {
+            peer.work(&server);
         }
     }
 

@@ -53,6 +53,11 @@ impl Session {
         }
     }
 
+    /// Whether nothing is left to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+    }
+
     /// Whether the client may see events.
     pub(crate) fn negotiated(&self) -> bool {
         self.phase == Phase::Commands
