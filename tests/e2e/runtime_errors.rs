@@ -60,8 +60,19 @@ fn replay(name: &str) {
         return;
     }
     let setup = runtime().into_iter().find(|setup| setup.name == name).unwrap();
-    let mut vm = Vm::new().args(&setup.args).qmp().hmp().qtest().start();
     let mut report = Report::new(&format!("setup {name}"), lists());
+    let mut vm = match Vm::new().args(&setup.args).qmp().hmp().qtest().try_start() {
+        Ok(vm) => vm,
+        Err(exited) => {
+            // Without the machine, each of its commands differs.
+            for step in &setup.steps {
+                if let RuntimeStep::Command(command) = step {
+                    report.fail(&command.id, &command.desc, &exited.stderr);
+                }
+            }
+            return report.finish();
+        }
+    };
     for step in &setup.steps {
         match step {
             RuntimeStep::Command(command) => compare(&mut vm, command, &mut report),

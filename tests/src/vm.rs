@@ -464,6 +464,8 @@ impl Vm {
         }
         if let Some(hmp) = &mut self.hmp {
             hmp.banner()?;
+            // The banner comes while the machine is being built; an answer comes when it is there.
+            hmp.try_run("")?;
         }
         Ok(())
     }

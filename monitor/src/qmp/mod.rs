@@ -130,12 +130,9 @@ impl Monitor {
 impl Frontend for Monitor {
     fn can_read(&mut self) -> usize {
         // What came is worked off first, and a client that does not read its replies gets no more commands in.
-        match self.parties() {
-            Some((server, peer)) if server.is_ready() && !peer.port.is_congested() => {
-                if lock(&peer.session).is_idle() { READ_CHUNK } else { 0 }
-            }
-            _ => 0,
-        }
+        let Some((server, peer)) = self.parties() else { return 0 };
+        let idle = lock(&peer.session).is_idle();
+        if idle && server.is_ready() && !peer.port.is_congested() { READ_CHUNK } else { 0 }
     }
 
     fn read(&mut self, data: &[u8]) {
