@@ -104,8 +104,7 @@ impl QomCommands for Tree {
             let help = help::object_help(&self.registry(), kind);
             return Ok(text(help.unwrap_or_else(|_| help::object_list(&self.registry()))));
         }
-        let unknown = |key: &str| Error::generic(format!("Parameter '{key}' is unexpected"));
-        self.add_object(self.object_from_pairs(&parsed.pairs, unknown)?)?;
+        self.add_object(self.object_from_pairs(&parsed.pairs, Dialect::Monitor)?)?;
         Ok(text(String::new()))
     }
 }
@@ -137,11 +136,10 @@ impl Tree {
     /// # Errors
     /// QEMU's for lists: `Parameter 'qom-type' is missing`, `Invalid parameter 'foo'`, and what the dialect says.
     pub fn object_from_text(&self, pairs: &Pairs) -> Result<Dict> {
-        self.object_from_pairs(pairs, options::invalid_parameter)
+        self.object_from_pairs(pairs, Dialect::CommandLine)
     }
 
-    /// The monitor and the command line differ in what they say of a property that there is not.
-    fn object_from_pairs(&self, pairs: &Pairs, unknown: impl Fn(&str) -> Error) -> Result<Dict> {
+    fn object_from_pairs(&self, pairs: &Pairs, dialect: Dialect) -> Result<Dict> {
         let get = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let missing = |key: &str| Error::generic(format!("Parameter '{key}' is missing"));
         let kind = get("qom-type").ok_or_else(|| missing("qom-type"))?;
@@ -159,14 +157,18 @@ impl Tree {
             }
             // `host-nodes.0=1` is how keyval writes one element of a list.
             let (name, element) = key.split_once('.').map_or((key.as_str(), false), |(n, _)| (n, true));
-            let property = class.property(name).ok_or_else(|| unknown(key))?;
-            let value = typed(property, value)?;
+            let value = match (class.property(name), dialect) {
+                (Some(property), _) => typed(property, value, element, dialect)?,
+                (None, Dialect::CommandLine) => return Err(options::invalid_parameter(key)),
+                // The schema's check finds it, after what is missing.
+                (None, Dialect::Monitor) => Value::from(value.as_str()),
+            };
             match (element, value) {
                 (true, Value::List(mut one)) => match lists.iter_mut().find(|(n, _)| n == name) {
                     Some((_, list)) => list.append(&mut one),
                     None => lists.push((name.to_owned(), one)),
                 },
-                (true, _) => return Err(unknown(key)),
+                (true, _) => return Err(options::invalid_parameter(key)),
                 (false, value) => {
                     dict.insert(name, value);
                 }
@@ -183,10 +185,25 @@ impl Tree {
     }
 }
 
-/// A text as a value of the property's type. What is no switch, number or list stays a string.
-fn typed(property: &Property, text: &str) -> Result<Value> {
-    let (name, input) = (property.name(), Input::Keyval(text));
+/// Who wrote an option list: the errors' words differ.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    CommandLine,
+    Monitor,
+}
+
+/// A text as a value of the property's type. What is no switch, number or list stays a string. `element` says that it is
+/// one element of a list.
+fn typed(property: &Property, text: &str, element: bool, dialect: Dialect) -> Result<Value> {
+    let name = property.name();
+    let input = match dialect {
+        Dialect::CommandLine => Input::Keyval(text),
+        Dialect::Monitor => Input::Option(text),
+    };
     Ok(match (name, property.type_name()) {
+        ("host-nodes", _) if !element && dialect == Dialect::Monitor => {
+            return Err(Error::generic(format!("Invalid parameter type for '{name}', expected: array")));
+        }
         ("host-nodes", _) => input.to_u16_list(name)?.into_iter().map(Value::from).collect::<Vec<_>>().into(),
         (_, "bool") => input.to_bool(name)?.into(),
         ("size" | "align" | "offset" | "hugetlbsize", _) | (_, "size") => input.to_size(name)?.into(),

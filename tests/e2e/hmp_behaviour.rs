@@ -214,3 +214,35 @@ fn show(bytes: &[u8]) -> String {
         .map(|&byte| if byte == b'\'' { "'".into() } else { byte.escape_ascii().to_string() })
         .collect()
 }
+
+#[test]
+fn object_add_has_other_words_than_the_command_line() {
+    // Asked of QEMU 10.0.2.
+    let mut vm = Vm::new().line("-machine none").hmp().start();
+    let mut says = |options: &str, error: &str| {
+        let got = vm.hmp().run(&format!("object_add memory-backend-ram,{options}"));
+        assert_eq!(got, format!("Error: {error}\n"), "{options}");
+    };
+    says("id=x,size=foo", "Parameter 'size' expects size");
+    says("id=x,size=1M y", "Parameter 'size' expects size");
+    says("id=x,size=1M,host-nodes=0", "Invalid parameter type for 'host-nodes', expected: array");
+    says("id=x,size=1M,foo=1", "Parameter 'foo' is unexpected");
+    says("foo=1", "Parameter 'id' is missing");
+    says("id=x,size=1M,foo", "Expected '=' after parameter 'foo'");
+    assert_eq!(
+        vm.hmp().run(r#"object_add {"qom-type":"memory-backend-ram","id":"x","size":1048576}"#),
+        "",
+        "JSON is taken, too"
+    );
+    assert_eq!(vm.hmp().run("object_del x"), "");
+}
+
+#[test]
+fn quit_is_the_last_line_that_is_run() {
+    let mut vm = Vm::new().line("-machine none").hmp().qmp().start();
+    vm.hmp().wire().send(b"quit\ninfo status\n").unwrap();
+    let rest = vm.hmp().wire().rest().unwrap();
+    let rest = String::from_utf8_lossy(&rest).into_owned();
+    assert!(rest.ends_with("quit\x1b[K\r\n"), "{rest:?}");
+    assert_eq!(vm.wait().code, Some(0));
+}
