@@ -1,5 +1,6 @@
 //! Machines with a guest on a vCPU: the built-in one follows requested sizes in both directions, on KVM and on `sim`.
 
+use serde_json::json;
 use tests::oracle::transcript::{Line, Step};
 use tests::{Need, Vm, have};
 
@@ -35,8 +36,18 @@ fn replay(file: &str, accel: &str) {
     // In the last part the recorded Linux guest could not give back all that it was asked for.
     let last =
         |line: &&Line| !matches!(&line.step, Step::Heading(heading) if heading.starts_with("stop/cont"));
+    let mut held = false;
     for line in steps.iter().take_while(last).filter(|line| about_sizes(line)) {
+        // The recorded guest took seconds to come back. This one is held until it was looked at what the reset left.
+        let resets = matches!(&line.step, Step::Hmp(command, _) if command == "system_reset");
+        if resets {
+            player.vm.qmp().ok("stop", json!({}));
+        }
         player.play(line);
+        if held {
+            player.vm.qmp().ok("cont", json!({}));
+        }
+        held = resets;
     }
     player.finish();
 }
