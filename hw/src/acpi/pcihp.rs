@@ -40,6 +40,8 @@ struct State {
     down: u32,
     /// Which bus the registers mean; 0 is the root bus, others do not exist.
     selected: u32,
+    /// Slots that the main loop was asked to empty.
+    ejecting: u32,
 }
 
 impl AcpiPciHotplug {
@@ -60,7 +62,11 @@ impl AcpiPciHotplug {
 
     /// Power-on state. Devices whose unplug was pending are gone for good, as in QEMU.
     pub fn reset(&self) {
-        *self.lock() = State::default();
+        {
+            let mut state = self.lock();
+            // What the guest let go of before it was reset still goes.
+            *state = State { ejecting: state.ejecting, ..State::default() };
+        }
         let (Some(machine), Some(bus)) = (self.machine.upgrade(), self.bus.upgrade()) else { return };
         for (_, function) in bus.functions() {
             if function.dev().unplug_pending() {
@@ -69,19 +75,20 @@ impl AcpiPciHotplug {
         }
     }
 
-    fn devfn(device: &Arc<dyn Device>) -> u8 {
+    /// Where the device is; nowhere while it is not realized.
+    fn devfn(device: &Arc<dyn Device>) -> Option<u8> {
         let object = Arc::clone(device) as ObjectRef;
-        let pci = qom::cast::<dyn PciDevice>(&object);
-        pci.and_then(|p| p.pci().devfn()).unwrap_or(0)
+        qom::cast::<dyn PciDevice>(&object)?.pci().devfn()
     }
 
-    fn slot(device: &Arc<dyn Device>) -> u32 {
-        u32::from(Self::devfn(device) >> 3)
+    /// The bit of the device's slot.
+    fn slot_bit(device: &Arc<dyn Device>) -> u32 {
+        Self::devfn(device).map_or(0, |devfn| 1 << (devfn >> 3))
     }
 
     fn set_visible(&self, device: &Arc<dyn Device>, visible: bool) {
-        if let Some(bus) = self.bus.upgrade() {
-            bus.set_visible(Self::devfn(device), visible);
+        if let (Some(bus), Some(devfn)) = (self.bus.upgrade(), Self::devfn(device)) {
+            bus.set_visible(devfn, visible);
         }
     }
 
@@ -94,26 +101,38 @@ impl AcpiPciHotplug {
             .fold(0, |bits, (devfn, _)| bits | 1 << (devfn >> 3))
     }
 
-    /// The guest let go of `slots`. Devices go on the main loop; no vCPU waits for that.
-    fn eject(&self, slots: u32) {
-        self.lock().down &= !slots;
-        let Some(machine) = self.machine.upgrade() else { return };
-        let bus = self.bus.clone();
+    /// The guest let go of `slots`. Devices go on the main loop; no vCPU waits for that, and a guest that writes again and
+    /// again has posted once.
+    fn eject(self: &Arc<Self>, slots: u32) {
+        let posted = {
+            let mut state = self.lock();
+            state.down &= !slots;
+            let all = state.ejecting | slots;
+            std::mem::replace(&mut state.ejecting, all) != 0
+        };
         // The guest may look again at once, and must not find what it let go of.
-        for (devfn, function) in bus.upgrade().iter().flat_map(|bus| bus.functions()) {
+        for (devfn, function) in self.bus.upgrade().iter().flat_map(|bus| bus.functions()) {
             if slots >> (devfn >> 3) & 1 != 0 && is_hotpluggable(&function) {
                 self.set_visible(&(function as Arc<dyn Device>), false);
             }
         }
-        let weak = self.machine.clone();
+        let Some(machine) = self.machine.upgrade().filter(|_| !posted && slots != 0) else { return };
+        let me = Arc::downgrade(self);
         machine.mainloop().post(move || {
-            let (Some(machine), Some(bus)) = (weak.upgrade(), bus.upgrade()) else { return };
-            for (devfn, function) in bus.functions() {
-                if slots >> (devfn >> 3) & 1 != 0 && is_hotpluggable(&function) {
-                    qdev::complete_unplug(&machine, &(function as Arc<dyn Device>));
-                }
+            if let Some(me) = me.upgrade() {
+                me.empty_slots();
             }
         });
+    }
+
+    fn empty_slots(&self) {
+        let slots = std::mem::take(&mut self.lock().ejecting);
+        let (Some(machine), Some(bus)) = (self.machine.upgrade(), self.bus.upgrade()) else { return };
+        for (devfn, function) in bus.functions() {
+            if slots >> (devfn >> 3) & 1 != 0 && is_hotpluggable(&function) {
+                qdev::complete_unplug(&machine, &(function as Arc<dyn Device>));
+            }
+        }
     }
 }
 
@@ -125,14 +144,14 @@ impl HotplugHandler for AcpiPciHotplug {
     fn plug(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
         self.set_visible(device, true);
         if device.dev().is_hotplugged() {
-            self.lock().up |= 1 << Self::slot(device);
+            self.lock().up |= Self::slot_bit(device);
             self.pm.raise_gpe(GPE);
         }
         Ok(())
     }
 
     fn unplug_request(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<Unplug> {
-        self.lock().down |= 1 << Self::slot(device);
+        self.lock().down |= Self::slot_bit(device);
         self.pm.raise_gpe(GPE);
         Ok(Unplug::GuestAsked)
     }

@@ -354,6 +354,17 @@ impl PciState {
         }
     }
 
+    /// Unmaps the BARs for good. A vCPU may be on its way into configuration space still: what it writes there must not map
+    /// regions again that are about to be destroyed.
+    fn retire_bars(&self) {
+        let mut inner = self.inner();
+        inner.config.set16(reg::COMMAND, 0);
+        if let Some(place) = self.place() {
+            update_mappings(&mut inner, &place);
+        }
+        inner.bars.clear();
+    }
+
     fn take_off(&self, machine: &Arc<Machine>) {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(place) = place.and_then(|p| p.upgrade()) else { return };
@@ -451,13 +462,7 @@ pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<(
 /// `Device::unrealize` of every PCI device.
 pub fn unrealize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) {
     device.pci().set_intx(false);
-    {
-        let mut inner = device.pci().inner();
-        inner.config.set16(reg::COMMAND, 0);
-        if let Some(place) = device.pci().place() {
-            update_mappings(&mut inner, &place);
-        }
-    }
+    device.pci().retire_bars();
     Arc::clone(&device).pci_unrealize(machine);
     device.pci().take_off(machine);
 }
@@ -472,3 +477,6 @@ pub fn config_write(device: &Arc<dyn PciDevice>, offset: u16, size: u8, value: u
     device.pci().write_config(offset, size, value);
     device.config_written(offset, size, value);
 }
+
+#[cfg(test)]
+mod tests;

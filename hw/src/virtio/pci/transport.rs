@@ -4,6 +4,7 @@
 //! the back end settles, or event descriptors are mapped.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mainloop::{Interest, Watch};
@@ -47,6 +48,13 @@ pub struct Transport {
     kicks: Mutex<Kicks>,
     /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
     pin: Mutex<()>,
+    /// Queues whose next turn is posted to the main loop, a bit each.
+    deferred: AtomicU64,
+}
+
+/// The bit of a queue; devices have fewer queues than bits.
+fn deferred_bit(queue: u16) -> u64 {
+    1 << (queue & 63)
 }
 
 struct Inner {
@@ -76,6 +84,7 @@ impl Transport {
             inner: Mutex::new(Inner { state, selectors: Selectors::default() }),
             kicks: Mutex::default(),
             pin: Mutex::default(),
+            deferred: AtomicU64::new(0),
         })
     }
 
@@ -117,9 +126,14 @@ impl Transport {
                 return;
             }
         }
+        // One posted turn is enough, however often a guest notifies a queue that never runs empty.
+        if self.deferred.fetch_or(deferred_bit(queue), Ordering::AcqRel) & deferred_bit(queue) != 0 {
+            return;
+        }
         let me = self.me.clone();
         self.parts.mainloop.post(move || {
             if let Some(transport) = me.upgrade() {
+                transport.deferred.fetch_and(!deferred_bit(queue), Ordering::AcqRel);
                 transport.kick(queue);
             }
         });
@@ -191,10 +205,15 @@ impl Transport {
         }
     }
 
-    /// Ends it: nothing is served any more.
+    /// Ends it: nothing is served any more. A vCPU that is inside a register access now may still start the device; without a
+    /// region there is nothing that it could map event descriptors on.
     pub(super) fn shut_down(&self) {
         self.stop_kicks();
-        self.lock().state.reset();
+        {
+            let mut inner = self.lock();
+            inner.state.reset();
+            inner.state.set_disabled(true);
+        }
         self.update_pin();
     }
 
@@ -259,9 +278,10 @@ impl Transport {
         Ok((fd, watch))
     }
 
+    /// For good: the region goes next.
     fn stop_kicks(&self) {
         let mut kicks = unpoisoned(&self.kicks);
-        let Some(region) = kicks.region else { return };
+        let Some(region) = kicks.region.take() else { return };
         let mapped = std::mem::take(&mut kicks.mapped);
         if mapped.is_empty() {
             return;
