@@ -174,3 +174,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_driver_that_adds_buffers_while_the_device_looks_breaks_no_rule() {
+    const ROUNDS: u16 = 5_000;
+    let mut d = Driver::new(false);
+    d.descriptor(0, BUFFERS, 4, 0, 0);
+    let memory = d.memory.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for available in 1..=ROUNDS {
+                memory.store(available.to_le(), GuestAddress(AVAIL + 2), Ordering::Release).unwrap();
+                // One at a time: the ring is small.
+                while memory.load::<u16>(GuestAddress(USED + 2), Ordering::Acquire).unwrap() != available {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        while d.queue.next_used() != ROUNDS {
+            let Some(head) = d.pop().expect("no violation").map(|chain| chain.head()) else { continue };
+            d.queue.push(&d.memory, head, 0).unwrap();
+        }
+    });
+}
