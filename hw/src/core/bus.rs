@@ -81,7 +81,11 @@ impl BusState {
     }
 
     pub(super) fn add(&self, device: Arc<dyn Device>) {
-        self.inner().children.insert(0, device);
+        let mut inner = self.inner();
+        // A device that is realized again never left.
+        if !inner.children.iter().any(|c| Arc::ptr_eq(c, &device)) {
+            inner.children.insert(0, device);
+        }
     }
 
     pub(super) fn remove(&self, device: &Arc<dyn Device>) {

@@ -258,21 +258,43 @@ fn unrealize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     }
 }
 
-/// Sets the property `realized`.
+/// Sets the property `realized`: for devices that can come and go while the machine runs. All others are realized once, by
+/// whoever made them.
 pub(super) fn set_realized(device: &Arc<dyn Device>, on: bool) -> Result<()> {
     if on == device.dev().is_realized() {
         return Ok(());
     }
     let machine = device.dev().machine().ok_or_else(|| Error::generic("the device has no machine"))?;
-    if on {
-        realize_plugged(&machine, device)
-    } else {
-        for handler in handlers(device).iter().rev() {
-            handler.unplug(&machine, device);
-        }
-        unrealize(&machine, device);
-        Ok(())
+    let Some(bus) = device.dev().parent_bus().filter(|_| class_info(device.core().class()).hotpluggable)
+    else {
+        return Err(no_hotplug(device));
+    };
+    if !bus.bus().is_hotpluggable() {
+        return Err(Error::generic(format!("Bus '{}' does not support hotplugging", bus.bus().name())));
     }
+    if on {
+        return realize_plugged(&machine, device);
+    }
+    unplug(&machine, device);
+    device.dev().set_unplug_pending(false);
+    Ok(())
+}
+
+fn no_hotplug(device: &Arc<dyn Device>) -> Error {
+    Error::generic(format!("Device '{}' does not support hotplugging", device.dev().type_name()))
+}
+
+fn unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+    for handler in handlers(device).iter().rev() {
+        handler.unplug(machine, device);
+    }
+    unrealize(machine, device);
+}
+
+/// Undoes [`realize_on`], for a device that is part of one that could not be realized.
+pub(crate) fn undo_realize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+    unplug(machine, device);
+    leave_bus(device);
 }
 
 /// `device_del`: `id` is an id or a path.
@@ -293,7 +315,12 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
         return Err(Error::generic(format!("Bus '{}' does not support hotplugging", bus.bus().name())));
     }
     if !class_info(device.core().class()).hotpluggable {
-        return Err(Error::generic(format!("Device '{}' does not support hotplugging", dev.type_name())));
+        return Err(no_hotplug(&device));
+    }
+    if !dev.is_realized() {
+        // Somebody set `realized` to false: the guest does not know it any more and cannot let go of it.
+        complete_unplug(machine, &device);
+        return Ok(());
     }
     let mut outcome = Unplug::Now;
     for handler in handlers(&device) {

@@ -205,3 +205,37 @@ fn functions_of_a_slot_must_agree_on_being_several() {
     rig.add("virtio-mem-pci,memdev=mem1,addr=4,multifunction=on").unwrap();
     assert_eq!(desc(rig.add("virtio-mem-pci,addr=1.4")), "'memdev' property must be set");
 }
+
+#[test]
+fn only_what_can_come_and_go_is_realized_by_a_client() {
+    let rig = Rig::build_with(config("pc"), virtio_mem).unwrap();
+    rig.add("isa-debug-exit,id=x").unwrap();
+    rig.machine.finish().unwrap();
+    rig.machine.start();
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem0").unwrap();
+    let set = |path: &str, on: bool| {
+        let object = rig.machine.tree().absolute(path).expect(path);
+        object.set("realized", Input::Json(&Value::Bool(on))).map_err(|e| e.desc().to_owned())
+    };
+    let isa = Err("Bus 'isa.0' does not support hotplugging".to_owned());
+    assert_eq!(set("/machine/peripheral/x", false), isa);
+    let cpu = Err("Device 'qemu64-x86_64-cpu' does not support hotplugging".to_owned());
+    assert_eq!(set("/machine/unattached/device[0]", false), cpu);
+    let behind = Err("Bus 'virtio-bus' does not support hotplugging".to_owned());
+    assert_eq!(set("/machine/peripheral/vm0/virtio-backend", false), behind);
+    for _ in 0..3 {
+        assert_eq!(set("/machine/peripheral/vm0", false), Ok(()));
+        assert_eq!(rig.config_read(2, 0, 0), u32::MAX);
+        assert_eq!(set("/machine/peripheral/vm0", true), Ok(()));
+        assert_eq!(rig.config_read(2, 0, 0), 0x1058_1af4);
+    }
+    let bus = |name: &str| {
+        bus::find(&rig.machine.main_bus(), &mut |b| (b.bus().name() == name).then(|| Arc::clone(b)))
+    };
+    assert_eq!(bus("virtio-bus").unwrap().bus().children().len(), 1);
+    // What the guest does not see any more need not be given up by it.
+    assert_eq!(set("/machine/peripheral/vm0", false), Ok(()));
+    device_del(&rig.machine, "vm0").unwrap();
+    assert!(rig.machine.tree().absolute("/machine/peripheral/vm0").is_none());
+    assert_eq!(rig.config_read(0, 0, 0), 0x1237_8086, "the host bridge is where it was");
+}

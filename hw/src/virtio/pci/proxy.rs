@@ -6,8 +6,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memory::{RegionDesc, RegionId, RegionOps};
-use qapi::{Error, Result, Value};
-use qom::{Class, Input, ObjectRef, Property, TypeInfo, cast};
+use qapi::{Error, Result};
+use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
 use super::stop::finish_when_stopped;
 use super::transport::{NOTIFY_MULTIPLIER, Parts, Transport, Window, WindowOps};
@@ -139,7 +139,7 @@ impl VirtioPci {
         qdev::realize_on(machine, &device, bus.as_ref())?;
         let done = self.build(proxy, backend, machine, vectors);
         if done.is_err() {
-            (device as ObjectRef).set("realized", Input::Json(&Value::Bool(false)))?;
+            qdev::undo_realize(machine, &device);
         }
         done
     }
