@@ -283,3 +283,9 @@ fn a_block_has_a_name_only_while_it_is_registered() {
     block.unregister_name();
     assert_eq!(block.name(), "");
 }
+
+#[test]
+fn any_number_of_threads_may_be_asked_for() {
+    let vm = vm();
+    vm.add("ram", "size=64M,prealloc=on,prealloc-threads=4294967295").unwrap();
+}

@@ -17,6 +17,9 @@ use crate::guest_memory::DirtySlice;
 /// Alignment of a block's host address: what transparent huge pages need.
 #[doc(alias = "QEMU_VMALLOC_ALIGN")]
 const HOST_ALIGN: u64 = 2 << 20;
+/// Threads that allocate one block at most.
+#[doc(alias = "MAX_MEM_PREALLOC_THREAD_COUNT")]
+const MAX_PREALLOC_THREADS: usize = 16;
 
 /// Where the memory of a block comes from.
 #[derive(Debug)]
@@ -358,13 +361,16 @@ impl RamBlock {
         self.mapping.bind(policy, &mask, u64::from(last) + 2).map_err(Error::Bind)
     }
 
-    /// Allocates all pages of a range with `threads` threads.
+    /// Allocates all pages of a range with `threads` threads, but no more than 16 or than the host has processors: the number
+    /// is the user's.
     ///
     /// # Errors
     /// [`Error::Prealloc`]; what was allocated stays.
     pub fn prealloc(&self, offset: u64, len: u64, threads: u32) -> Result<()> {
         let pages = len.div_ceil(self.page_size);
-        let workers = u64::from(threads.max(1)).min(pages).max(1);
+        let useful =
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_PREALLOC_THREADS);
+        let workers = u64::from(threads.max(1)).min(useful as u64).min(pages).max(1);
         let share = pages.div_ceil(workers) * self.page_size;
         let run = |part: u64| {
             let start = part * share;
@@ -375,10 +381,16 @@ impl RamBlock {
             return run(0).map_err(Error::Prealloc);
         }
         std::thread::scope(|scope| {
-            let parts: Vec<_> = (0..workers).map(|part| scope.spawn(move || run(part))).collect();
-            let mut result = Ok(());
+            let spawn =
+                |part| std::thread::Builder::new().spawn_scoped(scope, move || run(part)).map_err(|_| part);
+            let parts: Vec<_> = (1..workers).map(spawn).collect();
+            let mut result = run(0);
             for part in parts {
-                let done = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let done = match part {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    // The host has no thread left: slower, then.
+                    Err(part) => run(part),
+                };
                 result = result.and(done);
             }
             result
