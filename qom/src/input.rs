@@ -116,7 +116,9 @@ impl<'a> Input<'a> {
                     let (low, high) = part.split_once('-').unwrap_or((part, part));
                     let low = parse_u64(low).ok_or_else(bad)?;
                     let high = parse_u64(high).ok_or_else(bad)?;
-                    if low > high || high > u64::from(u16::MAX) {
+                    // Every number once at most: nine bytes of text must not become 64 Ki numbers again and again.
+                    let count = (high.saturating_sub(low) as usize).saturating_add(out.len());
+                    if low > high || high > u64::from(u16::MAX) || count > usize::from(u16::MAX) {
                         return Err(bad());
                     }
                     out.extend((low..=high).map(|u| u as u16));

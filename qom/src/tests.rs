@@ -106,6 +106,8 @@ fn dialects_accept_and_refuse_sizes_in_their_own_words() {
 fn number_lists_take_ranges() {
     assert_eq!(Input::Keyval("0-2,7").to_u16_list("host-nodes"), Ok(vec![0, 1, 2, 7]));
     assert!(Input::Keyval("2-1").to_u16_list("cpus").is_err());
+    assert_eq!(Input::Keyval("0-65535").to_u16_list("cpus").map(|l| l.len()), Ok(65536));
+    assert!(Input::Keyval("0-65535,0-65535,0-65535").to_u16_list("cpus").is_err(), "few bytes, many numbers");
     assert_eq!(
         Input::Keyval("a-b").to_u16_list("cpus").unwrap_err().desc(),
         "Parameter 'cpus' expects a uint64 value or range"
