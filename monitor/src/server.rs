@@ -106,31 +106,37 @@ impl Monitors {
     }
 
     /// Tells every client that something happened. From the loop thread it is written before this returns, so that
-    /// an event precedes the reply to the command that caused it; from other threads it is posted.
+    /// an event precedes the reply to the command that caused it; from other threads it is posted. What is limited and
+    /// does not pass is not posted either: a guest that causes events faster than the loop turns fills no queue.
     pub fn emit(&self, event: &Event) {
         let event = Stamped::new(event);
+        let key = event.limit();
+        let passes = match &key {
+            Some(key) => lock(&self.0.throttle).offer(key.clone(), event),
+            None => Some(event),
+        };
+        let Some(event) = passes else { return };
         if self.0.loop_handle.on_loop_thread() {
-            self.0.emit(event);
+            self.0.pass(&event, key);
         } else {
             let server = Arc::clone(&self.0);
-            self.0.loop_handle.post(move || server.emit(event));
+            self.0.loop_handle.post(move || server.pass(&event, key));
         }
     }
 }
 
 impl Server {
-    fn emit(self: &Arc<Self>, event: Stamped) {
-        let Some(key) = event.limit() else { return self.broadcast(&event) };
-        let passes = lock(&self.throttle).offer(key.clone(), event);
-        if let Some(event) = passes {
-            self.broadcast(&event);
+    /// Sends an event; one that is limited opens a window in which the next ones wait.
+    fn pass(self: &Arc<Self>, event: &Stamped, key: Option<(&'static str, String)>) {
+        self.broadcast(event);
+        if let Some(key) = key {
             self.open_window(key);
         }
     }
 
     fn open_window(self: &Arc<Self>, key: (&'static str, String)) {
         let server = Arc::downgrade(self);
-        let end = self.loop_handle.now_ns(self.clock) + WINDOW_NS;
+        let end = self.loop_handle.now_ns(self.clock).saturating_add(WINDOW_NS);
         let close = move || {
             let Some(server) = server.upgrade() else { return };
             let pending = lock(&server.throttle).close(&key);
