@@ -55,6 +55,26 @@ fn garbage_on_qmp_leaves_the_session_and_the_machine_working() {
     });
 }
 
+#[test]
+fn many_requests_at_once_are_all_answered() {
+    let mut vm = Vm::new().line("-machine none").qmp().start();
+    // Complaints cost less of a turn than commands: after any number of them a command may be the last of the turn.
+    for complaints in 0..20 {
+        let mut requests = "}\n".repeat(complaints);
+        for id in 0..40 {
+            requests += &format!("{{\"execute\":\"query-status\",\"id\":{id}}}\n");
+        }
+        vm.qmp().send_raw(requests.as_bytes()).unwrap();
+        for _ in 0..complaints {
+            assert!(vm.qmp().recv_line().unwrap().contains("JSON parse error"));
+        }
+        for id in 0..40 {
+            assert!(vm.qmp().recv_line().unwrap().contains(&format!("\"id\": {id}")));
+        }
+    }
+    no_panic(&vm.stderr()).unwrap();
+}
+
 /// What garbage is made of, besides random bytes.
 const PIECES: [&str; 12] = [
     "{",

@@ -57,7 +57,7 @@ impl Peer {
                 return;
             }
             let step = lock(&self.session).next_step();
-            budget -= match step {
+            let cost = match step {
                 None => return self.port.accept_input(),
                 Some(Step::Reply(value)) => {
                     self.send(&value);
@@ -72,6 +72,8 @@ impl Peer {
                     COMMAND_COST
                 }
             };
+            // The last command may cost more than is left.
+            budget = budget.saturating_sub(cost);
         }
         self.work_later(server);
     }
