@@ -105,7 +105,9 @@ impl Memory {
 
     /// The text of `info mtree` with its options.
     pub fn mtree_text(&self, options: MtreeOptions) -> qapi::Result<String> {
-        text::mtree(&self.topology(), options)
+        let (text, owners) = text::mtree(&self.topology(), options)?;
+        drop(owners);
+        Ok(text)
     }
 
     /// Registers a listener for an address space and replays its view as one batch.

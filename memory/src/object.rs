@@ -32,9 +32,11 @@ pub(crate) fn register(registry: &mut Registry, memory: &Arc<Memory>) {
     };
     // Of an abstract struct's kind: objects are made by transactions, never by name, so there is no constructor.
     registry.register(TypeInfo::new("memory-region").properties([
-        read("container", "link<memory-region>", |topology, region| {
-            let container = region.container.and_then(|c| topology.arena[c].object.clone());
-            container.map_or_else(String::new, |o| o.path()).into()
+        Property::new("container", "link<memory-region>").get(|o: &RegionObject| {
+            let container =
+                o.with(|topology, region| region.container.and_then(|c| topology.arena[c].object.clone()))?;
+            // Without the topology lock: the path leads over owners, and the last reference to one may be ours.
+            Ok(container.map_or_else(String::new, |o| o.path()).into())
         }),
         read("addr", "uint64", |_, region| region.addr.into()),
         read("priority", "uint32", |_, region| i64::from(region.priority).into()),
@@ -46,7 +48,7 @@ pub(crate) fn register(registry: &mut Registry, memory: &Arc<Memory>) {
 }
 
 impl RegionObject {
-    fn with(&self, get: fn(&Topology, &Region) -> Value) -> Result<Value> {
+    fn with<T>(&self, get: impl FnOnce(&Topology, &Region) -> T) -> Result<T> {
         let gone = || Error::generic("memory region is gone");
         let memory = self.memory.upgrade().ok_or_else(gone)?;
         let topology = memory.topology();

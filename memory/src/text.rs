@@ -2,6 +2,7 @@
 //!
 //! Left out: the dispatch tree of `-f -d`, which describes a lookup structure this program does not have.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -29,17 +30,22 @@ macro_rules! put {
     ($out:expr, $($arg:tt)*) => {{ let _ = write!($out, $($arg)*); }};
 }
 
-pub(crate) fn mtree(topology: &Topology, options: MtreeOptions) -> qapi::Result<String> {
+/// The text, and the owners that were looked at: the caller lets go of them after the topology lock, since the last
+/// reference to one may be among them, and what is dropped then may take that lock.
+pub(crate) fn mtree(topology: &Topology, options: MtreeOptions) -> qapi::Result<(String, Vec<ObjectRef>)> {
     if options.flatview && options.dispatch_tree {
         return Err(qapi::Error::generic("the dispatch tree is not supported: use -f without -d"));
     }
-    let printer = Printer { arena: &topology.arena, options };
-    Ok(if options.flatview { printer.flat_views(&topology.spaces) } else { printer.trees(&topology.spaces) })
+    let printer = Printer { arena: &topology.arena, options, owners: RefCell::default() };
+    let text =
+        if options.flatview { printer.flat_views(&topology.spaces) } else { printer.trees(&topology.spaces) };
+    Ok((text, printer.owners.into_inner()))
 }
 
 struct Printer<'a> {
     arena: &'a Arena,
     options: MtreeOptions,
+    owners: RefCell<Vec<ObjectRef>>,
 }
 
 impl Printer<'_> {
@@ -128,9 +134,13 @@ impl Printer<'_> {
         }
         match &region.owner {
             Owner::None => out.push_str(" parent:{obj path=/machine/unattached}"),
-            Owner::Qom(object) => {
-                put!(out, "{}", object.upgrade().map_or(" orphan".into(), |o| owner_text(&o)))
-            }
+            Owner::Qom(object) => match object.upgrade() {
+                Some(object) => {
+                    out.push_str(&owner_text(&object));
+                    self.owners.borrow_mut().push(object);
+                }
+                None => out.push_str(" orphan"),
+            },
             Owner::Object { path } => put!(out, " owner:{{obj path={path}}}"),
             Owner::Device { id: Some(id), .. } => put!(out, " owner:{{dev id={id}}}"),
             Owner::Device { id: None, path } => put!(out, " owner:{{dev path={path}}}"),
