@@ -3,8 +3,10 @@
 
 use std::fs;
 
+use guest::arena::Arena;
+use guest::mem::{Driver, Step, Touch};
 use serde_json::{Value, json};
-use tests::{Need, Peer, Vm, VmBuilder, have, program};
+use tests::{Need, Peer, QtestBus, VirtioMem, Vm, VmBuilder, have, pci, program};
 
 /// The issue's command line, without accelerator and monitors.
 const LINE: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \
@@ -126,6 +128,39 @@ fn guest_turns_off(mut vm: Vm) {
     assert_eq!(shutdown["data"], json!({ "guest": true, "reason": "guest-shutdown" }));
     let exited = vm.wait();
     assert_eq!((exited.code, exited.signal), (Some(0), None), "{}", exited.stderr);
+}
+
+/// Has a driver do what there is to do.
+fn settle(driver: &mut Driver, bus: &mut QtestBus<'_>) {
+    while driver.step(bus).unwrap() != Step::Idle {}
+}
+
+#[test]
+fn the_guests_driver_follows_over_qtest() {
+    if !have(&[Need::QtestAccel]) {
+        return;
+    }
+    let mut vm = Vm::new().line("-machine q35").line(LINE).qtest().qmp().hmp().start();
+    // What firmware does: BARs, and the functions' numbers.
+    let [vm0, vm1] = [1, 2].map(pci::Function::at);
+    let functions = [(vm0, 0), (vm1, 1)].map(|(function, nth)| {
+        VirtioMem::map(vm.qtest(), function, nth);
+        guest::pci::Function { bus: function.bus, device: function.device, function: function.function }
+    });
+    let mut arena = Arena::new(64 * M, 80 * M);
+    let mut drivers =
+        functions.map(|f| Driver::open(&mut QtestBus::new(vm.qtest()), f, &mut arena, Touch::Page).unwrap());
+    for requested in [[0, G], [500 * M, 200 * M], [0, 0]] {
+        for (id, size) in ["vm0", "vm1"].into_iter().zip(requested) {
+            vm.qmp().qom_set(id, "requested-size", json!(size));
+        }
+        for driver in &mut drivers {
+            settle(driver, &mut QtestBus::new(vm.qtest()));
+            let found = driver.check(&mut QtestBus::new(vm.qtest()));
+            assert_eq!(found.mismatches, 0, "what the driver wrote is still there");
+        }
+        assert_eq!(vm.hmp().run("info memory-devices"), devices(0x1_8000_0000, requested, requested));
+    }
 }
 
 #[test]
