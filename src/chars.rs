@@ -122,7 +122,15 @@ impl Chars<'_> {
                     compat += 1;
                     let complaint = || format!("parse error: {}", raw.text);
                     let owner = Owner { complaint: &complaint, always: false };
-                    let Some((chardev, _)) = self.legacy(&label, raw, &owner)? else { continue };
+                    let Some((chardev, _)) = self.legacy(&label, raw, &owner)? else {
+                        if matches!(option, MonitorOption::Hmp(_)) {
+                            continue;
+                        }
+                        // Only consoles can be `none`.
+                        let text = format!("'{}' is not a valid char driver", raw.text);
+                        self.report.error(&Error::generic(text).prefixed(&raw.prefix()));
+                        return Err(Error::generic(complaint()).prefixed(&raw.prefix()));
+                    };
                     match option {
                         MonitorOption::Hmp(_) => monitors.add_hmp(&chardev)?,
                         MonitorOption::QmpPretty(_) => monitors.add_qmp(&chardev, true)?,

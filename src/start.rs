@@ -225,7 +225,9 @@ fn build(
     for raw in &line.numa {
         let at = |e: Error| e.prefixed(&raw.prefix());
         match numa::parse(raw).map_err(at)? {
-            numa::Numa::Node(node) => machine.add_numa_node(node).map_err(at)?,
+            numa::Numa::Node(node) => {
+                report.at(&raw.prefix(), || machine.add_numa_node(node)).map_err(at)?;
+            }
             numa::Numa::Distance { src, dst, val } => {
                 machine.add_numa_distance(src, dst, val).map_err(at)?;
             }
@@ -322,6 +324,9 @@ fn global(raw: &Raw, report: &Reporter) -> Result<Global> {
         && let Some((driver, property)) = left.split_once('.')
         && !left.contains(',')
     {
+        if driver.is_empty() || property.is_empty() {
+            return Err(options::invalid_parameter(left).prefixed(&raw.prefix()));
+        }
         let (driver, property) = (driver.to_owned(), property.to_owned());
         return Ok(Global { driver, property, value: value.to_owned() });
     }
@@ -340,6 +345,12 @@ fn global(raw: &Raw, report: &Reporter) -> Result<Global> {
 fn objects(line: &CommandLine, tree: &Tree) -> Result<()> {
     for raw in &line.objects {
         let at = |e: Error| e.prefixed(&raw.prefix());
+        if !raw.is_json()
+            && let Some(id) = raw.options("qom-type").get("id")
+        {
+            // Before anything else, as it is the list's and not the object's.
+            qom::valid_id(id).map_err(at)?;
+        }
         let arguments = if raw.is_json() {
             match json::parse(&raw.text).map_err(at)? {
                 Value::Dict(dict) => tree.check_object(dict).map_err(at)?,

@@ -35,7 +35,11 @@ impl<'a> Input<'a> {
             Self::Json(Value::UInt(u)) => Ok(*u),
             Self::Json(_) => Err(expects(name, "uint64")),
             Self::Text(s) => parse_u64(s).ok_or_else(|| expects(name, "uint64")),
-            Self::Keyval(s) | Self::Option(s) => parse_u64(s).ok_or_else(|| expects(name, "integer")),
+            Self::Option(s) => parse_u64(s).ok_or_else(|| expects(name, "integer")),
+            // No sign in this dialect.
+            Self::Keyval(s) => parse_u64(s)
+                .filter(|_| !s.trim_start().starts_with('-'))
+                .ok_or_else(|| expects(name, "a uint64 value")),
         }
     }
 

@@ -118,7 +118,8 @@ impl CommandLine {
                 break;
             }
         }
-        if line.daemonize && line.nographic {
+        // Without defaults nothing of it goes to the terminal.
+        if line.daemonize && line.nographic && !line.no_defaults {
             return Err(Error::generic("-nographic cannot be used with -daemonize"));
         }
         Ok(line)

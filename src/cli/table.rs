@@ -70,7 +70,7 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     ),
     flag("-mem-prealloc", &[], "allocate the memory of all back ends at the start"),
     flag("-nodefaults", &[], "no default serial port and monitor"),
-    flag("-no-user-config", &["nodefconfig"], "accepted; there are no configuration files"),
+    flag("-no-user-config", &[], "accepted; there are no configuration files"),
     with("-display", &[], "none", "no display"),
     flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
     with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),

@@ -74,4 +74,5 @@ fn the_topology_may_be_given_as_a_property_of_the_machine() {
 #[test]
 fn a_daemon_has_no_terminal_to_share() {
     assert_eq!(message(&["-nographic", "-daemonize"]), "-nographic cannot be used with -daemonize");
+    assert!(parse(&["-nographic", "-daemonize", "-nodefaults"]).is_ok());
 }

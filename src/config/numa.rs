@@ -23,13 +23,18 @@ const NODE_KEYS: [&str; 5] = ["type", "nodeid", "cpus", "mem", "memdev"];
 /// QEMU's, without the option's prefix.
 pub(crate) fn parse(raw: &Raw) -> Result<Numa> {
     let parsed = options::options(&raw.text, Some("type"));
-    match if parsed.help { "help" } else { parsed.get("type").unwrap_or("") } {
+    let kind = parsed.get("type");
+    if parsed.help && kind.is_some() {
+        return Err(options::invalid_parameter("help"));
+    }
+    match if parsed.help { "help" } else { kind.unwrap_or("") } {
         "node" => node(&parsed).map(Numa::Node),
         "dist" => {
             parsed.only(&["type", "src", "dst", "val"])?;
-            let get = |k| uint(&parsed, k, u16::MAX.into())?.ok_or_else(|| missing(k));
-            let val = uint(&parsed, "val", u8::MAX.into())?.ok_or_else(|| missing("val"))?;
-            Ok(Numa::Distance { src: get("src")?, dst: get("dst")?, val: val as u8 })
+            let get = |k| uint(&parsed, k, 16)?.ok_or_else(|| missing(k));
+            let (src, dst) = (get("src")?, get("dst")?);
+            let val = uint(&parsed, "val", 8)?.ok_or_else(|| missing("val"))?;
+            Ok(Numa::Distance { src, dst, val: val as u8 })
         }
         kind @ ("cpu" | "hmat-lb" | "hmat-cache") => {
             Err(Error::generic(format!("-numa {kind} is not supported yet")))
@@ -44,10 +49,13 @@ fn node(parsed: &Options) -> Result<NumaNodeOptions> {
     let mut cpus = Vec::new();
     // The key may be repeated: every occurrence adds.
     for (_, text) in parsed.pairs.iter().filter(|(k, _)| k == "cpus") {
+        if text.is_empty() {
+            return Err(Error::generic("Parameter 'cpus' expects a uint64 value or range"));
+        }
         cpus.extend(qom::Input::Keyval(text).to_u16_list("cpus")?);
     }
     Ok(NumaNodeOptions {
-        nodeid: uint(parsed, "nodeid", u16::MAX.into())?,
+        nodeid: uint(parsed, "nodeid", 16)?,
         cpus,
         mem: parsed.get("mem").map(node_size).transpose()?,
         memdev: parsed.get("memdev").map(str::to_owned),
@@ -57,17 +65,13 @@ fn node(parsed: &Options) -> Result<NumaNodeOptions> {
 /// Memory of a node; older command lines mean MiB by a bare number.
 fn node_size(text: &str) -> Result<u64> {
     let unit = if text.bytes().all(|b| b.is_ascii_digit()) { 1 << 20 } else { 1 };
-    qom::size::parse(text, unit).map_err(|_| {
-        Error::generic("Parameter 'mem' expects a size value representible as a non-negative int64")
-    })
+    qom::size::parse(text, unit).map_err(|_| Error::generic("Parameter 'mem' expects a size value"))
 }
 
-fn uint(parsed: &Options, key: &str, max: u64) -> Result<Option<u16>> {
-    let bad = || Error::generic(format!("Parameter '{key}' expects a uint64 value"));
-    let Some(text) = parsed.get(key) else { return Ok(None) };
-    let value: u64 = text.parse().map_err(|_| bad())?;
-    // Numbers beyond any node are refused with the text of those that are just beyond.
-    if value > max { Err(bad()) } else { Ok(Some(value as u16)) }
+/// A number of `bits` bits, 16 at most.
+fn uint(parsed: &Options, key: &str, bits: u32) -> Result<Option<u16>> {
+    let value = |text| qom::Input::Keyval(text).to_uint(key, bits).map(|value| value as u16);
+    parsed.get(key).map(value).transpose()
 }
 
 fn missing(key: &str) -> Error {

@@ -86,18 +86,17 @@ impl IsaSerial {
         self.chardev.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn connect(&self, machine: &Machine) -> Result<Port> {
-        let id = self
-            .chardev_id()
-            .ok_or_else(|| Error::generic("Can't create serial device, empty char device"))?;
-        let property = "Property 'isa-serial.chardev'";
+    /// The port on the character device; a serial port without one sends to nobody.
+    fn connect(&self, machine: &Machine) -> Result<Option<Port>> {
+        let Some(id) = self.chardev_id() else { return Ok(None) };
+        // QEMU's device is a wrapper of another one, which its messages name.
+        let property = "Property 'serial.chardev'";
         let chardev = machine
             .chardevs()
             .get(&id)
             .ok_or_else(|| Error::generic(format!("{property} can't find value '{id}'")))?;
-        chardev
-            .reserve()
-            .map_err(|_| Error::generic(format!("{property} can't take value '{id}', it's in use")))
+        let taken = |e: Error| Error::generic(format!("{property} can't take value '{id}': {}", e.desc()));
+        chardev.reserve().map(Some).map_err(taken)
     }
 
     /// Fills in what was left to us.
@@ -139,7 +138,7 @@ impl Device for IsaSerial {
         let line = Arc::new(Line {
             uart: Mutex::default(),
             irq: IrqLine::new(machine.irq(), irq),
-            port: Mutex::new(Some(port)),
+            port: Mutex::new(port),
         });
         // With the port in place: the first byte may come at once.
         if let Some(port) = &*line.port() {

@@ -202,6 +202,21 @@ impl Smp {
         [socket, die, module, core, thread]
     }
 
+    /// The place of vCPU `index` in words; levels that the topology does not have are left out.
+    pub fn position_text(&self, index: u32) -> String {
+        let [socket, die, module, core, thread] = self.position(index);
+        let mut parts = vec![format!("socket-id: {socket}")];
+        if self.dies > 1 {
+            parts.push(format!("die-id: {die}"));
+        }
+        if self.modules > 1 {
+            parts.push(format!("module-id: {module}"));
+        }
+        parts.push(format!("core-id: {core}"));
+        parts.push(format!("thread-id: {thread}"));
+        parts.join(", ")
+    }
+
     /// The APIC ID of vCPU `index`: each level takes as many bits as its largest number needs (Intel SDM 10.4.6).
     pub fn apic_id(&self, index: u32) -> u32 {
         let bits = |count: u32| u32::BITS - (count - 1).leading_zeros();

@@ -124,7 +124,7 @@ impl Machine {
             .downcast::<MachineObject>()
             .ok_or_else(|| Error::generic(format!("class '{}' is no machine", kind.class)))?;
         for (name, value) in &config.options {
-            machine_object.set(name, Input::Keyval(value))?;
+            machine_object.set(name, Input::Option(value))?;
         }
         let smp = config.smp.check(kind.name, kind.max_cpus())?;
         let cpu = config.cpu.clone().unwrap_or_default();
@@ -178,7 +178,31 @@ impl Machine {
         self.numa_supported()?;
         let size = |id: &str| i386::ram::backend_size(self.tree(), id);
         let legacy = self.kind.has_numa_mem();
-        self.numa_mut().add_node(options, self.smp.maxcpus, legacy, size)
+        let old_form = options.mem.is_some();
+        self.numa_mut().add_node(options, self.smp.maxcpus, legacy, size)?;
+        if old_form && !self.is_tested() {
+            tracing::warn!("Parameter -numa node,mem is deprecated, use -numa node,memdev instead");
+        }
+        Ok(())
+    }
+
+    /// Whether a test drives the machine; QEMU says nothing of old usage then.
+    fn is_tested(&self) -> bool {
+        self.host.accel.name() == "qtest"
+    }
+
+    /// CPUs that no node claimed, while nodes claimed others.
+    fn warn_unclaimed(&self, cpus: &[u32]) {
+        if cpus.is_empty() || self.is_tested() {
+            return;
+        }
+        let list: Vec<String> =
+            cpus.iter().map(|&cpu| format!("CPU {cpu} [{}]", self.smp.position_text(cpu))).collect();
+        tracing::warn!("CPU(s) not present in any NUMA nodes: {}", list.join(", "));
+        tracing::warn!(
+            "All CPU(s) up to maxcpus should be described in NUMA config, ability to start up with partial NUMA \
+             mappings is obsoleted and will be removed in future"
+        );
     }
 
     /// Sets a distance, `-numa dist,…`.
@@ -209,7 +233,8 @@ impl Machine {
         if self.kind.has_implicit_node(&sizes) {
             self.numa_mut().add_implicit_node();
         }
-        self.numa_mut().complete(sizes.ram, self.smp.maxcpus)?;
+        let unclaimed = self.numa_mut().complete(sizes.ram, self.smp.maxcpus)?;
+        self.warn_unclaimed(&unclaimed);
         self.host.accel.attach(&self.host.memory, &self.system_space, &self.io_space)?;
         let board = i386::build(self)?;
         self.board.get_or_init(|| board);

@@ -137,13 +137,14 @@ impl Numa {
         Ok(())
     }
 
-    /// Checks the whole list against `ram` bytes and gives CPUs of `maxcpus` that no node claimed to node 0.
+    /// Checks the whole list against `ram` bytes and gives CPUs of `maxcpus` that no node claimed to node 0. Tells which ones,
+    /// if nodes claimed others.
     ///
     /// # Errors
     /// QEMU's texts.
-    pub fn complete(&mut self, ram: u64, maxcpus: u32) -> Result<()> {
+    pub fn complete(&mut self, ram: u64, maxcpus: u32) -> Result<Vec<u32>> {
         if self.nodes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let highest = self.nodes.keys().next_back().copied().unwrap_or(0);
         // From the top, as QEMU looks for holes.
@@ -167,8 +168,7 @@ impl Numa {
                 total.unwrap_or(u64::MAX)
             ));
         }
-        self.assign_rest(maxcpus);
-        Ok(())
+        Ok(self.assign_rest(maxcpus))
     }
 
     fn split_evenly(&mut self, ram: u64) {
@@ -181,10 +181,11 @@ impl Numa {
         self.split = true;
     }
 
-    fn assign_rest(&mut self, maxcpus: u32) {
+    fn assign_rest(&mut self, maxcpus: u32) -> Vec<u32> {
         let taken: Vec<u32> = self.nodes.values().flat_map(|n| n.cpus.iter().copied()).collect();
         let count = self.nodes.len() as u32;
-        for cpu in (0..maxcpus).filter(|c| !taken.contains(c)) {
+        let rest: Vec<u32> = (0..maxcpus).filter(|c| !taken.contains(c)).collect();
+        for &cpu in &rest {
             // Without any assignment the CPUs go round; with a partial one, to node 0.
             let id = if taken.is_empty() { cpu % count } else { 0 };
             if let Some(node) = self.nodes.get_mut(&(id as u16)) {
@@ -194,6 +195,7 @@ impl Numa {
         for node in self.nodes.values_mut() {
             node.cpus.sort_unstable();
         }
+        if taken.is_empty() { Vec::new() } else { rest }
     }
 
     /// Number of nodes; 0 without NUMA.

@@ -205,8 +205,10 @@ impl Machine {
             if inner.ended {
                 return;
             }
-            inner.ended = !inner.no_shutdown;
-            (cause, inner.no_shutdown)
+            // Whoever ends the program with a signal means the program.
+            let pause = inner.no_shutdown && cause != ShutdownCause::HostSignal;
+            inner.ended = !pause;
+            (cause, pause)
         };
         self.send(Event::Shutdown { guest: is_guest(cause), reason: cause });
         if pause {

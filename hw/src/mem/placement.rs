@@ -45,6 +45,14 @@ impl Wanted {
     }
 }
 
+/// The error of a machine that has no room for memory devices.
+pub fn unprepared() -> Error {
+    Error::generic(
+        "the configuration is not prepared for memory devices (e.g., for memory hotplug), consider specifying the \
+         maxmem option",
+    )
+}
+
 /// Finds the place for a new device.
 ///
 /// `warn` gets the sentence about an alignment that the area's base does not have.
@@ -58,12 +66,7 @@ pub fn place(
     wanted: &Wanted,
     warn: &mut dyn FnMut(String),
 ) -> Result<u64> {
-    let Some(area) = area else {
-        return Err(Error::generic(
-            "the configuration is not prepared for memory devices (e.g., for memory hotplug), consider specifying \
-             the maxmem option",
-        ));
-    };
+    let area = area.ok_or_else(unprepared)?;
     let used = present.iter().fold(0u64, |sum, p| sum.saturating_add(p.size));
     if used.checked_add(wanted.size).is_none_or(|sum| sum > area.limit) {
         let limit = area.limit;

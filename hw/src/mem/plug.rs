@@ -7,7 +7,7 @@ use qom::{ObjectRef, cast};
 
 use super::device::{MemoryDevice, MemoryDevices};
 use super::memslots::Budget;
-use super::placement::{Area, place};
+use super::placement::{self, Area, place};
 use crate::core::{Device, HotplugHandler, Machine, Unplug};
 
 /// The machine's part in plugging a memory device; attach it to the class with `DeviceClass::plugged_by`. The class
@@ -30,27 +30,23 @@ impl HotplugHandler for MemoryDevicePlug {
     fn pre_plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
         let memory_device = memory_device(device)?;
         let devices = MemoryDevices::of(machine);
+        // Before anything about the device: without room none of it matters.
+        let area = area(machine).ok_or_else(placement::unprepared)?;
         let wanted = memory_device.wanted()?;
-        let area = area(machine);
-        if let Some(area) = &area {
-            let slots = machine.accel().memory_slots();
-            let required = devices.memslots();
-            if slots.as_ref().is_some_and(|s| s.free == 0) {
-                return Err(Error::generic("hypervisor has not enough free memory slots left"));
-            }
-            memory_device.set_memslot_limit(
-                Budget {
-                    max: slots.as_ref().map(|s| s.max.into()),
-                    free: slots.as_ref().map(|s| s.free.into()),
-                    required,
-                    limit: area.limit,
-                    used: devices.placed().iter().map(|p| p.size).sum(),
-                }
-                .share(wanted.size),
-            );
+        let slots = machine.accel().memory_slots();
+        if slots.as_ref().is_some_and(|s| s.free == 0) {
+            return Err(Error::generic("hypervisor has not enough free memory slots left"));
         }
+        let budget = Budget {
+            max: slots.as_ref().map(|s| s.max.into()),
+            free: slots.as_ref().map(|s| s.free.into()),
+            required: devices.memslots(),
+            limit: area.limit,
+            used: devices.placed().iter().map(|p| p.size).sum(),
+        };
+        memory_device.set_memslot_limit(budget.share(wanted.size));
         let warn = &mut |text: String| tracing::warn!("{text}");
-        memory_device.set_addr(place(area.as_ref(), &devices.placed(), &wanted, warn)?);
+        memory_device.set_addr(place(Some(&area), &devices.placed(), &wanted, warn)?);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ fn add(numa: &mut Numa, options: NumaNodeOptions) -> Result<()> {
     numa.add_node(options, 4, false, |id| id.starts_with('r').then_some(GIB / 2))
 }
 
-fn text(result: Result<()>) -> String {
+fn text<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.unwrap_err().desc().to_owned()
 }
 

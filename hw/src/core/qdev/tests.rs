@@ -23,8 +23,7 @@ fn bad_devices_are_refused_in_qemus_words() {
     assert_eq!(text("isa-debug-exit,bus=pci.0"), "Device 'isa-debug-exit' can't go on PCI bus");
     assert_eq!(text("isa-debug-exit,foo=1"), "Property 'isa-debug-exit.foo' not found");
     assert_eq!(text("isa-debug-exit,iobase=x"), "Parameter 'iobase' expects integer");
-    assert_eq!(text("isa-serial"), "Can't create serial device, empty char device");
-    assert_eq!(text("isa-serial,chardev=c"), "Property 'isa-serial.chardev' can't find value 'c'");
+    assert_eq!(text("isa-serial,chardev=c"), "Property 'serial.chardev' can't find value 'c'");
 }
 
 #[test]
