@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use mainloop::{Interest, Watch};
 use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
@@ -21,8 +22,10 @@ use crate::virtio::state::{Due, Served, StatusChange, VirtioState};
 
 /// Buffers served before the lock is let go once.
 const BUDGET: usize = 64;
-/// Turns of that many before the rest is left to the main loop, so that a busy guest starves nobody.
-const TURNS: usize = 16;
+/// Buffers served before the rest is left to the main loop's next turn, so that a busy guest starves nobody.
+const TURN_BUFFERS: usize = 1024;
+/// Time after which the rest is left to the next turn: monitors get theirs in between.
+const TURN_TIME: Duration = Duration::from_millis(10);
 /// Bytes between the notification registers of two queues.
 pub(super) const NOTIFY_MULTIPLIER: u64 = 4;
 
@@ -112,18 +115,31 @@ impl Transport {
         unpoisoned(&self.kicks).region = Some(region);
     }
 
-    /// Serves a queue until it is empty. Called on the main loop for event descriptors, else where the driver wrote.
+    /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
+    /// descriptors, else where the driver writes.
     pub fn kick(&self, queue: u16) {
-        for _ in 0..TURNS {
+        self.serve(queue, TURN_TIME);
+    }
+
+    fn serve(&self, queue: u16, patience: Duration) {
+        let start = Instant::now();
+        // Few at first: one buffer may ask for a lot (memory that is allocated at once), and time is looked at in between.
+        let (mut budget, mut left) = (1, TURN_BUFFERS);
+        loop {
             let served = {
                 let mut inner = self.lock();
                 let view = self.parts.space.view();
-                inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, BUDGET)
+                inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, budget)
             };
             let more = served.more;
             self.finish(served);
             if !more {
                 return;
+            }
+            left = left.saturating_sub(budget);
+            budget = (budget * 2).min(BUDGET);
+            if left == 0 || start.elapsed() >= patience {
+                break;
             }
         }
         // One posted turn is enough, however often a guest notifies a queue that never runs empty.
@@ -139,16 +155,20 @@ impl Transport {
         });
     }
 
-    /// Serves what the driver notified of and the main loop has not seen yet. Main loop thread, vCPUs stopped; the longest
-    /// queue is shorter than what one kick serves.
+    /// Serves what the driver notified of and the main loop has not seen yet, or left to a later turn. Main loop thread,
+    /// vCPUs stopped; the longest queue is shorter than what is served at once.
     pub(super) fn finish_notified(&self) {
+        let deferred = self.deferred.load(Ordering::Acquire);
         let notified: Vec<u64> = {
             let kicks = unpoisoned(&self.kicks);
             let signalled = kicks.mapped.iter().filter(|(_, fd, _)| fd.read().is_ok());
             signalled.map(|(offset, ..)| offset / NOTIFY_MULTIPLIER).collect()
         };
-        // In range: one event descriptor a queue.
-        notified.into_iter().for_each(|queue| self.kick(queue as u16));
+        for queue in 0..self.queue_count() {
+            if notified.contains(&queue.into()) || deferred & deferred_bit(queue) != 0 {
+                self.serve(queue, Duration::MAX);
+            }
+        }
     }
 
     /// Everything that follows from serving, without the lock.
