@@ -24,7 +24,9 @@ fn survives_garbage(accel: &str) {
     // One that is not answered at once because the machine is busy counts as ignored.
     let complaints = complaints(&vm);
     assert!(complaints.len() <= number(" resets") + number(" ignored"), "{said}; {}", complaints.len());
-    assert!(complaints.len() > 1000, "most requests break the protocol: {said}; {complaints:?}");
+    assert!(number(" resets") > 1000, "most requests break the protocol: {said}");
+    // The first 256 are shown, then a few each second: a guest does not fill the terminal.
+    assert!((256..1000).contains(&complaints.len()), "{said}; {}", complaints.len());
     // The driver began anew, and all is as before.
     guest_reached(&mut vm, &[64 * M]);
     resize(&mut vm, 32 * M);
