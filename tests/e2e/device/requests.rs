@@ -136,12 +136,6 @@ fn violation(player: &mut Player, id: &str, note: &str) -> bool {
 }
 
 #[test]
-#[ignore = "needs migration, which a later issue brings"]
-fn requests_are_busy_while_a_migration_runs() {
-    replay_plain("4-device/busy-migration.txt", &[]);
-}
-
-#[test]
 fn a_device_that_lets_unplugged_memory_be_read_cannot_be_unplugged() {
     replay_plain("4-device/unplugged-accessible.txt", &["features ", "init("]);
 }
