@@ -1,3 +1,5 @@
+//! Claims about pausing, resuming and resetting vCPU threads.
+
 use std::sync::mpsc;
 use std::time::Duration;
 

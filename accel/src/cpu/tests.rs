@@ -1,3 +1,5 @@
+//! Claims about `-cpu` texts.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Claims about the interrupt controller outside the kernel.
+
 use super::*;
 
 fn heard() -> (Arc<UserIrqChip>, UserIrq, Arc<Mutex<Vec<Interrupt>>>) {

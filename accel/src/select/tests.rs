@@ -1,3 +1,5 @@
+//! Claims about which accelerator is taken and what is said of the others.
+
 use super::*;
 
 fn failure(specs: &[AccelSpec]) -> Vec<String> {

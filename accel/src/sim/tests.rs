@@ -1,3 +1,5 @@
+//! Claims about the built-in guest hosted on a thread.
+
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 

@@ -1,3 +1,5 @@
+//! Claims about the machine's monitor commands.
+
 use qapi::commands::MachineCommands;
 use qapi::{ToValue, json};
 

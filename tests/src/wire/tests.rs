@@ -1,3 +1,5 @@
+//! Claims about connections that are waited on.
+
 use std::os::unix::net::UnixStream;
 
 use super::{Wire, WireError};

@@ -1,3 +1,5 @@
+//! Claims about splitting a line into words.
+
 use super::words;
 
 #[test]

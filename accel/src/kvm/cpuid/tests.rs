@@ -1,3 +1,5 @@
+//! Claims about the CPUID that a model becomes.
+
 use super::*;
 
 fn entry(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {

@@ -1,3 +1,5 @@
+//! Claims about routes and their reuse.
+
 use super::*;
 
 fn message(data: u32) -> MsiMessage {

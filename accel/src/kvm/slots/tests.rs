@@ -1,3 +1,5 @@
+//! Claims about memory slots: reuse, alignment, one call a change.
+
 use proptest::prelude::*;
 
 use super::*;

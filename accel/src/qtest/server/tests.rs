@@ -1,3 +1,5 @@
+//! Claims about the qtest server on a character device.
+
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Claims about the qtest protocol, without descriptors.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about sizes and topologies.
+
 use super::*;
 
 const GIB: u64 = 1 << 30;

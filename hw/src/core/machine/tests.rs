@@ -1,3 +1,5 @@
+//! Claims about machines as a whole, on the qtest accelerator.
+
 use super::*;
 use crate::core::{NumaNodeOptions, SmpConfig};
 use crate::testing::{Rig, config};

@@ -1,3 +1,5 @@
+//! Claims about NUMA nodes, with the oracle's texts.
+
 use super::*;
 
 const GIB: u64 = 1 << 30;

@@ -1,3 +1,5 @@
+//! Claims about adding and removing devices.
+
 use super::*;
 use crate::testing::{Rig, config};
 

@@ -1,3 +1,5 @@
+//! Claims about where memory lies, from the oracle's tables.
+
 use super::*;
 
 fn layout(kind: &str, ram: u64, max: u64, slots: u64, bits: u32, amd: bool) -> Result<Layout> {

@@ -1,3 +1,5 @@
+//! Claims about the clock's registers.
+
 use super::*;
 
 fn rtc() -> Arc<Rtc> {

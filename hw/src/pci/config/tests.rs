@@ -1,3 +1,5 @@
+//! Claims about configuration space and its write masks.
+
 use super::*;
 
 fn virtio() -> ConfigSpace {

@@ -1,3 +1,5 @@
+//! Claims about the MSI-X table, masks and pending bits.
+
 use super::*;
 
 #[derive(Default)]

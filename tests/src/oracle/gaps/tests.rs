@@ -1,3 +1,5 @@
+//! Claims about lists of known gaps.
+
 use std::path::Path;
 
 use super::Gaps;

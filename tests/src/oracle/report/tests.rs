@@ -1,3 +1,5 @@
+//! Claims about reports of differences.
+
 use super::line_diff;
 use crate::oracle::{Gaps, Report};
 

@@ -1,3 +1,5 @@
+//! Claims about reading the oracle's transcripts.
+
 use serde_json::json;
 
 use super::{Step, parse};

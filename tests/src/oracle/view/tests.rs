@@ -1,3 +1,5 @@
+//! Claims about what of a text is compared.
+
 use super::view;
 
 #[test]
