@@ -52,6 +52,15 @@ fn sizes_and_topologies_are_refused_in_qemus_words() {
 }
 
 #[test]
+fn a_bus_takes_no_more_devices_than_it_has_room_for() {
+    refused(&[(
+        "-machine pc -m 1G,maxmem=8G -object memory-backend-ram,id=m0,size=1G -object memory-backend-ram,id=m1,size=1G \
+         -device virtio-mem-pci,id=a,memdev=m0 -device virtio-mem,memdev=m1,bus=virtio-bus",
+        "-device virtio-mem,memdev=m1,bus=virtio-bus: Bus 'virtio-bus' is full",
+    )]);
+}
+
+#[test]
 fn nodes_are_refused_in_qemus_words() {
     const NODE: &str = "-machine pc -m 1G -object memory-backend-ram,id=r0,size=1G -numa node,memdev=r0";
     let with = |rest: &str| format!("{NODE}{rest}");

@@ -102,6 +102,9 @@ fn choose_bus(
         let last = name.rsplit('/').next().unwrap_or(name);
         let bus = bus::find(&root, &mut |b| (b.bus().name() == last).then(|| Arc::clone(b)))
             .ok_or_else(|| Error::generic(format!("Bus '{name}' not found")))?;
+        if bus::is_full(&bus) {
+            return Err(Error::generic(format!("Bus '{name}' is full")));
+        }
         return match info.bus {
             Some(wanted) if fits(&bus, wanted) => Ok(Some(bus)),
             _ => Err(Error::generic(format!("Device '{driver}' can't go on {} bus", bus.bus().type_name()))),
