@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use memory::{RegionDesc, RegionId};
 use qapi::Result;
-use qom::{Class, ObjectRef, Registry, TypeInfo};
+use qom::{Class, ObjectRef, Registry};
 
 use super::pcihp::{AcpiPciHotplug, REGISTERS, Registers};
 use super::pm::Pm;
 use crate::core::bus::Bus;
-use crate::core::device::{Category, DeviceClass, ResetKind};
+use crate::core::device::ResetKind;
 use crate::core::machine::Machine;
-use crate::pci::{PciBus, PciDevice, PciInfo, PciState};
+use crate::pci::{PciBus, PciDevice, PciInfo, PciState, chipset_class};
 
 const PMBASE: u16 = 0x40;
 const PMREGMISC: u16 = 0x80;
@@ -39,18 +39,9 @@ struct Parts {
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
-    class.hotpluggable = false;
-    registry.register(
-        TypeInfo::new("PIIX4_PM")
-            .parent("pci-device")
-            .extension(class)
-            .instance(|class: &Arc<Class>| {
-                Arc::new(Piix4Pm { pci: PciState::new(class), parts: OnceLock::new() })
-            })
-            .cast::<Piix4Pm, dyn crate::core::device::Device>(|d| d)
-            .cast::<Piix4Pm, dyn PciDevice>(|d| d),
-    );
+    registry.register(chipset_class::<Piix4Pm>("PIIX4_PM").instance(|class: &Arc<Class>| {
+        Arc::new(Piix4Pm { pci: PciState::new(class), parts: OnceLock::new() })
+    }));
 }
 
 impl Piix4Pm {

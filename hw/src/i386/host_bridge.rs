@@ -18,7 +18,7 @@ use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::pci::bus::PciBusWiring;
 use crate::pci::host::{ConfigPorts, Ecam};
-use crate::pci::{BarKind, PciBus, PciDevice, PciInfo, PciState};
+use crate::pci::{BarKind, PciBus, PciDevice, PciInfo, PciState, chipset_class};
 
 /// Q35: base of memory-mapped configuration and its enable bit.
 pub const PCIEXBAR: u16 = 0x60;
@@ -63,18 +63,9 @@ pub(super) fn register(registry: &mut Registry) {
         );
     }
     for (name, ecam) in [("i440FX", false), ("mch", true)] {
-        let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
-        class.hotpluggable = false;
-        registry.register(
-            TypeInfo::new(name)
-                .parent("pci-device")
-                .extension(class)
-                .instance(move |class: &Arc<Class>| {
-                    Arc::new(HostFunction { pci: PciState::new(class), ecam, window: OnceLock::new() })
-                })
-                .cast::<HostFunction, dyn Device>(|d| d)
-                .cast::<HostFunction, dyn PciDevice>(|d| d),
-        );
+        registry.register(chipset_class::<HostFunction>(name).instance(move |class: &Arc<Class>| {
+            Arc::new(HostFunction { pci: PciState::new(class), ecam, window: OnceLock::new() })
+        }));
     }
 }
 

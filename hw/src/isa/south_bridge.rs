@@ -6,15 +6,15 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use memory::{RegionDesc, RegionId};
 use qapi::{Error, Result};
-use qom::{Class, ObjectRef, Registry, TypeInfo};
+use qom::{Class, ObjectRef, Registry};
 
 use super::pirq::{Pirq, Wiring};
 use super::reset_control::ResetControl;
 use crate::acpi::pm::Pm;
 use crate::core::bus::{self, Bus, PlainBus};
-use crate::core::device::{Category, Device, DeviceClass, ResetKind};
+use crate::core::device::{Device, ResetKind};
 use crate::core::machine::Machine;
-use crate::pci::{PciDevice, PciInfo, PciState};
+use crate::pci::{PciDevice, PciInfo, PciState, chipset_class};
 
 /// First routing register of PIRQA–PIRQD on both chips.
 pub const PIRQ_A: u16 = 0x60;
@@ -49,18 +49,9 @@ struct Parts {
 
 pub(super) fn register(registry: &mut Registry) {
     for (name, wiring) in [("PIIX3", Wiring::Piix), ("ICH9-LPC", Wiring::Ich9)] {
-        let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
-        class.hotpluggable = false;
-        registry.register(
-            TypeInfo::new(name)
-                .parent("pci-device")
-                .extension(class)
-                .instance(move |class: &Arc<Class>| {
-                    Arc::new(SouthBridge { pci: PciState::new(class), wiring, parts: OnceLock::new() })
-                })
-                .cast::<SouthBridge, dyn Device>(|d| d)
-                .cast::<SouthBridge, dyn PciDevice>(|d| d),
-        );
+        registry.register(chipset_class::<SouthBridge>(name).instance(move |class: &Arc<Class>| {
+            Arc::new(SouthBridge { pci: PciState::new(class), wiring, parts: OnceLock::new() })
+        }));
     }
 }
 

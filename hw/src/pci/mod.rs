@@ -19,6 +19,19 @@ pub use device::{PciDevice, PciState};
 pub use msix::{Msix, MsixLayout};
 pub use properties::addr_text;
 
+use crate::core::device::{Category, Device, DeviceClass};
+
+/// A class of functions that are part of the board: made by it alone, never plugged. The caller adds how one is made.
+pub(crate) fn chipset_class<T: PciDevice>(name: &'static str) -> qom::TypeInfo {
+    let mut class = DeviceClass::internal_on("PCI").category(Category::Bridge);
+    class.hotpluggable = false;
+    qom::TypeInfo::new(name)
+        .parent("pci-device")
+        .extension(class)
+        .cast::<T, dyn Device>(|d| d)
+        .cast::<T, dyn PciDevice>(|d| d)
+}
+
 /// Registers bus classes and the abstract class `pci-device`.
 pub fn register(registry: &mut qom::Registry) {
     bus::register(registry);
