@@ -114,6 +114,10 @@ impl Chardev {
         self.backend.queued()
     }
 
+    pub(crate) fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }

@@ -92,17 +92,21 @@ impl ChardevSet {
         *self.on_exit.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(on_exit);
     }
 
-    /// Muxes read nothing until [`Self::release_input`]: which front end has the terminal is known once all are there, and
-    /// the loop may turn before.
+    /// Muxes read nothing and tell nothing until [`Self::release_input`]: which front end has the terminal is known once
+    /// all are there, and the loop may turn before.
     pub fn hold_input(&self) {
         self.held.store(true, Ordering::Release);
+        self.lock().iter().filter(|d| d.sink().is_mux()).for_each(|mux| mux.sink().hold_events());
     }
 
     /// The front ends are there.
     pub fn release_input(&self) {
         self.held.store(false, Ordering::Release);
         let devices = self.lock().clone();
-        devices.iter().for_each(|chardev| chardev.backend().accept_input());
+        for chardev in devices {
+            chardev.sink().release_events();
+            chardev.backend().accept_input();
+        }
     }
 
     /// Refuses `stdio` from now on: the program has no terminal (`-daemonize`).
@@ -150,6 +154,9 @@ impl ChardevSet {
     ) -> Result<Arc<Chardev>> {
         self.check_free(id)?;
         let sink = Sink::new(self.handle.clone(), matches!(backend, Options::Mux { .. }));
+        if sink.is_mux() && self.held.load(Ordering::Acquire) {
+            sink.hold_events();
+        }
         let (kind, backend) = self.make(id, backend, &sink, notify)?;
         let chardev = Arc::new(Chardev::new(id, kind, sink, backend, log)?);
         if let Some(path) = chardev.pty_path() {

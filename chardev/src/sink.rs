@@ -5,6 +5,7 @@
 //! thread: the next [`Sink::sync`] on the loop thread tells each port what it does not know.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mainloop::Handle;
@@ -20,6 +21,8 @@ pub(crate) struct Sink {
     handle: Handle,
     this: Weak<Sink>,
     is_mux: bool,
+    /// See [`Sink::hold_events`].
+    held: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -55,7 +58,25 @@ impl fmt::Debug for Sink {
 
 impl Sink {
     pub(crate) fn new(handle: Handle, is_mux: bool) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self { handle, this: this.clone(), is_mux, state: Mutex::default() })
+        Arc::new_cyclic(|this| Self {
+            handle,
+            this: this.clone(),
+            is_mux,
+            held: AtomicBool::new(false),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Tells front ends nothing until [`Self::release_events`]: which of them has the terminal is not known yet.
+    pub(crate) fn hold_events(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// All front ends are there.
+    pub(crate) fn release_events(&self) {
+        if self.held.swap(false, Ordering::AcqRel) {
+            self.post_sync();
+        }
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -277,6 +298,9 @@ impl Sink {
 
     /// Tells every port what it does not know yet. Loop thread only.
     pub(crate) fn sync(&self) {
+        if self.held.load(Ordering::Acquire) {
+            return;
+        }
         loop {
             let next = {
                 let mut state = self.lock();

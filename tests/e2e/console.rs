@@ -97,8 +97,10 @@ fn nographic_shares_the_terminal_between_serial_port_and_monitor() {
     let accel = if program::peer() == Peer::Qemu { "-accel tcg -S" } else { "-accel qtest" };
     let vm = Vm::new().bare().line(accel).line("-machine pc -m 64M -nographic").stdio(theirs).spawn_only();
     // Ctrl-A h tells the keys, Ctrl-A c changes to the monitor, Ctrl-A x ends the program.
-    types(&mut screen, "\x01h", "C-a c");
-    types(&mut screen, "\x01c", "(qemu) ");
+    let first = types(&mut screen, "\x01h", "C-a c");
+    assert!(!first.contains("monitor - type"), "the terminal is the serial port's: {first:?}");
+    let second = types(&mut screen, "\x01c", "(qemu) ");
+    assert!(second.contains("QEMU 10.0.2 monitor - type 'help'"), "{second:?}");
     types(&mut screen, "info status\n", "VM status: ");
     types(&mut screen, "\x01x", "QEMU: Terminated");
     assert_eq!(vm.wait().code, Some(0));

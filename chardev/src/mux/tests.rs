@@ -158,7 +158,7 @@ fn what_is_typed_before_the_front_ends_are_there_waits_for_them() {
     let (monitor, _monitor_port) = muxed.attach(100);
     muxed.terminal.write_all(b"\x01cinfo").unwrap();
     muxed.bench.settle();
-    assert!(monitor.got().is_empty());
+    assert!(monitor.got().is_empty() && monitor.events().is_empty(), "nor is it told anything");
     let (serial, _serial_port) = muxed.attach(100);
     muxed.bench.set.release_input();
     // Ctrl-A c went from the serial port, which came last, to the monitor.

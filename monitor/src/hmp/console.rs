@@ -22,6 +22,8 @@ pub(crate) struct Console {
     editor: LineEditor,
     /// Whether another front end of a mux has the terminal.
     away: bool,
+    /// Whether the banner is still to be shown, which waits until the terminal is ours.
+    new: bool,
 }
 
 impl Console {
@@ -33,6 +35,7 @@ impl Console {
             port: Arc::downgrade(&port),
             editor: LineEditor::new(PROMPT),
             away: false,
+            new: false,
         };
         port.set_handler(Box::new(console));
         Ok(port)
@@ -55,6 +58,18 @@ impl Console {
     fn prompt(&mut self) {
         self.editor.show_prompt();
         self.flush();
+    }
+
+    /// Shows the banner to whoever has not seen it, and the prompt.
+    fn welcome(&mut self) {
+        let Some(server) = self.server.upgrade() else { return };
+        if std::mem::take(&mut self.new) {
+            let [major, minor, micro] = server.version.qemu;
+            let banner =
+                format!("QEMU {major}.{minor}.{micro} monitor - type 'help' for more information\r\n");
+            self.send(banner.as_bytes());
+        }
+        self.prompt();
     }
 
     fn line(&mut self, line: &str) {
@@ -112,20 +127,14 @@ impl Frontend for Console {
     fn event(&mut self, event: CharEvent) {
         match event {
             CharEvent::Opened => {
-                let Some(server) = self.server.upgrade() else { return };
-                let [major, minor, micro] = server.version.qemu;
-                let hello =
-                    format!("QEMU {major}.{minor}.{micro} monitor - type 'help' for more information\r\n");
-                self.send(hello.as_bytes());
+                self.new = true;
                 if !self.away {
-                    self.prompt();
+                    self.welcome();
                 }
             }
             CharEvent::MuxOut => self.away = true,
-            CharEvent::MuxIn if self.away => {
-                self.away = false;
-                self.prompt();
-            }
+            // The first one, before the terminal is open, is no change.
+            CharEvent::MuxIn if std::mem::take(&mut self.away) => self.welcome(),
             _ => {}
         }
     }
