@@ -2,25 +2,42 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::stream::Stream;
+
 /// The host's side of a character device.
 pub(crate) trait Backend: Send + Sync {
     /// As `query-chardev` prints it.
     fn filename(&self) -> String;
 
+    /// The stream of descriptors behind it, which then does what the defaults below say.
+    fn stream(&self) -> Option<&Stream> {
+        None
+    }
+
     /// Takes bytes for the host without blocking, queueing until `limit` bytes are queued; returns how many it took.
     /// While nobody is at the far end, everything is taken and lost. Any thread; never calls the front end.
-    fn write(&self, data: &[u8], limit: usize) -> usize;
+    fn write(&self, data: &[u8], limit: usize) -> usize {
+        self.stream().map_or(data.len(), |stream| stream.write(data, limit))
+    }
 
     /// Throws the queue away and the peer out: it does not read. Any thread.
-    fn give_up(&self) {}
+    fn give_up(&self) {
+        if let Some(stream) = self.stream() {
+            stream.give_up();
+        }
+    }
 
     /// Bytes queued for the host.
     fn queued(&self) -> usize {
-        0
+        self.stream().map_or(0, Stream::queued)
     }
 
     /// The front end may have room again. Any thread, cheap when nothing waits.
-    fn accept_input(&self) {}
+    fn accept_input(&self) {
+        if let Some(stream) = self.stream() {
+            stream.accept_input();
+        }
+    }
 
     /// Whether the terminal echoes what is typed.
     fn set_echo(&self, _on: bool) {}
@@ -52,9 +69,5 @@ pub(crate) struct Null {
 impl Backend for Null {
     fn filename(&self) -> String {
         self.filename.to_owned()
-    }
-
-    fn write(&self, data: &[u8], _limit: usize) -> usize {
-        data.len()
     }
 }

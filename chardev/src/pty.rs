@@ -160,20 +160,8 @@ impl Backend for Pty {
         format!("pty:{}", self.state.path)
     }
 
-    fn write(&self, data: &[u8], limit: usize) -> usize {
-        self.state.stream.write(data, limit)
-    }
-
-    fn give_up(&self) {
-        self.state.stream.give_up();
-    }
-
-    fn queued(&self) -> usize {
-        self.state.stream.queued()
-    }
-
-    fn accept_input(&self) {
-        self.state.stream.accept_input();
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.state.stream)
     }
 
     fn pty_path(&self) -> Option<&str> {

@@ -143,20 +143,12 @@ impl Backend for Stdio {
         "stdio".to_owned()
     }
 
-    fn write(&self, data: &[u8], limit: usize) -> usize {
-        self.stream.write(data, limit)
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.stream)
     }
 
     fn give_up(&self) {
         self.stream.drop_queue();
-    }
-
-    fn queued(&self) -> usize {
-        self.stream.queued()
-    }
-
-    fn accept_input(&self) {
-        self.stream.accept_input();
     }
 
     fn shut_down(&self) {
