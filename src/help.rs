@@ -29,7 +29,7 @@ pub(crate) fn requested(line: &CommandLine, report: &Reporter) -> Result<Option<
 
 fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String>> {
     if line.machine_help {
-        let kind = line.machine.iter().find(|(k, _)| k == "type").map(|(_, v)| v.as_str());
+        let kind = options::value(&line.machine, "type");
         return Ok(Some(machine_help(kind)));
     }
     if line.accel.iter().any(|raw| AccelSpec::option(&raw.text).wants_help()) {
@@ -51,7 +51,7 @@ fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String
         if let Ok(parsed) = options::keyval(&raw.text, Some("qom-type"))
             && parsed.help
         {
-            let kind = parsed.pairs.iter().find(|(k, _)| k == "qom-type").map(|(_, v)| v.as_str());
+            let kind = options::value(&parsed.pairs, "qom-type");
             return object_help(&classes(), kind).map(Some).map_err(|e| e.prefixed(&raw.prefix()));
         }
     }

@@ -99,7 +99,7 @@ impl QomCommands for Tree {
         }
         let parsed = options::keyval(&options, Some("qom-type"))?;
         if parsed.help {
-            let kind = parsed.pairs.iter().find(|(k, _)| k == "qom-type").map(|(_, v)| v.as_str());
+            let kind = options::value(&parsed.pairs, "qom-type");
             // Of a type that cannot be made there is only the list, as in QEMU.
             let help = help::object_help(&self.registry(), kind);
             return Ok(text(help.unwrap_or_else(|_| help::object_list(&self.registry()))));
@@ -140,7 +140,7 @@ impl Tree {
     }
 
     fn object_from_pairs(&self, pairs: &Pairs, dialect: Dialect) -> Result<Dict> {
-        let get = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let get = |key: &str| options::value(pairs, key);
         let missing = |key: &str| Error::generic(format!("Parameter '{key}' is missing"));
         let kind = get("qom-type").ok_or_else(|| missing("qom-type"))?;
         let registry = self.registry();

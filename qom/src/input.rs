@@ -5,7 +5,7 @@
 
 use qapi::{Error, Result, Value};
 
-use crate::size::{self, SizeError};
+use crate::size;
 
 /// A value on its way into a property.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +73,7 @@ impl<'a> Input<'a> {
             Self::Json(_) => self.to_u64(name),
             Self::Keyval(s) => size::parse(s, 1).map_err(|_| expects(name, "a size value")),
             Self::Option(s) => size::parse(s, 1).map_err(|_| expects(name, "size")),
-            Self::Text(s) => size::parse(s, 1).map_err(|e| size_error(name, s, e)),
+            Self::Text(s) => size::parse_named(name, s, 1),
         }
     }
 
@@ -147,16 +147,6 @@ fn expects(name: &str, what: &str) -> Error {
 
 fn wrong_type(name: &str, what: &str) -> Error {
     Error::generic(format!("Invalid parameter type for '{name}', expected: {what}"))
-}
-
-/// The error of a size given as text by a person, with QEMU's two hint lines.
-pub(crate) fn size_error(name: &str, text: &str, error: SizeError) -> Error {
-    match error {
-        SizeError::Range => Error::generic(format!("Value '{text}' is out of range for parameter '{name}'")),
-        SizeError::Invalid => expects(name, "a non-negative number below 2^64")
-            .with_hint("Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-")
-            .with_hint("and exabytes, respectively."),
-    }
 }
 
 /// Decimal, `0x` or `0` octal, as `strtoull` with base 0; a minus sign wraps.

@@ -9,6 +9,11 @@ use qapi::{Error, Result};
 /// Keys and values in the order they were written.
 pub type Pairs = Vec<(String, String)>;
 
+/// The last value of `key`, as QEMU lets later values win.
+pub fn value<'p>(pairs: &'p Pairs, key: &str) -> Option<&'p str> {
+    pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+}
+
 /// What splitting an option list found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -23,7 +28,7 @@ pub struct Options {
 impl Options {
     /// Last value of `key`, as QEMU lets later values win.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        value(&self.pairs, key)
     }
 
     /// Refuses keys that are not in `known`.

@@ -1,5 +1,7 @@
 //! Sizes as people write them: `500M`, `0x4000000`, `1.5G`. One parser for the command line, properties and HMP.
 
+use qapi::{Error, Result};
+
 /// Why a text is no size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeError {
@@ -22,7 +24,7 @@ pub enum SizeError {
 /// assert_eq!(parse("16E", 1), Err(SizeError::Range));
 /// assert_eq!(parse("-2M", 1), Err(SizeError::Invalid));
 /// ```
-pub fn parse(text: &str, default_unit: u64) -> Result<u64, SizeError> {
+pub fn parse(text: &str, default_unit: u64) -> std::result::Result<u64, SizeError> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
     let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -75,7 +77,22 @@ pub fn parse(text: &str, default_unit: u64) -> Result<u64, SizeError> {
     scaled(bytes, 1)
 }
 
-fn scaled(bytes: u128, unit: u64) -> Result<u64, SizeError> {
+/// As [`parse`] for a text that a person wrote for `name`.
+///
+/// # Errors
+/// QEMU's, with its two hint lines where the text is no size.
+pub fn parse_named(name: &str, text: &str, default_unit: u64) -> Result<u64> {
+    parse(text, default_unit).map_err(|error| match error {
+        SizeError::Range => Error::generic(format!("Value '{text}' is out of range for parameter '{name}'")),
+        SizeError::Invalid => {
+            Error::generic(format!("Parameter '{name}' expects a non-negative number below 2^64"))
+                .with_hint("Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-")
+                .with_hint("and exabytes, respectively.")
+        }
+    })
+}
+
+fn scaled(bytes: u128, unit: u64) -> std::result::Result<u64, SizeError> {
     bytes.checked_mul(unit.into()).and_then(|b| u64::try_from(b).ok()).ok_or(SizeError::Range)
 }
 

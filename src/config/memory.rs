@@ -3,7 +3,7 @@
 
 use hw::core::MemoryConfig;
 use qapi::{Error, Result};
-use qom::options;
+use qom::{options, size};
 
 use crate::cli::Raw;
 
@@ -24,7 +24,7 @@ pub(crate) fn parse(raw: Option<&Raw>) -> Result<MemoryConfig> {
     };
     Ok(MemoryConfig {
         size: size.map(|t| ram_size(t, &at)).transpose()?,
-        maxmem: parsed.get("maxmem").map(|t| super::size_of("maxmem", t, 1).map_err(at)).transpose()?,
+        maxmem: parsed.get("maxmem").map(|t| size::parse_named("maxmem", t, 1).map_err(at)).transpose()?,
         slots: parsed.get("slots").map(|t| slots(t).map_err(at)).transpose()?,
     })
 }
@@ -36,7 +36,7 @@ fn ram_size(text: &str, at: &dyn Fn(Error) -> Error) -> Result<u64> {
     if text.strip_prefix('-').is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
         return Err(at(Error::generic(format!("Value '{text}' is out of range for parameter 'size'"))));
     }
-    let size = super::size_of("size", text, unit).map_err(at)?;
+    let size = size::parse_named("size", text, unit).map_err(at)?;
     // QEMU puts an M behind a bare number and reads it again; a hexadecimal one cannot have a suffix.
     if unit != 1 && (text.starts_with("0x") || text.starts_with("0X")) {
         return Err(Error::generic("Parameter 'memory.size' expects size"));
