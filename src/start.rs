@@ -10,7 +10,7 @@ use accel::qtest::{self, LogTarget};
 use chardev::ChardevSet;
 use hw::commands::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
-use mainloop::{Clock, MainLoop, Signal};
+use mainloop::{MainLoop, Signal};
 use memory::{BackendDefaults, Memory};
 use monitor::Monitors;
 use qapi::types::ShutdownCause;
@@ -60,14 +60,12 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let chars = Chars { set: &chardevs, report };
     chars.chardevs(&line.chardevs)?;
-    let qtest = is_qtest(line);
-    let clock = if qtest { Clock::Virtual } else { Clock::Realtime };
-    let monitors = Monitors::new(main.handle(), clock, vm::version());
+    let monitors = Monitors::new(main.handle(), vm::version());
     chars.monitors(&line.monitors, &monitors)?;
     let serials = chars.serials(line, &monitors)?;
     greet(&mut main)?;
 
-    let machine = build(line, report, &main, &chardevs, &monitors, qtest)?;
+    let machine = build(line, name.guest, report, &main, &chardevs, &monitors)?;
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
     if machine.kind().has_serial_ports() {
@@ -134,8 +132,7 @@ fn check_display(line: &CommandLine) -> Result<()> {
     let at = |e: Error| e.prefixed(&raw.prefix());
     let parsed = options::keyval(&raw.text, Some("type")).map_err(at)?;
     let missing = || at(Error::generic("Parameter 'type' is missing"));
-    let get = |key: &str| parsed.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-    match get("type").ok_or_else(missing)? {
+    match options::value(&parsed.pairs, "type").ok_or_else(missing)? {
         "none" => match parsed.pairs.iter().find(|(k, _)| k != "type") {
             None => Ok(()),
             Some((key, _)) => Err(at(Error::generic(format!("Parameter '{key}' is unexpected")))),
@@ -160,7 +157,7 @@ fn trace_pattern(raw: &Raw) -> Result<String> {
 
 /// Accelerators asked for, by `-accel` or `-machine accel=`.
 fn accel_specs(line: &CommandLine) -> Result<Vec<AccelSpec>> {
-    let from_machine = line.machine.iter().find(|(k, _)| k == "accel").map(|(_, v)| v.as_str());
+    let from_machine = options::value(&line.machine, "accel");
     match (from_machine, line.accel.is_empty()) {
         (Some(_), false) => {
             Err(Error::generic("The -accel and \"-machine accel=\" options are incompatible"))
@@ -170,34 +167,32 @@ fn accel_specs(line: &CommandLine) -> Result<Vec<AccelSpec>> {
     }
 }
 
-fn is_qtest(line: &CommandLine) -> bool {
-    accel_specs(line).is_ok_and(|specs| specs.first().is_some_and(|s| s.name == "qtest"))
-}
-
 /// Steps 1 to 6 of the start-up order: classes, accelerator, machine, objects, NUMA, board.
 fn build(
     line: &CommandLine,
+    name: Option<String>,
     report: &Reporter,
     main: &MainLoop,
     chardevs: &Arc<ChardevSet>,
     monitors: &Monitors,
-    qtest: bool,
 ) -> Result<Arc<Machine>> {
     let memory = Memory::new();
     let mut registry = Registry::new();
     register_all(&mut registry, &memory);
     let tree = Arc::new(Tree::new(registry));
     chardevs.set_tree(&tree);
-    let config = machine_config(line, qtest)?;
+    let mut config = machine_config(line, name)?;
     let opened = accel::open(&accel_specs(line)?).map_err(|mut messages| {
         let last = messages.pop().unwrap_or_default();
         messages.iter().for_each(|m| report.line(m));
         Error::generic(last)
     })?;
     opened.messages.iter().for_each(|m| report.line(m));
-    if opened.accel.name() == "qtest" {
+    let qtest = opened.accel.name() == "qtest";
+    if qtest {
         main.handle().virtual_clock().set_manual();
     }
+    config.boot_guest = !qtest;
     let host = Host {
         tree,
         memory: Arc::clone(&memory),
@@ -208,8 +203,7 @@ fn build(
     };
     let machine = Machine::new(config, host)?;
     // Tests of old types would drown in it.
-    let warned = machine.accel().name() != "qtest";
-    if let Some(warning) = machine.kind().deprecation_warning().filter(|_| warned) {
+    if let Some(warning) = machine.kind().deprecation_warning().filter(|_| !qtest) {
         report.line(&format!("warning: {warning}"));
     }
     for raw in &line.globals {
@@ -249,26 +243,26 @@ pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>) {
     hw::register(registry);
 }
 
-fn machine_config(line: &CommandLine, qtest: bool) -> Result<MachineConfig> {
-    let get = |key: &str| line.machine.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+/// What the options say; whether a guest is booted depends on the accelerator, which is not open yet.
+fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineConfig> {
     let own = |k: &str| matches!(k, "type" | "accel");
     let (mut no_reboot, mut no_shutdown) = (line.no_reboot, line.no_shutdown);
     for raw in &line.action {
         actions(raw, &mut no_reboot, &mut no_shutdown)?;
     }
     Ok(MachineConfig {
-        machine: get("type"),
+        machine: options::value(&line.machine, "type").map(str::to_owned),
         // None of the properties has members: a dotted key names one that is not there.
         options: line.machine.iter().filter(|(k, _)| !own(k)).map(undotted).collect(),
         memory: memory_option::parse(line.memory.as_ref())?,
         smp: smp::parse(&line.smp)?,
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
-        name: identity::name(line.name.as_ref())?.guest,
+        name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
         append: line.append.clone(),
         no_reboot,
         no_shutdown,
-        boot_guest: !qtest,
+        boot_guest: false,
     })
 }
 

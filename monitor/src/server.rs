@@ -34,8 +34,6 @@ pub struct Monitors(Arc<Server>);
 
 pub(crate) struct Server {
     pub(crate) loop_handle: Handle,
-    /// Clock of the rate limits: guest time under qtest, else real time.
-    clock: Clock,
     pub(crate) version: Version,
     backend: OnceLock<Arc<dyn Backend>>,
     /// Who holds the devices: handlers hold weak references, so that dropping these gives the devices back.
@@ -46,10 +44,9 @@ pub(crate) struct Server {
 
 impl Monitors {
     /// Monitors on `loop_handle`. Commands work once [`Monitors::set_backend`] was called.
-    pub fn new(loop_handle: Handle, clock: Clock, version: Version) -> Self {
+    pub fn new(loop_handle: Handle, version: Version) -> Self {
         Self(Arc::new(Server {
             loop_handle,
-            clock,
             version,
             backend: OnceLock::new(),
             peers: Mutex::default(),
@@ -134,9 +131,15 @@ impl Server {
         }
     }
 
+    /// Clock of the rate limits: guest time where a test moves it, else real time.
+    fn clock(&self) -> Clock {
+        if self.loop_handle.virtual_clock().is_manual() { Clock::Virtual } else { Clock::Realtime }
+    }
+
     fn open_window(self: &Arc<Self>, key: (&'static str, String)) {
         let server = Arc::downgrade(self);
-        let end = self.loop_handle.now_ns(self.clock).saturating_add(WINDOW_NS);
+        let clock = self.clock();
+        let end = self.loop_handle.now_ns(clock).saturating_add(WINDOW_NS);
         let close = move || {
             let Some(server) = server.upgrade() else { return };
             let pending = lock(&server.throttle).close(&key);
@@ -145,7 +148,7 @@ impl Server {
                 server.open_window(key);
             }
         };
-        self.loop_handle.timer(self.clock, end, close).detach();
+        self.loop_handle.timer(clock, end, close).detach();
     }
 
     fn broadcast(&self, event: &Stamped) {

@@ -8,7 +8,7 @@ use qapi::{Dict, Result, Value};
 use super::complete::candidates;
 use super::readline::{Key, LineEditor};
 use super::{Execute, run_line};
-use crate::qmp::NoSession;
+use crate::qmp::SessionHandler;
 use crate::server::Server;
 
 const PROMPT: &str = "(qemu) ";
@@ -98,7 +98,7 @@ impl Console {
     fn with_commands<T>(&self, work: impl FnOnce(&dyn Execute) -> T) -> Option<T> {
         let server = self.server.upgrade()?;
         let execute = |command: &str, arguments: Dict| -> Result<Value> {
-            server.run(&NoSession(&server), command, arguments)
+            server.run(&SessionHandler::console(&server), command, arguments)
         };
         Some(work(&execute))
     }

@@ -10,10 +10,23 @@ use super::session::Session;
 use crate::hmp::run_line;
 use crate::server::{Server, Version, lock};
 
-/// The session a command came from.
+/// Where a command came from.
 pub(crate) struct SessionHandler<'a> {
-    pub(crate) server: &'a Arc<Server>,
-    pub(crate) session: &'a Mutex<Session>,
+    server: &'a Arc<Server>,
+    /// `None` for a console, or a line run for a program: they have no protocol of their own.
+    session: Option<&'a Mutex<Session>>,
+}
+
+impl<'a> SessionHandler<'a> {
+    /// A QMP conversation.
+    pub(crate) fn qmp(server: &'a Arc<Server>, session: &'a Mutex<Session>) -> Self {
+        Self { server, session: Some(session) }
+    }
+
+    /// A console.
+    pub(crate) fn console(server: &'a Arc<Server>) -> Self {
+        Self { server, session: None }
+    }
 }
 
 /// `query-version`'s answer, part of the greeting.
@@ -26,12 +39,10 @@ fn info(version: &Version) -> VersionInfo {
     VersionInfo { qemu: VersionTriple { major, minor, micro }, package: version.package.clone() }
 }
 
-/// The session of a console, or of a line run for a program: it has no protocol of its own.
-pub(crate) struct NoSession<'a>(pub(crate) &'a Arc<Server>);
-
 /// Runs a console line for a program; lines end as on a terminal.
 fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<String> {
-    let execute = |command: &str, arguments: Dict| server.run(&NoSession(server), command, arguments);
+    let execute =
+        |command: &str, arguments: Dict| server.run(&SessionHandler::console(server), command, arguments);
     if let Some(index) = cpu_index {
         let cpus = execute("query-cpus-fast", Dict::new())?;
         let known = usize::try_from(index).is_ok_and(|i| i < cpus.as_list().map_or(0, <[Value]>::len));
@@ -42,13 +53,10 @@ fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<Str
     Ok(run_line(&execute, line, &[]).replace('\n', "\r\n"))
 }
 
-fn command_list() -> Vec<CommandInfo> {
-    qapi::commands().iter().map(|c| CommandInfo { name: c.name.to_owned() }).collect()
-}
-
 impl SessionCommands for SessionHandler<'_> {
     fn qmp_capabilities(&self, enable: Option<Vec<QMPCapability>>) -> Result<()> {
-        lock(self.session).negotiate(!enable.unwrap_or_default().is_empty())
+        let session = self.session.ok_or_else(|| Error::generic("there is nothing to negotiate here"))?;
+        lock(session).negotiate(!enable.unwrap_or_default().is_empty())
     }
 
     fn query_version(&self) -> Result<VersionInfo> {
@@ -56,33 +64,11 @@ impl SessionCommands for SessionHandler<'_> {
     }
 
     fn query_commands(&self) -> Result<Vec<CommandInfo>> {
-        Ok(command_list())
+        Ok(qapi::commands().iter().map(|c| CommandInfo { name: c.name.to_owned() }).collect())
     }
 
     fn human_monitor_command(&self, command_line: String, cpu_index: Option<i64>) -> Result<String> {
         human(self.server, &command_line, cpu_index)
-    }
-
-    fn query_qmp_schema(&self, _arguments: Dict) -> Result<Value> {
-        Ok(qapi::introspect::schema())
-    }
-}
-
-impl SessionCommands for NoSession<'_> {
-    fn qmp_capabilities(&self, _enable: Option<Vec<QMPCapability>>) -> Result<()> {
-        Err(Error::generic("there is nothing to negotiate here"))
-    }
-
-    fn query_version(&self) -> Result<VersionInfo> {
-        Ok(info(&self.0.version))
-    }
-
-    fn query_commands(&self) -> Result<Vec<CommandInfo>> {
-        Ok(command_list())
-    }
-
-    fn human_monitor_command(&self, command_line: String, cpu_index: Option<i64>) -> Result<String> {
-        human(self.0, &command_line, cpu_index)
     }
 
     fn query_qmp_schema(&self, _arguments: Dict) -> Result<Value> {

@@ -10,7 +10,7 @@ use chardev::{CharEvent, Chardev, Frontend, Port};
 use qapi::{Dict, Value, json};
 
 use crate::server::{Server, lock};
-pub(crate) use commands::{NoSession, SessionHandler};
+pub(crate) use commands::SessionHandler;
 use session::{Session, Step, reply};
 
 /// Bytes taken from a client at a time.
@@ -65,7 +65,7 @@ impl Peer {
                 }
                 Some(Step::Run(request)) => {
                     // The session is not locked while the command runs: `qmp_capabilities` changes it.
-                    let handler = SessionHandler { server, session: &self.session };
+                    let handler = SessionHandler::qmp(server, &self.session);
                     let result = server.run(&handler, &request.command, request.arguments);
                     self.send(&reply(request.id, result));
                     self.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
