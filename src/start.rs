@@ -1,6 +1,7 @@
 //! From a command line to a running virtual machine and to its end, in the order that `docs/architecture.md`
 //! ("Contract: hw") lays down.
 
+use std::ffi::CString;
 use std::io::Write;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
     crate::log::init(report, line.log_file.as_deref(), patterns)?;
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
+    name.process.as_deref().map(name_process).transpose()?;
 
     let failed = |e: std::io::Error| Error::generic(format!("cannot start the main loop: {e}"));
     let mut main = MainLoop::new().map_err(failed)?;
@@ -109,6 +111,13 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     monitors.close();
     drop(pid_file);
     Ok(code)
+}
+
+/// Gives the process the name that `ps` shows; the kernel keeps the first 15 bytes.
+fn name_process(name: &str) -> Result<()> {
+    let failed = |e: &dyn std::fmt::Display| Error::generic(format!("cannot name the process: {e}"));
+    let name = CString::new(name).map_err(|e| failed(&e))?;
+    rustix::thread::set_name(&name).map_err(|e| failed(&e))
 }
 
 /// Lets the loop greet whoever has connected. Clients that come while the machine is being built need not wait for the

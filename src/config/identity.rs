@@ -12,8 +12,6 @@ pub(crate) struct Name {
     pub(crate) guest: Option<String>,
     /// Name the process is given.
     pub(crate) process: Option<String>,
-    /// Whether threads are named; ours always are.
-    pub(crate) debug_threads: bool,
 }
 
 /// Parses `-name [guest=]NAME[,process=NAME][,debug-threads=on|off]`.
@@ -25,10 +23,11 @@ pub(crate) fn name(raw: Option<&Raw>) -> Result<Name> {
     let options = grammar::options(&raw.text, Some("guest"));
     let at = |e: Error| e.prefixed(&raw.prefix());
     options.only(&["guest", "process", "debug-threads"]).map_err(at)?;
+    // Threads are always named, so that either answer is met.
+    options.flag("debug-threads").map_err(at)?;
     Ok(Name {
         guest: options.get("guest").map(str::to_owned),
         process: options.get("process").map(str::to_owned),
-        debug_threads: options.flag("debug-threads").map_err(at)?.unwrap_or(false),
     })
 }
 

@@ -116,6 +116,13 @@ fn the_pid_file_and_the_paths_of_sockets_go_with_the_program() {
 }
 
 #[test]
+fn the_process_has_the_name_that_was_asked_for() {
+    let vm = none().line("-name guest=g,process=a-very-long-process-name").qmp().start();
+    let comm = fs::read_to_string(format!("/proc/{}/comm", vm.pid().as_raw_nonzero())).unwrap();
+    assert_eq!(comm, "a-very-long-pro\n");
+}
+
+#[test]
 fn messages_have_a_time_stamp_if_that_is_asked_for() {
     let exited = Vm::new().line("-msg timestamp=on -machine nope").run();
     assert_eq!(exited.code, Some(1));
