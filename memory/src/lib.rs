@@ -26,7 +26,7 @@
 //! | --- | --- |
 //! | topology, flat views, listeners | complete for PCI machines; checked against a model and the oracle's trees |
 //! | access dispatch | complete; little endian only |
-//! | RAM blocks, discard | every backing; huge pages untested (no host had any) |
+//! | RAM blocks, discard | every backing and page size; pages of the host are counted |
 //! | dirty bitmaps | one client (migration), 4 KiB pages |
 //! | discard manager | complete |
 //! | `info mtree` | all but the dispatch tree of `-f -d` |

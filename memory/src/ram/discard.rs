@@ -5,7 +5,7 @@ use std::io;
 use super::RamBlock;
 use super::file::{host_page_size, punch_hole};
 use super::mapping::Advice;
-use crate::error::{DiscardError, errno_text};
+use crate::error::DiscardError;
 
 impl RamBlock {
     /// Gives the pages of `len` bytes at `offset` back to the host; they read as zeroes afterwards.
@@ -13,6 +13,10 @@ impl RamBlock {
     /// Private anonymous memory is dropped with `MADV_DONTNEED`. Of a file, the hole is punched in the file itself
     /// (also for a private mapping, which other users of the file will notice; there is a warning) and the pages of
     /// the mapping are dropped. `offset` and `len` are multiples of [`page_size`](Self::page_size).
+    ///
+    /// A transparent huge page is freed once all of it is discarded; of a part, the content is gone at once and the
+    /// memory when the kernel splits the page (and `khugepaged` may fill the part again from what is left of it). Block
+    /// and host address are aligned so that ranges of whole huge pages share none with their neighbours.
     ///
     /// # Errors
     /// Ranges that are unaligned or outside, files open for reading only, and what the kernel says.
@@ -45,23 +49,17 @@ impl RamBlock {
                 warn_private_once();
             }
             punch_hole(&backing.file, backing.offset + offset, len).map_err(|e| {
-                let what =
-                    format!("Failed to fallocate {}:{offset:x}+{len:x} ({})", self.label(), errno_text(&e));
-                fail(what, e.raw_os_error().unwrap_or(libc::EIO))
+                let (name, start, errno) = (self.name(), backing.offset, errno_of(&e));
+                fail(format!("Failed to fallocate {name}:{offset:x}+{start:x} +{len:x} (-{errno})"), errno)
             })?;
         }
         // Huge pages are gone with the hole; the kernel refuses to advise on less than all of them.
         if page == host_page_size() {
-            // A shared mapping of a file falls back on the file, where the hole is now.
-            let advice =
-                if self.backing().is_none() && self.is_shared() { Advice::Remove } else { Advice::DontNeed };
-            self.mapping.advise(offset, len, advice).map_err(|e| {
-                let what = format!(
-                    "Failed to discard range {}:{offset:x}+{len:x} ({})",
-                    self.label(),
-                    errno_text(&e)
-                );
-                fail(what, e.raw_os_error().unwrap_or(libc::EIO))
+            // Anonymous pages, and the copies of a private mapping; a shared one falls back on the file, where the hole
+            // is now.
+            self.mapping.advise(offset, len, Advice::DontNeed).map_err(|e| {
+                let (name, errno) = (self.name(), errno_of(&e));
+                fail(format!("Failed to discard range {name}:{offset:x} +{len:x} (-{errno})"), errno)
             })?;
         }
         Ok(())
@@ -75,6 +73,11 @@ impl RamBlock {
     }
 }
 
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Once a process: a guest unplugs as often as it likes.
 fn warn_private_once() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {

@@ -221,16 +221,6 @@ impl Mapping {
         }
     }
 
-    /// Which of the pages of a range are resident, one byte a page (bit 0).
-    #[cfg(test)]
-    pub(super) fn resident(&self, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        let (addr, len) = self.range(offset, len)?;
-        let mut pages = vec![0; len.div_ceil(super::host_page_size() as usize)];
-        // SAFETY: the range is inside the mapping, and the vector has a byte for each page of it.
-        let done = unsafe { libc::mincore(addr.cast(), len, pages.as_mut_ptr()) };
-        if done == 0 { Ok(pages) } else { Err(io::Error::last_os_error()) }
-    }
-
     fn range(&self, offset: u64, len: u64) -> io::Result<(*mut u8, usize)> {
         let inside = || {
             let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
