@@ -89,7 +89,14 @@ fn access_range(view: &FlatView, range: &FlatRange, at: u64, mut bytes: Directio
     let offset = range.offset + (at - range.addr);
     let len = bytes.len();
     match (&range.core.kind, &mut bytes) {
-        (RegionKind::Ram(block), Direction::Read(buf)) => (len, outcome(block.read(offset, buf))),
+        (RegionKind::Ram(block), Direction::Read(buf)) => {
+            let result = outcome(block.read(offset, buf));
+            if !result.is_ok() {
+                // Unplugged, and protected.
+                buf.fill(0);
+            }
+            (len, result)
+        }
         (RegionKind::Ram(_), Direction::Write(_)) if range.readonly => (len, MemTx::DecodeError),
         (RegionKind::Ram(block), Direction::Write(buf) | Direction::Load(buf)) => {
             (len, outcome(block.write(offset, buf)))

@@ -5,13 +5,37 @@
 //! becomes populated and may refuse, and are told before a part is discarded. Semantics of QEMU's
 //! `RamDiscardManager`.
 //!
+//! Two kinds of listeners follow the same changes at different moments. [`register`](DiscardManager::register): users that
+//! are asked and may refuse. [`register_mapping`](DiscardManager::register_mapping): mappings through which the guest reaches the
+//! memory (memory slots), which come last when memory is populated and go first when it is discarded.
+//!
+//! A manager may also protect what is discarded ([`protect`](DiscardManager::protect)). The order is always
+//!
+//! | populate | discard |
+//! | --- | --- |
+//! | the host mapping is opened | mappings are told |
+//! | the caller readies the pages | listeners are told |
+//! | listeners are asked | the bitmap changes |
+//! | the bitmap changes, our own accesses are let in | our own accesses are kept out, those under way end |
+//! | mappings are told | the host mapping is closed; then the caller frees the pages |
+//!
+//! so that nobody faults a page back in after it was freed, and nobody sees memory that a listener refused.
+//!
 //! The bitmap is one bit a granule: 64 KiB for 1 TiB in granules of 2 MiB, allocated zeroed, so that untouched parts
 //! of it cost nothing either.
+
+mod barrier;
+mod bitmap;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use barrier::Pin;
+pub use bitmap::PopulatedBitmap;
+
 use crate::error::{Error, Result};
+use crate::ram::RamBlock;
+use barrier::Barrier;
 
 /// Who must know which parts are populated. Called with the manager locked: must not call it back.
 #[doc(alias = "RamDiscardListener")]
@@ -31,8 +55,16 @@ pub trait DiscardListener: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DiscardListenerId(u64);
 
+/// When a listener is called; see the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    User,
+    Mapping,
+}
+
 struct Registration {
     id: DiscardListenerId,
+    role: Role,
     range: Range<u64>,
     listener: Arc<dyn DiscardListener>,
 }
@@ -49,6 +81,7 @@ pub struct DiscardManager {
     granularity: u64,
     size: u64,
     state: Mutex<State>,
+    barrier: Option<Barrier>,
 }
 
 impl std::fmt::Debug for DiscardManager {
@@ -67,7 +100,36 @@ impl DiscardManager {
         assert!(granularity.is_power_of_two(), "granularity {granularity:#x} is a power of two");
         let populated = PopulatedBitmap::new(size.div_ceil(granularity));
         let state = State { populated, listeners: Vec::new(), next_id: 0 };
-        Self { granularity, size, state: Mutex::new(state) }
+        Self { granularity, size, state: Mutex::new(state), barrier: None }
+    }
+
+    /// Has what is discarded be protected from now on: units of `unit` bytes (a multiple of the granularity) in which nothing
+    /// is populated can be touched neither by the guest nor by this program. `block` is the block that gets this manager;
+    /// nothing is populated yet.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn protect(&mut self, block: &Arc<RamBlock>, unit: u64) -> std::io::Result<()> {
+        assert!(unit.is_multiple_of(self.granularity) && unit > 0, "unit {unit:#x} is made of granules");
+        self.barrier = Some(Barrier::new(block, self.size, unit)?);
+        Ok(())
+    }
+
+    /// Whether discarded memory is protected.
+    pub fn is_protecting(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    /// Ends the protection: the block is going to be used otherwise.
+    pub fn lift_protection(&self) {
+        if let Some(barrier) = &self.barrier {
+            barrier.lift();
+        }
+    }
+
+    /// Whether accesses to the range are let in. Without protection all are.
+    pub fn is_accessible(&self, range: Range<u64>) -> bool {
+        self.barrier.as_ref().is_none_or(|barrier| barrier.is_open(&range))
     }
 
     /// Bytes of a granule.
@@ -103,24 +165,39 @@ impl DiscardManager {
     /// Populates what is not populated in the range, once every listener agreed.
     ///
     /// # Errors
-    /// [`Error::BadDiscardRange`] or [`Error::Vetoed`]; nothing has changed then.
+    /// [`Error::BadDiscardRange`], [`Error::Protect`] or [`Error::Vetoed`]; nothing has changed then.
     pub fn populate(&self, range: Range<u64>) -> Result<()> {
+        self.populate_with(range, || Ok(()))
+    }
+
+    /// [`populate`](Self::populate), with the pages made ready by `ready` once they may be touched. Whoever gets an error
+    /// frees the pages.
+    ///
+    /// # Errors
+    /// As `populate`, and those of `ready`.
+    pub fn populate_with(&self, range: Range<u64>, ready: impl FnOnce() -> Result<()>) -> Result<()> {
         let bits = self.bits(&range)?;
         let mut state = self.state();
+        let admitted = match &self.barrier {
+            Some(barrier) => barrier.admit(&range).map_err(Error::Protect)?,
+            None => Vec::new(),
+        };
         let runs = self.runs(&state.populated, bits.clone(), false);
-        let mut told: Vec<(usize, Range<u64>)> = Vec::new();
-        for (index, registration) in state.listeners.iter().enumerate() {
-            for part in runs.iter().filter_map(|run| intersect(run, &registration.range)) {
-                if let Err(reason) = registration.listener.populate(part.clone()) {
-                    for (index, part) in told.into_iter().rev() {
-                        state.listeners[index].listener.discard(part);
-                    }
-                    return Err(Error::Vetoed(reason));
-                }
-                told.push((index, part));
+        if let Err(error) = ready().and_then(|()| state.ask(&runs)) {
+            if let Some(barrier) = &self.barrier {
+                barrier.retract(&admitted);
             }
+            return Err(error);
         }
         state.populated.set(bits, true);
+        if let Some(barrier) = &self.barrier {
+            barrier.show(&admitted);
+        }
+        for (listener, part) in state.told(&runs, Role::Mapping) {
+            if let Err(error) = listener.populate(part) {
+                tracing::error!("a mapping of guest memory cannot be made: {error}");
+            }
+        }
         Ok(())
     }
 
@@ -131,24 +208,48 @@ impl DiscardManager {
     pub fn discard(&self, range: Range<u64>) -> Result<()> {
         let bits = self.bits(&range)?;
         let mut state = self.state();
-        for run in self.runs(&state.populated, bits.clone(), true) {
-            for registration in &state.listeners {
-                if let Some(part) = intersect(&run, &registration.range) {
-                    registration.listener.discard(part);
-                }
+        let runs = self.runs(&state.populated, bits.clone(), true);
+        for role in [Role::Mapping, Role::User] {
+            for (listener, part) in state.told(&runs, role) {
+                listener.discard(part);
             }
         }
         state.populated.set(bits, false);
+        if let Some(barrier) = &self.barrier {
+            barrier.close(&range, |unit| self.bits(&unit).is_ok_and(|bits| state.populated.all(bits, false)));
+        }
         Ok(())
     }
 
-    /// Registers a listener for a part of the block and replays what is populated there.
+    /// Registers a user of a part of the block and replays what is populated there.
     ///
     /// # Errors
     /// [`Error::Vetoed`] if the listener refuses a part; it was told to discard the ones before, and is not
     /// registered.
     pub fn register(
         &self,
+        range: Range<u64>,
+        listener: Arc<dyn DiscardListener>,
+    ) -> Result<DiscardListenerId> {
+        self.register_as(Role::User, range, listener)
+    }
+
+    /// Registers a mapping of a part of the block and replays what is populated there. It is told of populated parts after
+    /// all users agreed, and of discarded parts before them; a refusal of its own is only logged.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register_mapping(
+        &self,
+        range: Range<u64>,
+        listener: Arc<dyn DiscardListener>,
+    ) -> Result<DiscardListenerId> {
+        self.register_as(Role::Mapping, range, listener)
+    }
+
+    fn register_as(
+        &self,
+        role: Role,
         range: Range<u64>,
         listener: Arc<dyn DiscardListener>,
     ) -> Result<DiscardListenerId> {
@@ -162,7 +263,7 @@ impl DiscardManager {
         }
         let id = DiscardListenerId(state.next_id);
         state.next_id += 1;
-        state.listeners.push(Registration { id, range, listener });
+        state.listeners.push(Registration { id, role, range, listener });
         Ok(id)
     }
 
@@ -175,6 +276,12 @@ impl DiscardManager {
                 registration.listener.discard(part);
             }
         }
+    }
+
+    /// Calls `with` with the populated runs inside `range` while nothing can change them. It must not call the manager.
+    pub fn with_populated<T>(&self, range: Range<u64>, with: impl FnOnce(&[Range<u64>]) -> T) -> T {
+        let state = self.state();
+        with(&self.parts(&state.populated, &range, true))
     }
 
     /// Calls `each` for every populated run inside `range`, ascending, adjacent granules as one run.
@@ -211,96 +318,35 @@ impl DiscardManager {
     }
 }
 
+impl State {
+    /// Asks the users of the block about runs that are going to be populated; takes back on a refusal.
+    fn ask(&self, runs: &[Range<u64>]) -> Result<()> {
+        let mut told: Vec<(&Arc<dyn DiscardListener>, Range<u64>)> = Vec::new();
+        for (listener, part) in self.told(runs, Role::User) {
+            if let Err(reason) = listener.populate(part.clone()) {
+                told.into_iter().rev().for_each(|(listener, part)| listener.discard(part));
+                return Err(Error::Vetoed(reason));
+            }
+            told.push((listener, part));
+        }
+        Ok(())
+    }
+
+    /// Who hears of which part of the runs: listener by listener, each in ascending order.
+    fn told<'a>(
+        &'a self,
+        runs: &'a [Range<u64>],
+        role: Role,
+    ) -> impl Iterator<Item = (&'a Arc<dyn DiscardListener>, Range<u64>)> {
+        self.listeners.iter().filter(move |r| r.role == role).flat_map(move |r| {
+            runs.iter().filter_map(move |run| Some((&r.listener, intersect(run, &r.range)?)))
+        })
+    }
+}
+
 fn intersect(a: &Range<u64>, b: &Range<u64>) -> Option<Range<u64>> {
     let part = a.start.max(b.start)..a.end.min(b.end);
     (part.start < part.end).then_some(part)
-}
-
-/// A bitmap with range operations a word at a time.
-#[derive(Debug, Clone)]
-pub struct PopulatedBitmap {
-    bits: u64,
-    words: Vec<u64>,
-    count: u64,
-}
-
-impl PopulatedBitmap {
-    /// `bits` bits, all clear.
-    pub fn new(bits: u64) -> Self {
-        let words = usize::try_from(bits.div_ceil(64)).expect("a bitmap fits in memory");
-        Self { bits, words: vec![0; words], count: 0 }
-    }
-
-    /// Number of bits.
-    pub fn len(&self) -> u64 {
-        self.bits
-    }
-
-    /// Whether there are no bits.
-    pub fn is_empty(&self) -> bool {
-        self.bits == 0
-    }
-
-    /// Number of bits that are set.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Sets or clears a range; bits beyond the end are ignored.
-    pub fn set(&mut self, range: Range<u64>, value: bool) {
-        for (index, mask) in self.words_of(range) {
-            let word = &mut self.words[index];
-            let new = if value { *word | mask } else { *word & !mask };
-            self.count = self.count + u64::from(new.count_ones()) - u64::from(word.count_ones());
-            *word = new;
-        }
-    }
-
-    /// Whether all bits of a range have the value.
-    pub fn all(&self, range: Range<u64>, value: bool) -> bool {
-        self.words_of(range).all(|(i, mask)| self.words[i] & mask == if value { mask } else { 0 })
-    }
-
-    /// Maximal runs of bits with the value, inside the range, ascending.
-    pub fn runs(&self, range: Range<u64>, value: bool) -> impl Iterator<Item = Range<u64>> {
-        let end = range.end.min(self.bits);
-        let mut at = range.start;
-        std::iter::from_fn(move || {
-            let start = self.next(at, end, value)?;
-            at = self.next(start, end, !value).unwrap_or(end);
-            Some(start..at)
-        })
-    }
-
-    /// First bit with the value in `from..end`.
-    fn next(&self, from: u64, end: u64, value: bool) -> Option<u64> {
-        let mut at = from;
-        while at < end {
-            let word = self.words[(at / 64) as usize];
-            let word = (if value { word } else { !word }) & (u64::MAX << (at % 64));
-            if word != 0 {
-                let found = at / 64 * 64 + u64::from(word.trailing_zeros());
-                return (found < end).then_some(found);
-            }
-            at = (at / 64 + 1) * 64;
-        }
-        None
-    }
-
-    fn words_of(&self, range: Range<u64>) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let (start, end) = (range.start, range.end.min(self.bits));
-        let words = if start < end { start / 64..end.div_ceil(64) } else { 0..0 };
-        words.map(move |word| {
-            let mut mask = u64::MAX;
-            if word * 64 < start {
-                mask &= u64::MAX << (start % 64);
-            }
-            if end - word * 64 < 64 {
-                mask &= (1 << (end % 64)) - 1;
-            }
-            (word as usize, mask)
-        })
-    }
 }
 
 #[cfg(test)]

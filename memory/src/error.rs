@@ -66,6 +66,19 @@ pub enum Error {
     /// A region cannot be destroyed, something still points at it.
     #[error("memory region '{0}' is in use")]
     RegionInUse(String),
+    /// The bytes are of unplugged memory, which is protected.
+    #[error("range {offset:#x}+{len:#x} of RAM block '{name}' is unplugged")]
+    Unplugged {
+        /// Name of the block.
+        name: String,
+        /// Start of the access.
+        offset: u64,
+        /// Length of the access.
+        len: u64,
+    },
+    /// The protection of discarded memory cannot be changed.
+    #[error("cannot change the protection of guest memory: {}", errno_text(.0))]
+    Protect(#[source] io::Error),
     /// A listener of a discard manager refused.
     #[error("{0}")]
     Vetoed(String),

@@ -9,6 +9,7 @@ use vm_memory::bitmap::{BS, Bitmap, BitmapSlice, WithBitmapSlice};
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Result};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
+use crate::discard_manager::Pin;
 use crate::flatview::FlatRange;
 use crate::ram::RamBlock;
 
@@ -19,16 +20,18 @@ pub struct DirtyMarker {
     base: u64,
 }
 
-/// A [`DirtyMarker`] for a slice that starts `base` bytes into the block.
-#[derive(Debug, Clone, Copy)]
+/// A [`DirtyMarker`] for a slice that starts `base` bytes into the block. While it lives, what the slice shows stays
+/// plugged.
+#[derive(Debug, Clone)]
 pub struct DirtySlice<'a> {
     block: &'a RamBlock,
     base: u64,
+    pin: Option<Pin>,
 }
 
 impl<'a> DirtySlice<'a> {
-    pub(crate) fn new(block: &'a RamBlock, base: u64) -> Self {
-        Self { block, base }
+    pub(crate) fn new(block: &'a RamBlock, base: u64, pin: Option<Pin>) -> Self {
+        Self { block, base, pin }
     }
 }
 
@@ -46,7 +49,8 @@ impl Bitmap for DirtyMarker {
     }
 
     fn slice_at(&self, offset: usize) -> DirtySlice<'_> {
-        DirtySlice { block: &self.block, base: self.base + offset as u64 }
+        // Only slices have a pin: markers outlive copies.
+        DirtySlice { block: &self.block, base: self.base + offset as u64, pin: None }
     }
 }
 
@@ -66,7 +70,7 @@ impl Bitmap for DirtySlice<'_> {
     }
 
     fn slice_at(&self, offset: usize) -> Self {
-        Self { block: self.block, base: self.base + offset as u64 }
+        Self { block: self.block, base: self.base + offset as u64, pin: self.pin.clone() }
     }
 }
 
@@ -122,6 +126,10 @@ impl GuestMemory for GuestRam {
         let (mut at, mut left) = (addr.0, count as u64);
         while left > 0 {
             let Some(section) = self.section(at, access) else { return false };
+            let inside = left.min((section.last - at).saturating_add(1));
+            if !section.block.is_accessible(section.offset + (at - section.start), inside) {
+                return false;
+            }
             let Some(beyond) = left.checked_sub(section.last - at + 1).filter(|&b| b > 0) else {
                 return true;
             };

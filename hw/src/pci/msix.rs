@@ -74,7 +74,7 @@ impl Vector {
         let message = self.message();
         if !APIC_WINDOW.contains(&message.address) {
             if let Some(range) = space.ram_range(message.address, 4) {
-                range.slice().copy_from(&message.data.to_le_bytes());
+                range.copy_from(&message.data.to_le_bytes());
             }
             return;
         }

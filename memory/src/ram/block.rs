@@ -10,7 +10,7 @@ use vm_memory::VolatileSlice;
 use super::dirty::DirtyBitmap;
 use super::file::{file_page_size, host_page_size};
 use super::mapping::{Advice, HostPolicy, MapRequest, Mapping};
-use crate::discard_manager::DiscardManager;
+use crate::discard_manager::{DiscardManager, Pin};
 use crate::error::{Error, Result};
 use crate::guest_memory::DirtySlice;
 
@@ -268,33 +268,54 @@ impl RamBlock {
         (offset.checked_add(len)? <= self.max_size()).then(|| BlockRange { block: self.clone(), offset, len })
     }
 
-    /// A volatile slice whose writes are marked dirty. Of a block that is not [writable](Self::is_writable) it must only
-    /// be read: the host's protection stops a write with a signal.
+    /// A volatile slice whose writes are marked dirty; absent outside of the block and where memory is
+    /// [inaccessible](Self::is_accessible). Of a block that is not [writable](Self::is_writable) it must only be read: the host's
+    /// protection stops a write with a signal. Memory that a slice shows cannot be unplugged, so hold it for a copy and no
+    /// longer, and never while a device is called.
     pub fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
-        self.mapping.slice(offset, len, DirtySlice::new(self, offset))
+        let pin = self.pin(offset, len as u64)?;
+        self.mapping.slice(offset, len, DirtySlice::new(self, offset, pin))
+    }
+
+    /// Keeps bytes that are accessible so; the inner option is empty where nothing is protected.
+    fn pin(&self, offset: u64, len: u64) -> Option<Option<Pin>> {
+        match &*self.discard.load() {
+            None => Some(None),
+            Some(manager) => Pin::take(manager, &(offset..offset.checked_add(len)?)),
+        }
+    }
+
+    /// Whether this program may touch the bytes: not if they are unplugged and their device protects what is.
+    pub fn is_accessible(&self, offset: u64, len: u64) -> bool {
+        let Some(end) = offset.checked_add(len) else { return false };
+        self.discard.load().as_ref().is_none_or(|manager| manager.is_accessible(offset..end))
+    }
+
+    /// Opens or closes the host mapping of a range for everybody.
+    pub(crate) fn set_accessible(&self, offset: u64, len: u64, accessible: bool) -> std::io::Result<()> {
+        self.mapping.set_accessible(offset, len, accessible)
     }
 
     /// Copies out of the block.
     ///
     /// # Errors
-    /// [`Error::OutOfBlock`].
+    /// [`Error::OutOfBlock`], [`Error::Unplugged`].
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let slice = self.mapping.slice(offset, buf.len(), ());
-        slice.ok_or_else(|| self.out_of_block(offset, buf.len() as u64))?.copy_to(buf);
+        let slice = self.slice(offset, buf.len());
+        slice.ok_or_else(|| self.refused(offset, buf.len() as u64))?.copy_to(buf);
         Ok(())
     }
 
     /// Copies into the block and marks what was written dirty.
     ///
     /// # Errors
-    /// [`Error::OutOfBlock`]; also where the mapping is read-only.
+    /// [`Error::OutOfBlock`], also where the mapping is read-only; [`Error::Unplugged`].
     pub fn write(&self, offset: u64, buf: &[u8]) -> Result<()> {
         if !self.mapping.writable() {
             return Err(self.out_of_block(offset, buf.len() as u64));
         }
-        let slice = self.mapping.slice(offset, buf.len(), ());
-        slice.ok_or_else(|| self.out_of_block(offset, buf.len() as u64))?.copy_from(buf);
-        self.mark_dirty(offset, buf.len() as u64);
+        let slice = self.slice(offset, buf.len());
+        slice.ok_or_else(|| self.refused(offset, buf.len() as u64))?.copy_from(buf);
         Ok(())
     }
 
@@ -398,6 +419,14 @@ impl RamBlock {
         .map_err(Error::Prealloc)
     }
 
+    /// Why there is no slice of a range.
+    fn refused(&self, offset: u64, len: u64) -> Error {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.max_size() => Error::Unplugged { name: self.label.clone(), offset, len },
+            _ => self.out_of_block(offset, len),
+        }
+    }
+
     fn out_of_block(&self, offset: u64, len: u64) -> Error {
         Error::OutOfBlock { name: self.label.clone(), offset, len }
     }
@@ -449,24 +478,22 @@ impl BlockRange {
         self.block.host_address().wrapping_add(self.offset as usize)
     }
 
-    /// Copies the start of the range out; returns how many bytes were copied.
+    /// Copies the start of the range out; returns how many bytes were copied: none if part of it is inaccessible.
     pub fn copy_to(&self, buf: &mut [u8]) -> usize {
-        self.slice().copy_to(buf)
+        self.slice().map_or(0, |slice| slice.copy_to(buf))
     }
 
     /// Copies into the start of the range and marks it dirty; returns how many bytes were copied. Nothing is copied
-    /// where the mapping is read-only.
+    /// where the mapping is read-only or part of it is inaccessible.
     pub fn copy_from(&self, buf: &[u8]) -> usize {
-        if !self.block.is_writable() {
-            return 0;
-        }
+        let Some(slice) = self.slice().filter(|_| self.block.is_writable()) else { return 0 };
         let count = buf.len().min(self.len as usize);
-        self.slice().copy_from(&buf[..count]);
+        slice.copy_from(&buf[..count]);
         count
     }
 
-    /// The bytes as a volatile slice; see [`RamBlock::slice`].
-    pub fn slice(&self) -> VolatileSlice<'_, DirtySlice<'_>> {
-        self.block.slice(self.offset, self.len as usize).expect("a block range is inside its block")
+    /// The bytes as a volatile slice; see [`RamBlock::slice`]. Absent if they are inaccessible.
+    pub fn slice(&self) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
+        self.block.slice(self.offset, self.len as usize)
     }
 }

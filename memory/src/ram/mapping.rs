@@ -189,6 +189,21 @@ impl Mapping {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Lets `len` bytes at `offset` be touched, or stops everybody who would: the guest, this program, the kernel on behalf of
+    /// either. Pages stay as they are.
+    pub(super) fn set_accessible(&self, offset: u64, len: u64, accessible: bool) -> io::Result<()> {
+        let (addr, len) = self.range(offset, len)?;
+        let prot = match (accessible, self.writable) {
+            (false, _) => libc::PROT_NONE,
+            (true, false) => libc::PROT_READ,
+            (true, true) => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        // SAFETY: the range is inside the mapping, which stays mapped. That nobody in this program touches what is not
+        // accessible is kept by `RamBlock`, which gives out no slice of it.
+        let done = unsafe { libc::mprotect(addr.cast(), len, prot) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// `mbind` on the whole mapping. `nodes` is a bit mask, lowest node first.
     pub(super) fn bind(&self, policy: HostPolicy, nodes: &[u64], max_node: u64) -> io::Result<()> {
         // From <linux/mempolicy.h>; libc does not have these.
@@ -236,5 +251,15 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and whoever could point into it borrows `self` or holds the block.
         unsafe { libc::munmap(self.addr.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Has the kernel read a byte at `addr` into a pipe, whatever is there.
+#[cfg(test)]
+pub(crate) fn probe_read(pipe: &io::PipeWriter, addr: *mut u8) -> io::Result<()> {
+    // SAFETY: the kernel checks the address it reads from and answers EFAULT where nothing can be read.
+    match unsafe { libc::write(pipe.as_raw_fd(), addr.cast(), 1) } {
+        1 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -16,3 +16,5 @@ pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
 
 pub(crate) use list::RamList;
+#[cfg(test)]
+pub(crate) use mapping::probe_read;
