@@ -92,7 +92,8 @@ pub enum BootState {
 /// What vCPUs tell the board. Called on vCPU threads; implementations post to the main loop and return at once.
 ///
 /// After each of these the vCPU executes no further instruction until [`Accel::reset`], except that
-/// [`VcpuEvents::shutdown`] and [`VcpuEvents::reset`] leave the decision to the board.
+/// [`VcpuEvents::shutdown`] and [`VcpuEvents::reset`] leave the decision to the board, and that
+/// [`VcpuEvents::failed_access`] changes nothing.
 pub trait VcpuEvents: Send + Sync {
     /// The processor shut itself down (a fault while delivering a double fault).
     fn triple_fault(&self, cpu: u32);
@@ -100,6 +101,9 @@ pub trait VcpuEvents: Send + Sync {
     fn reset(&self, cpu: u32);
     /// The guest asked the hypervisor to power off.
     fn shutdown(&self, cpu: u32);
+    /// An access to the system address space failed: nothing is there, or the memory there is unplugged and protected. Reads
+    /// gave zeroes, writes were dropped, and the vCPU goes on. Called for every one, however often the guest tries.
+    fn failed_access(&self, cpu: u32, addr: u64, write: bool);
     /// The accelerator cannot continue this vCPU; `text` is for a log or the person at the terminal.
     fn internal_error(&self, cpu: u32, text: &str);
 }

@@ -47,6 +47,23 @@ pub(crate) fn kick(thread: &JoinHandle<()>) {
     let _ = thread.kill(SIGRTMIN());
 }
 
+/// A thread to signal, by the kernel's id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target(i32);
+
+impl Target {
+    /// The calling thread.
+    pub(crate) fn this_thread() -> Self {
+        Self(thread_id())
+    }
+
+    /// Signals the thread. One that has ended is no error.
+    pub(crate) fn kick(self) {
+        // SAFETY: plain integers; a thread id that is no longer ours makes the call fail.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, SIGRTMIN()) };
+    }
+}
+
 /// The kernel's id of the calling thread.
 pub(crate) fn thread_id() -> i32 {
     // SAFETY: gettid has no arguments and cannot fail.

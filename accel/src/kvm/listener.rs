@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
@@ -18,6 +19,8 @@ use kvm_ioctls::VmFd;
 use memory::{IoEventFdSection, MemoryListener, RamBlock, Section};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
+use super::follow::Follow;
+use super::gate::Gate;
 use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
 use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
@@ -56,47 +59,109 @@ impl SlotIoctls for Ioctls<'_> {
 }
 
 /// RAM that the guest has.
-struct Mapped {
-    mapping: Mapping,
+pub(super) struct Mapped {
+    pub(super) mapping: Mapping,
     block: Arc<RamBlock>,
+    /// Of the section in the block.
     offset: u64,
     /// The section itself asked for logging.
     log: bool,
+    /// What of the section has slots, in bytes of the section, ascending.
+    pub(super) parts: Vec<Range<u64>>,
+    /// Of a section whose slots depend on what is plugged.
+    pub(super) follow: Option<Follow>,
 }
 
-struct Slots {
-    table: SlotTable,
-    mapped: BTreeMap<u64, Mapped>,
+impl Mapped {
+    fn part(&self, part: &Range<u64>, log: bool) -> Mapping {
+        let Mapping { gpa, hva, readonly, .. } = self.mapping;
+        Mapping { gpa: gpa + part.start, hva: hva + part.start, size: part.end - part.start, readonly, log }
+    }
+
+    fn mappings(&self) -> impl Iterator<Item = Mapping> + '_ {
+        self.parts.iter().map(|part| self.part(part, self.log))
+    }
+
+    /// The section's bytes in its block.
+    pub(super) fn in_block(&self) -> Range<u64> {
+        self.offset..self.offset + self.mapping.size
+    }
+}
+
+pub(super) struct Slots {
+    pub(super) table: SlotTable,
+    pub(super) mapped: BTreeMap<u64, Mapped>,
     /// All RAM is logged.
     log_all: bool,
 }
 
+impl Slots {
+    /// Slots that nobody has or may come to need for a section that is there.
+    pub(super) fn free(&self) -> u32 {
+        let waiting = self.mapped.values().filter(|entry| entry.parts.is_empty()).count();
+        self.table.free().saturating_sub(u32::try_from(waiting).unwrap_or(u32::MAX))
+    }
+
+    /// Gives a part of the section at `addr` a slot.
+    pub(super) fn map(&mut self, vm: &VmFd, addr: u64, part: Range<u64>) {
+        let Some(entry) = self.mapped.get_mut(&addr) else { return };
+        let mapping = entry.part(&part, self.log_all || entry.log);
+        // Without a slot the guest still reaches the memory, by slow exits.
+        if let Err(error) = self.table.map(&mut Ioctls(vm), &mapping) {
+            tracing::error!(%error, ?mapping, "cannot set a memory slot");
+        }
+        let at = entry.parts.partition_point(|other| other.start < part.start);
+        entry.parts.insert(at, part);
+    }
+
+    /// Takes all slots of the section at `addr`.
+    pub(super) fn unmap(&mut self, vm: &VmFd, addr: u64) {
+        let Some(entry) = self.mapped.get_mut(&addr) else { return };
+        if self.log_all || entry.log {
+            sync(&mut self.table, vm, entry);
+        }
+        for mapping in entry.mappings() {
+            if let Err(error) = self.table.unmap(&mut Ioctls(vm), &mapping) {
+                tracing::error!(%error, gpa = mapping.gpa, "cannot delete a memory slot");
+            }
+        }
+        entry.parts.clear();
+    }
+}
+
 /// Listener of the system address space.
 pub(crate) struct SystemListener {
-    vm: Arc<VmFd>,
+    pub(super) vm: Arc<VmFd>,
+    pub(super) gate: Arc<Gate>,
     slots: Mutex<Slots>,
+    /// For those that outlive a call: they must not keep the VM alive.
+    pub(super) this: Weak<Self>,
 }
 
 impl SystemListener {
-    pub(crate) fn new(vm: Arc<VmFd>, max_slots: u32) -> Self {
+    pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32) -> Arc<Self> {
         let slots = Slots { table: SlotTable::new(max_slots), mapped: BTreeMap::new(), log_all: false };
-        Self { vm, slots: Mutex::new(slots) }
+        Arc::new_cyclic(|this| Self { vm, gate, slots: Mutex::new(slots), this: Weak::clone(this) })
+    }
+
+    pub(super) fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
+        lock(&self.slots)
     }
 
     /// Gives the kernel the slots, before the first vCPU runs.
     pub(crate) fn start(&self) {
-        if let Err(error) = lock(&self.slots).table.start(&mut Ioctls(&self.vm)) {
+        if let Err(error) = self.slots().table.start(&mut Ioctls(&self.vm)) {
             tracing::error!(%error, "cannot set all memory slots");
         }
     }
 
     pub(crate) fn slot_changes(&self) -> u64 {
-        lock(&self.slots).table.changes()
+        self.slots().table.changes()
     }
 
     pub(crate) fn memory_slots(&self) -> MemorySlots {
-        let slots = lock(&self.slots);
-        MemorySlots { max: slots.table.max(), free: slots.table.free() }
+        let slots = self.slots();
+        MemorySlots { max: slots.table.max(), free: slots.free() }
     }
 
     fn set_log(&self, slots: &mut Slots, addr: u64) -> io::Result<()> {
@@ -107,18 +172,18 @@ impl SystemListener {
             // What was written since the last look would be forgotten.
             sync(table, &self.vm, entry);
         }
-        table.set_log(&mut Ioctls(&self.vm), &entry.mapping, log)
+        entry.mappings().try_for_each(|mapping| table.set_log(&mut Ioctls(&self.vm), &mapping, log))
     }
 
     fn set_all_logs(&self, log_all: bool) -> io::Result<()> {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots();
         slots.log_all = log_all;
         let all: Vec<u64> = slots.mapped.keys().copied().collect();
         all.into_iter().try_for_each(|addr| self.set_log(&mut slots, addr))
     }
 
     fn set_section_log(&self, section: &Section, log: bool) {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots();
         if let Some(entry) = slots.mapped.get_mut(&section.addr) {
             entry.log = log;
         }
@@ -128,57 +193,62 @@ impl SystemListener {
     }
 }
 
-/// Moves the kernel's dirty bits of a mapping to its block.
+/// Moves the kernel's dirty bits of a section to its block.
 fn sync(table: &mut SlotTable, vm: &VmFd, entry: &Mapped) {
-    let result = table.sync_log(&mut Ioctls(vm), &entry.mapping, |gpa, pages| {
-        entry.block.mark_dirty(entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
-    });
-    if let Err(error) = result {
-        tracing::error!(%error, gpa = entry.mapping.gpa, "cannot read the dirty log");
+    for mapping in entry.mappings() {
+        let result = table.sync_log(&mut Ioctls(vm), &mapping, |gpa, pages| {
+            entry.block.mark_dirty(entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
+        });
+        if let Err(error) = result {
+            tracing::error!(%error, gpa = mapping.gpa, "cannot read the dirty log");
+        }
     }
 }
 
-fn mapping_of(section: &Section, log: bool) -> Option<Mapping> {
+fn mapping_of(section: &Section) -> Option<Mapping> {
     let range = section.ram()?;
     Some(Mapping {
         gpa: section.addr,
         size: range.len(),
         hva: range.host_address() as u64,
         readonly: section.readonly || !range.block().is_writable(),
-        log,
+        log: section.log,
     })
 }
 
 impl MemoryListener for SystemListener {
     fn region_add(&self, section: &Section) {
-        let mut slots = lock(&self.slots);
-        let (Some(mapping), Some(block)) =
-            (mapping_of(section, slots.log_all || section.log), section.block.clone())
-        else {
-            return;
+        let (Some(mapping), Some(block)) = (mapping_of(section), section.block.clone()) else { return };
+        let manager = block.discard_manager().filter(|manager| manager.is_protecting());
+        let follow = manager.map(Follow::new);
+        let follows = follow.is_some();
+        let entry = Mapped {
+            mapping,
+            block,
+            offset: section.offset_in_region,
+            log: section.log,
+            parts: Vec::new(),
+            follow,
         };
-        // Without a slot the guest still reaches the memory, by slow exits.
-        if let Err(error) = slots.table.map(&mut Ioctls(&self.vm), &mapping) {
-            tracing::error!(%error, ?mapping, section = &*section.name, "cannot set a memory slot");
-        }
-        let entry = Mapped { mapping, block, offset: section.offset_in_region, log: section.log };
+        let mut slots = self.slots();
         slots.mapped.insert(section.addr, entry);
+        if follows {
+            drop(slots);
+            self.follow(section.addr);
+        } else {
+            slots.map(&self.vm, section.addr, 0..mapping.size);
+        }
     }
 
     fn region_del(&self, section: &Section) {
         if section.block.is_none() {
             return;
         }
-        let mut slots = lock(&self.slots);
-        let Some(entry) = slots.mapped.remove(&section.addr) else { return };
-        if slots.log_all || entry.log {
-            sync(&mut slots.table, &self.vm, &entry);
-        }
-        if let Err(error) = slots.table.unmap(&mut Ioctls(&self.vm), &entry.mapping) {
-            tracing::error!(%error, section = &*section.name, "cannot delete a memory slot");
-        }
+        self.unfollow(section.addr);
+        let mut slots = self.slots();
+        slots.unmap(&self.vm, section.addr);
         // Only now may the block go.
-        drop(entry);
+        drop(slots.mapped.remove(&section.addr));
     }
 
     fn log_start(&self, section: &Section) {
@@ -190,7 +260,7 @@ impl MemoryListener for SystemListener {
     }
 
     fn log_sync(&self, section: &Section) {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots();
         let Slots { table, mapped, .. } = &mut *slots;
         if let Some(entry) = mapped.get(&section.addr) {
             sync(table, &self.vm, entry);

@@ -2,7 +2,8 @@
 //!
 //! Interface: Linux `Documentation/virt/kvm/api.rst`. One VM file, shared by:
 //!
-//! - `listener`: memory slots and ioeventfds follow the address spaces;
+//! - `listener`: memory slots and ioeventfds follow the address spaces; `follow`: of a device whose memory is plugged in
+//!   pieces they follow what is plugged; `gate` keeps vCPUs out of the guest meanwhile;
 //! - `irqchip`: lines, messages, routes and irqfds;
 //! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU is reset to.
 //!
@@ -23,6 +24,8 @@
 //! `kernel-irqchip=off|split`.
 
 mod cpuid;
+mod follow;
+mod gate;
 mod irqchip;
 mod kick;
 mod listener;
@@ -96,6 +99,7 @@ pub(crate) struct Shared {
     vm: Arc<VmFd>,
     chip: Arc<KvmIrqChip>,
     slots: Arc<SystemListener>,
+    gate: Arc<gate::Gate>,
     /// Empty until there is a PIT.
     pit_reset: OnceLock<kvm_pit_state2>,
     first_run: Once,
@@ -197,6 +201,7 @@ impl KvmAccel {
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
         cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer));
+        let gate = Arc::<gate::Gate>::default();
         Ok(Arc::new(Self {
             chip_reset,
             cpuid,
@@ -206,7 +211,8 @@ impl KvmAccel {
                 boot: Mutex::default(),
                 spaces: OnceLock::new(),
                 chip: KvmIrqChip::new(Arc::clone(&vm), routes),
-                slots: Arc::new(SystemListener::new(Arc::clone(&vm), slots)),
+                slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots),
+                gate,
                 pit_reset: OnceLock::new(),
                 first_run: Once::new(),
                 vm,

@@ -5,3 +5,4 @@ mod guest_image;
 mod interrupts;
 mod memory_slots;
 mod rig;
+mod unplugged;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::follow::{Resolution, bad_address};
+use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{MsrIndices, ResetState};
 use super::{Shared, lock, os_error, pvh};
@@ -37,8 +39,13 @@ enum Exit {
     TripleFault,
     System(u32),
     Internal,
+    /// Memory of a slot that the host mapping does not have.
+    Fault,
     Failed(String),
 }
+
+/// Faults in a row after which a vCPU that makes no progress is given up: others may plug and unplug at the same time.
+const MAX_FAULTS: u32 = 16;
 
 impl Vcpu {
     pub(crate) fn new(
@@ -62,8 +69,20 @@ impl Vcpu {
         let Self { index, cpu, stop, fd, shared, events, reset } = self;
         let control = Arc::clone(&shared);
         let _gone = control.control.gone_on_drop(cpu);
-        let mut running =
-            Running { index, cpu, stop, runner: Runner::bind(fd), shared, events, pending: false };
+        let runner = Runner::bind(fd);
+        let passage = control.gate.passage();
+        let _forgotten = ForgetOnDrop(&control, &passage);
+        let mut running = Running {
+            index,
+            cpu,
+            stop,
+            runner,
+            shared,
+            events,
+            passage: Arc::clone(&passage),
+            pending: false,
+            faults: 0,
+        };
         loop {
             match running.shared.control.next(cpu) {
                 Step::Run => {
@@ -82,6 +101,15 @@ impl Vcpu {
     }
 }
 
+/// The gate must not wait for a thread that is gone.
+struct ForgetOnDrop<'a>(&'a Shared, &'a Arc<Passage>);
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.gate.forget(self.1);
+    }
+}
+
 struct Running {
     index: u32,
     cpu: usize,
@@ -89,8 +117,11 @@ struct Running {
     runner: Runner,
     shared: Arc<Shared>,
     events: Arc<dyn VcpuEvents>,
+    passage: Arc<Passage>,
     /// An access was carried out and the kernel has not completed the instruction yet.
     pending: bool,
+    /// Faults in a row.
+    faults: u32,
 }
 
 impl Running {
@@ -114,7 +145,11 @@ impl Running {
                 }
                 self.runner.request_exit();
             }
-            match self.enter() {
+            let exit = self.enter();
+            if !matches!(exit, Exit::Fault) {
+                self.faults = 0;
+            }
+            match exit {
                 Exit::Access => self.pending = true,
                 Exit::Port => {
                     self.port();
@@ -138,8 +173,25 @@ impl Running {
                     }
                     self.fail(&text);
                 }
+                Exit::Fault => self.fault(),
                 Exit::Failed(text) => self.fail(&text),
             }
+        }
+    }
+
+    /// Somebody touched memory that is unplugged and protected: has the next attempt leave the guest as an ordinary access,
+    /// which tells the address.
+    fn fault(&mut self) {
+        self.pending = false;
+        self.faults += 1;
+        match self.shared.slots.resolve_fault() {
+            Resolution::Changed => {}
+            // Another vCPU may have been first, or the block was plugged meanwhile.
+            Resolution::Nothing if self.faults < MAX_FAULTS => {}
+            Resolution::Nothing => self.fail(&format!("error: kvm run failed {}", bad_address())),
+            Resolution::TooMany => self.fail(
+                "unplugged memory was accessed, and there are too few memory slots to find out where: kvm run failed",
+            ),
         }
     }
 
@@ -148,16 +200,24 @@ impl Running {
         let Some(spaces) = self.shared.spaces.get() else {
             return Exit::Failed("kvm is not attached".into());
         };
-        match self.runner.fd.run() {
+        self.shared.gate.enter(&self.passage);
+        let exit = self.runner.fd.run();
+        self.shared.gate.leave(&self.passage);
+        match exit {
             Ok(VcpuExit::MmioRead(addr, data)) => {
                 // What nothing answers is read as the address space fills it in.
-                let _ = spaces.system.read(addr, data);
+                if !spaces.system.read(addr, data).is_ok() {
+                    self.events.failed_access(self.index, addr, false);
+                }
                 Exit::Access
             }
             Ok(VcpuExit::MmioWrite(addr, data)) => {
-                let _ = spaces.system.write(addr, data);
+                if !spaces.system.write(addr, data).is_ok() {
+                    self.events.failed_access(self.index, addr, true);
+                }
                 Exit::Access
             }
+            Ok(VcpuExit::MemoryFault { .. }) => Exit::Fault,
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Exit::Port,
             Ok(VcpuExit::Shutdown) => Exit::TripleFault,
             Ok(VcpuExit::SystemEvent(event, _)) => Exit::System(event),
@@ -172,6 +232,7 @@ impl Running {
             Ok(other) => Exit::Failed(format!("KVM: unknown exit, hardware reason {other:?}")),
             // EAGAIN: an application processor was woken and may run now.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+            Err(error) if error.errno() == libc::EFAULT => Exit::Fault,
             Err(error) => Exit::Failed(format!("error: kvm run failed {}", os_error(error))),
         }
     }

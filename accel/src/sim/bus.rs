@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use guest::{Bus, MsiMessage};
-use memory::AddressSpace;
+use memory::{AddressSpace, MemTx};
 
 use super::{Shared, Spaces};
+use crate::VcpuEvents;
 use crate::control::{Step, StopFlag};
 
 /// Messages of the program: its one local APIC, vectors from here.
@@ -16,6 +17,7 @@ const FIRST_VECTOR: u32 = 0x40;
 pub(super) struct SimBus<'a> {
     shared: &'a Shared,
     spaces: &'a Spaces,
+    events: &'a dyn VcpuEvents,
     cpu: usize,
     stop: &'a StopFlag,
     start: Instant,
@@ -24,8 +26,14 @@ pub(super) struct SimBus<'a> {
 }
 
 impl<'a> SimBus<'a> {
-    pub(super) fn new(shared: &'a Shared, spaces: &'a Spaces, cpu: usize, stop: &'a StopFlag) -> Self {
-        Self { shared, spaces, cpu, stop, start: Instant::now(), end: None }
+    pub(super) fn new(
+        shared: &'a Shared,
+        spaces: &'a Spaces,
+        events: &'a dyn VcpuEvents,
+        cpu: usize,
+        stop: &'a StopFlag,
+    ) -> Self {
+        Self { shared, spaces, events, cpu, stop, start: Instant::now(), end: None }
     }
 
     /// Why the program was stopped, if it was.
@@ -47,14 +55,23 @@ impl<'a> SimBus<'a> {
     fn load<const N: usize>(&mut self, space: fn(&Spaces) -> &AddressSpace, addr: u64) -> [u8; N] {
         let mut bytes = [0xff; N];
         if self.gate() {
-            let _ = space(self.spaces).read(addr, &mut bytes);
+            let result = space(self.spaces).read(addr, &mut bytes);
+            self.note(space, addr, false, result);
         }
         bytes
     }
 
     fn store(&mut self, space: fn(&Spaces) -> &AddressSpace, addr: u64, bytes: &[u8]) {
         if self.gate() {
-            let _ = space(self.spaces).write(addr, bytes);
+            let result = space(self.spaces).write(addr, bytes);
+            self.note(space, addr, true, result);
+        }
+    }
+
+    /// Tells the board of a failed access to memory.
+    fn note(&self, space: fn(&Spaces) -> &AddressSpace, addr: u64, write: bool, result: MemTx) {
+        if !result.is_ok() && std::ptr::eq(space(self.spaces), system(self.spaces)) {
+            self.events.failed_access(0, addr, write);
         }
     }
 }
@@ -93,7 +110,8 @@ impl Bus for SimBus<'_> {
 
     fn ram_read(&mut self, addr: u64, buf: &mut [u8]) {
         if self.gate() {
-            let _ = self.spaces.system.read(addr, buf);
+            let result = self.spaces.system.read(addr, buf);
+            self.note(system, addr, false, result);
         } else {
             buf.fill(0xff);
         }

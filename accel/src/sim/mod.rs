@@ -207,7 +207,7 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
 fn run_program(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvents) -> Option<Step> {
     let spaces = shared.spaces.get()?;
     let BootState::Pvh { start_info, .. } = (*lock(&shared.boot))?;
-    let mut bus = SimBus::new(shared, spaces, cpu, stop);
+    let mut bus = SimBus::new(shared, spaces, events, cpu, stop);
     // The program itself is not in guest memory, so all of it is free.
     let info = match StartInfo::read(&mut bus, u64::from(start_info), 0) {
         Ok(info) => info,

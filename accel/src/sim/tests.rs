@@ -16,6 +16,7 @@ impl VcpuEvents for Events {
     fn triple_fault(&self, _cpu: u32) {}
     fn reset(&self, _cpu: u32) {}
     fn shutdown(&self, _cpu: u32) {}
+    fn failed_access(&self, _cpu: u32, _addr: u64, _write: bool) {}
     fn internal_error(&self, cpu: u32, text: &str) {
         let _ = self.0.lock().unwrap().send(format!("{cpu}: {text}"));
     }

@@ -3,7 +3,7 @@
 //! Requests may come from any thread and are carried out on the main loop thread. Of several requests of one kind that are not
 //! carried out yet only the first counts. A vCPU thread must not wait here: the main loop may be waiting for it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use accel::VcpuEvents;
 use qapi::events::Event;
@@ -14,11 +14,15 @@ use super::device::ResetKind;
 use super::machine::Machine;
 
 type Listener = Box<dyn Fn(bool, RunState) + Send + Sync>;
+/// See [`Machine::on_failed_access`].
+type AccessListener = Box<dyn Fn(u32, u64, bool) + Send + Sync>;
 
 /// The run state and what is asked of it.
 pub(super) struct RunControl {
     inner: Mutex<Inner>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Called on vCPU threads, at any rate: no lock.
+    access_listener: OnceLock<AccessListener>,
 }
 
 struct Inner {
@@ -45,7 +49,7 @@ impl RunControl {
             ended: false,
             firmware_due: false,
         };
-        Self { inner: Mutex::new(inner), listeners: Mutex::default() }
+        Self { inner: Mutex::new(inner), listeners: Mutex::default(), access_listener: OnceLock::new() }
     }
 
     pub(super) fn set_firmware_due(&self) {
@@ -73,6 +77,15 @@ impl Machine {
     pub fn on_run_state(&self, listener: impl Fn(bool, RunState) + Send + Sync + 'static) {
         let mut listeners = self.run.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Arc::new(Box::new(listener)));
+    }
+
+    /// Hears of every access of a vCPU to memory that failed: vCPU, guest-physical address, whether it was a write. Called on vCPU
+    /// threads as often as the guest likes, so it must be quick and wait for nobody. There is one such listener; a second is not
+    /// taken.
+    pub fn on_failed_access(&self, listener: impl Fn(u32, u64, bool) + Send + Sync + 'static) {
+        if self.run.access_listener.set(Box::new(listener)).is_err() {
+            tracing::error!("two listeners for failed accesses");
+        }
     }
 
     fn tell(&self, running: bool, state: RunState) {
@@ -198,6 +211,19 @@ impl Machine {
         inner.no_shutdown = no_shutdown.unwrap_or(inner.no_shutdown);
     }
 
+    /// Ends the program with status 1, because of something it cannot be allowed to go on after. Main loop thread.
+    pub fn kill(self: &Arc<Self>) {
+        {
+            let mut inner = self.run.lock();
+            if std::mem::replace(&mut inner.ended, true) {
+                return;
+            }
+        }
+        self.send(Event::Shutdown { guest: false, reason: ShutdownCause::HostError });
+        self.accel().pause();
+        self.mainloop().quit(1);
+    }
+
     fn run_shutdown(self: &Arc<Self>) {
         let (cause, pause) = {
             let mut inner = self.run.lock();
@@ -287,6 +313,14 @@ impl VcpuEvents for FromVcpus {
     fn shutdown(&self, _cpu: u32) {
         if let Some(machine) = self.0.upgrade() {
             machine.request_shutdown(ShutdownCause::GuestShutdown);
+        }
+    }
+
+    fn failed_access(&self, cpu: u32, addr: u64, write: bool) {
+        if let Some(machine) = self.0.upgrade()
+            && let Some(listener) = machine.run.access_listener.get()
+        {
+            listener(cpu, addr, write);
         }
     }
 

@@ -40,7 +40,9 @@ fn memory_accesses_reach_the_system_space_and_unassigned_memory_is_harmless() {
     let Some(rig) = Rig::new(&program, 1, false) else { return };
     rig.accel.resume();
     assert_eq!(rig.report(), Report::Mmio(0x20, 2, 0x60));
-    assert!(matches!(rig.report(), Report::Port(0x10, 1, _)));
+    assert_eq!(rig.report(), Report::FailedAccess { cpu: 0, addr: 0xb000, write: true });
+    assert_eq!(rig.report(), Report::FailedAccess { cpu: 0, addr: 0xb000, write: false });
+    assert_eq!(rig.report(), Report::Port(0x10, 1, 0));
 }
 
 #[test]
@@ -51,6 +53,7 @@ fn writes_to_rom_change_nothing() {
     let Some(rig) = Rig::new(&program, 1, false) else { return };
     rig.accel.resume();
     // cs is not writable in protected mode, but is in real mode: the write is an exit that the ROM ignores.
+    assert_eq!(rig.report(), Report::FailedAccess { cpu: 0, addr: 0xffff_0000, write: true });
     assert_eq!(rig.report(), Report::Port(0x10, 1, 0x2e));
 }
 

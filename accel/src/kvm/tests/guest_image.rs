@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use memory::{AddressSpace, Memory, RamSpec, RegionDesc, SIZE_ALL, UnassignedIo};
+use memory::{AddressSpace, Memory, RamSpec, RegionDesc, RegionId, SIZE_ALL, UnassignedIo};
 
+use super::super::KvmAccel;
 use super::rig::kvm;
 use crate::testing::{Console, Serial, start_info};
 use crate::{Accel, BootState, CpuModel, VcpuConfig, VcpuEvents};
@@ -23,6 +24,7 @@ impl VcpuEvents for Loud {
     fn shutdown(&self, cpu: u32) {
         eprintln!("cpu {cpu}: shutdown");
     }
+    fn failed_access(&self, _cpu: u32, _addr: u64, _write: bool) {}
     fn internal_error(&self, cpu: u32, text: &str) {
         eprintln!("cpu {cpu}: {text}");
     }
@@ -60,8 +62,18 @@ fn load(system: &AddressSpace) -> u32 {
     entry.expect("an entry")
 }
 
+/// A machine that runs the image.
+pub(super) struct Machine {
+    pub(super) accel: Arc<KvmAccel>,
+    pub(super) memory: Arc<Memory>,
+    /// The root of the system address space.
+    pub(super) root: RegionId,
+    pub(super) system: Arc<AddressSpace>,
+    pub(super) console: Console,
+}
+
 /// Memory, a serial port, one vCPU of the given model at the image's entry.
-fn machine(cpu: &str) -> Option<(Arc<dyn Accel>, Arc<AddressSpace>, Console)> {
+pub(super) fn machine(cpu: &str, events: Arc<dyn VcpuEvents>) -> Option<Machine> {
     let accel = kvm()?;
     let memory = Memory::new();
     let (serial, console) = Serial::new();
@@ -77,17 +89,17 @@ fn machine(cpu: &str) -> Option<(Arc<dyn Accel>, Arc<AddressSpace>, Console)> {
     let io = tx.address_space("I/O", io_root);
     tx.commit();
     accel.attach(&memory, &system, &io).unwrap();
-    accel.create_vcpus(VcpuConfig::new(1, CpuModel::parse(cpu).unwrap()), Arc::new(Loud)).unwrap();
+    accel.create_vcpus(VcpuConfig::new(1, CpuModel::parse(cpu).unwrap()), events).unwrap();
     let entry = load(&system);
     accel.set_boot(Some(BootState::Pvh { entry, start_info: START_INFO }));
     accel.reset();
-    Some((accel, system, console))
+    Some(Machine { accel, memory, root, system, console })
 }
 
 #[test]
 fn it_starts_with_every_cpu_model() {
     for cpu in ["qemu64", "host", "max,-avx2"] {
-        let Some((accel, _, console)) = machine(cpu) else { return };
+        let Some(Machine { accel, console, .. }) = machine(cpu, Arc::new(Loud)) else { return };
         accel.resume();
         console.read_until("ready: 0 virtio-mem devices");
         accel.shutdown();
@@ -96,7 +108,7 @@ fn it_starts_with_every_cpu_model() {
 
 #[test]
 fn it_goes_on_after_pauses_and_starts_again_after_resets() {
-    let Some((accel, system, console)) = machine("qemu64") else { return };
+    let Some(Machine { accel, system, console, .. }) = machine("qemu64", Arc::new(Loud)) else { return };
     for _ in 0..3 {
         accel.resume();
         console.read_until("ready: ");

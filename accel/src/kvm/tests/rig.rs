@@ -28,6 +28,7 @@ pub(super) enum Report {
     Port(u16, u8, u64),
     Mmio(u64, u8, u64),
     TripleFault(u32),
+    FailedAccess { cpu: u32, addr: u64, write: bool },
     Error(u32, String),
 }
 
@@ -76,6 +77,10 @@ impl VcpuEvents for Events {
 
     fn shutdown(&self, cpu: u32) {
         self.report(Report::Error(cpu, "shutdown".into()));
+    }
+
+    fn failed_access(&self, cpu: u32, addr: u64, write: bool) {
+        self.report(Report::FailedAccess { cpu, addr, write });
     }
 
     fn internal_error(&self, cpu: u32, text: &str) {
