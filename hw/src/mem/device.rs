@@ -10,6 +10,7 @@ use memory::RegionId;
 use qapi::Result;
 use qapi::types::MemoryDeviceInfo;
 
+use super::memslots::sizing::Budget;
 use super::placement::{Placed, Wanted};
 use crate::core::Machine;
 
@@ -27,8 +28,12 @@ pub trait MemoryDevice: Send + Sync {
     /// Tells where the device goes, before it is realized.
     fn set_addr(&self, addr: u64);
 
-    /// Tells how many memory slots the device may use at most, before it is realized.
-    fn set_memslot_limit(&self, limit: u64);
+    /// Decides into how many parts, each with a memory slot of its own, the device divides its memory, and says how many
+    /// that are. Asked before it is realized; a device that is asked again decides again.
+    ///
+    /// # Errors
+    /// What the user asked for cannot be had.
+    fn decide_memslots(&self, budget: &Budget) -> Result<u64>;
 
     /// The address that was set.
     fn addr(&self) -> u64;
@@ -39,8 +44,8 @@ pub trait MemoryDevice: Send + Sync {
     /// What is mapped; present while the device is realized.
     fn region(&self) -> Option<RegionId>;
 
-    /// Memory slots it may come to use.
-    fn memslots(&self) -> u64;
+    /// The parts it divided its memory into.
+    fn memslots(&self) -> SlotUse;
 
     /// Bytes the guest can use.
     fn plugged_size(&self) -> u64;
@@ -56,6 +61,17 @@ pub trait MemoryDevice: Send + Sync {
     /// # Errors
     /// Why not.
     fn may_unplug(&self) -> Result<()>;
+}
+
+/// The parts, each with a memory slot of its own, that a device divided its memory into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotUse {
+    /// How many there are, at least 1: slots that the device may come to use.
+    pub parts: u64,
+    /// How many are mapped now.
+    pub mapped: u64,
+    /// Bytes of each; the last one may be smaller.
+    pub part_size: u64,
 }
 
 /// The memory devices of one machine.
@@ -109,7 +125,7 @@ impl MemoryDevices {
 
     /// Memory slots they may come to use together.
     pub fn memslots(&self) -> u64 {
-        self.devices().iter().map(|d| d.memslots()).sum()
+        self.devices().iter().map(|d| d.memslots().parts).sum()
     }
 
     pub(super) fn add(&self, device: Arc<dyn MemoryDevice>) {

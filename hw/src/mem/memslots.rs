@@ -1,102 +1,80 @@
-//! A memory device that maps its memory in pieces (`dynamic-memslots=on`): how many pieces, how large, which are mapped.
+//! A memory device that maps its memory in parts, each in a memory slot of its own: which are mapped when.
 //!
-//! Each piece is an alias of the backend's region in a container of the device's size. A piece is mapped when the first
-//! block in it is plugged and unmapped before its last block is discarded, so that a huge device costs the accelerator
-//! nothing for what is not there.
+//! Each part is an unmergeable alias of the backend's region in a container of the device's size. A huge device then costs
+//! the accelerator nothing for parts that are not there. Two policies say when a part is there: while a block in it is
+//! plugged (QEMU's `dynamic-memslots=on`), or while it reaches into the usable region (`memslots=N`). [`sizing`] says how many
+//! parts there are.
+//!
+//! Whatever has to change together is one transaction, so that a listener sees one batch.
+
+pub mod sizing;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use memory::{DiscardManager, Memory, Owner, RegionDesc, RegionId};
 
-/// Slots that all memory devices of a machine may take together.
-#[doc(alias = "MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT")]
-pub const SOFT_LIMIT: u64 = 256;
-/// An accelerator (or vhost back end) with fewer slots than this has none to spare.
-#[doc(alias = "MEMORY_DEVICES_SAFE_MAX_MEMSLOTS")]
-pub const SAFE_MAX: u64 = 509;
-/// Smallest slot worth having, bytes.
-#[doc(alias = "VIRTIO_MEM_MIN_MEMSLOT_SIZE")]
-pub const MIN_SLOT_SIZE: u64 = 1 << 30;
+use sizing::Parts;
 
-/// What the number of slots of a new device depends on.
+/// When a part is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Slots that accelerators and back ends can have; `None` without limit.
-    pub max: Option<u64>,
-    /// Slots that are free and not reserved for present devices; `None` without limit.
-    pub free: Option<u64>,
-    /// Slots that present memory devices need at most.
-    pub required: u64,
-    /// Bytes that memory devices may have together.
-    pub limit: u64,
-    /// Bytes that present memory devices have.
-    pub used: u64,
+pub enum Policy {
+    /// From the first block in it that is plugged until before the last one is discarded.
+    WhilePlugged,
+    /// While the usable region, which begins at offset 0, reaches into it.
+    WhileUsable,
 }
 
-impl Budget {
-    /// How many slots a new device of `size` bytes may take, at least 1: its share of what is left.
-    #[doc(alias = "memory_device_memslot_decision_limit")]
-    pub fn share(&self, size: u64) -> u64 {
-        if self.max.is_some_and(|max| max < SAFE_MAX) || self.required >= SOFT_LIMIT {
-            return 1;
-        }
-        let slots = (SOFT_LIMIT - self.required).min(self.free.unwrap_or(u64::MAX));
-        if size == self.limit {
-            return slots.max(1);
-        }
-        let room = u128::from(self.limit.saturating_sub(self.used).max(1));
-        // At most 256, times a fraction of the room: fits.
-        (u128::from(slots) * u128::from(size) / room).clamp(1, u128::from(slots.max(1))) as u64
-    }
+/// How regions are named.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// The container.
+    pub container: &'static str,
+    /// What comes before the `-INDEX` of each part.
+    pub part: &'static str,
 }
 
-/// Size and number of the slots of a region of `region` bytes in blocks of `block`.
-pub fn slots(region: u64, limit: u64, block: u64) -> (u64, u64) {
-    if limit <= 1 {
-        return (region, 1);
-    }
-    let size = (region / limit).next_multiple_of(block).max(block.max(MIN_SLOT_SIZE));
-    (size, region.div_ceil(size))
-}
-
-/// The slots of one device.
+/// The parts of one device.
 pub struct Memslots {
     memory: Arc<Memory>,
     container: RegionId,
-    slot_size: u64,
+    policy: Policy,
+    part_size: u64,
     size: u64,
-    slots: Vec<Slot>,
+    parts: Vec<Part>,
+    mapped: u64,
 }
 
-struct Slot {
+struct Part {
     alias: RegionId,
     mapped: bool,
 }
 
 impl Memslots {
-    /// `count` slots of `slot_size` bytes over `region`, none mapped, in a container named `name`.
+    /// Divides `region`, which is `size` bytes, into `parts`. None is mapped.
     pub fn new(
         memory: &Arc<Memory>,
-        name: &str,
+        policy: Policy,
+        names: Names,
         owner: &Owner,
         region: RegionId,
         size: u64,
-        (slot_size, count): (u64, u64),
+        parts: Parts,
     ) -> Self {
         let mut tx = memory.transaction();
         let desc = |name: String, size: u64| RegionDesc::new(name, size.into()).owned_by(owner.clone());
-        let container = tx.container(desc(name.to_owned(), size));
-        let slots = (0..count).map(|index| {
-            let at = index * slot_size;
-            let desc = desc(format!("memslot-{index}"), slot_size.min(size - at));
+        let container = tx.container(desc(names.container.to_owned(), size));
+        let part_size = parts.size;
+        let parts = (0..parts.count).map(|index| {
+            let at = index * part_size;
+            let desc = desc(format!("{}-{index}", names.part), part_size.min(size - at));
             let alias = tx.alias(desc, region, at);
             tx.set_unmergeable(alias, true);
-            Slot { alias, mapped: false }
+            Part { alias, mapped: false }
         });
-        let slots = slots.collect();
+        let parts = parts.collect();
         drop(tx);
-        Self { memory: Arc::clone(memory), container, slot_size, size, slots }
+        Self { memory: Arc::clone(memory), container, policy, part_size, size, parts, mapped: 0 }
     }
 
     /// The container, which is what the machine maps.
@@ -104,62 +82,67 @@ impl Memslots {
         self.container
     }
 
-    /// How many slots there are.
+    /// When a part is mapped.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// How many parts there are.
     pub fn count(&self) -> u64 {
-        self.slots.len() as u64
+        self.parts.len() as u64
+    }
+
+    /// Bytes of each part; the last one may be smaller.
+    pub fn part_size(&self) -> u64 {
+        self.part_size
     }
 
     /// How many are mapped.
     pub fn mapped(&self) -> u64 {
-        self.slots.iter().filter(|s| s.mapped).count() as u64
+        self.mapped
     }
 
     /// The aliases in order, mapped or not.
     pub fn aliases(&self) -> impl Iterator<Item = RegionId> + '_ {
-        self.slots.iter().map(|s| s.alias)
+        self.parts.iter().map(|part| part.alias)
     }
 
-    /// Maps the slots that `range` (bytes of the region) touches, in one transaction.
-    pub fn map(&mut self, range: &Range<u64>) {
-        let touched = self.touched(range);
-        if touched.clone().all(|index| self.slots[index].mapped) {
+    /// Blocks in `range` (bytes of the region) are plugged: maps what that takes.
+    pub fn plugged(&mut self, range: &Range<u64>) {
+        if self.policy == Policy::WhilePlugged {
+            self.change(self.touched(range), true);
+        }
+    }
+
+    /// `range` is about to be discarded: unmaps the parts that will be without a plugged block.
+    pub fn before_discard(&mut self, range: &Range<u64>, blocks: &DiscardManager) {
+        if self.policy != Policy::WhilePlugged {
             return;
         }
-        let mut tx = self.memory.transaction();
-        for index in touched {
-            let slot = &mut self.slots[index];
-            if !slot.mapped {
-                tx.add_subregion(self.container, index as u64 * self.slot_size, slot.alias, 0);
-                slot.mapped = true;
-            }
-        }
-    }
-
-    /// Unmaps the slots that will be empty once `range` is discarded, in one transaction.
-    pub fn unmap(&mut self, range: &Range<u64>, blocks: &DiscardManager) {
         let empties = |index: &usize| {
-            let slot = self.bytes(*index);
-            blocks.is_discarded(slot.start..range.start.max(slot.start))
-                && blocks.is_discarded(range.end.min(slot.end)..slot.end)
+            let part = self.bytes(*index);
+            blocks.is_discarded(part.start..range.start.max(part.start))
+                && blocks.is_discarded(range.end.min(part.end)..part.end)
         };
         let gone: Vec<usize> =
-            self.touched(range).filter(|index| self.slots[*index].mapped).filter(empties).collect();
-        if gone.is_empty() {
-            return;
-        }
-        let mut tx = self.memory.transaction();
-        for index in gone {
-            tx.del_subregion(self.container, self.slots[index].alias);
-            self.slots[index].mapped = false;
+            self.touched(range).filter(|index| self.parts[*index].mapped && empties(index)).collect();
+        self.change(gone, false);
+    }
+
+    /// The usable region is `usable` bytes from now on: maps or unmaps what that takes.
+    pub fn usable(&mut self, usable: u64) {
+        if self.policy == Policy::WhileUsable {
+            let reached = self.touched(&(0..usable)).end;
+            self.change(reached..self.parts.len(), false);
+            self.change(0..reached, true);
         }
     }
 
     /// Takes the regions away. The container is mapped nowhere any more.
     pub fn destroy(self) {
         let mut tx = self.memory.transaction();
-        for slot in &self.slots {
-            let alias = slot.alias;
-            if let Err(error) = tx.destroy(alias) {
+        for part in &self.parts {
+            if let Err(error) = tx.destroy(part.alias) {
                 tracing::error!(%error, "a memory slot outlives its device");
             }
         }
@@ -168,15 +151,36 @@ impl Memslots {
         }
     }
 
+    /// Maps or unmaps these parts in one transaction; none if they are as they should be.
+    fn change(&mut self, indices: impl IntoIterator<Item = usize>, mapped: bool) {
+        let indices =
+            indices.into_iter().filter(|index| self.parts[*index].mapped != mapped).collect::<Vec<_>>();
+        if indices.is_empty() {
+            return;
+        }
+        let mut tx = self.memory.transaction();
+        for index in indices {
+            let part = &mut self.parts[index];
+            part.mapped = mapped;
+            if mapped {
+                tx.add_subregion(self.container, index as u64 * self.part_size, part.alias, 0);
+                self.mapped += 1;
+            } else {
+                tx.del_subregion(self.container, part.alias);
+                self.mapped -= 1;
+            }
+        }
+    }
+
     fn touched(&self, range: &Range<u64>) -> Range<usize> {
-        // In range of `usize`: below the number of slots, which are in a vector.
-        let end = range.end.min(self.size).div_ceil(self.slot_size);
-        (range.start / self.slot_size) as usize..end as usize
+        // In range of `usize`: at most the number of parts, which are in a vector.
+        let end = range.end.min(self.size).div_ceil(self.part_size);
+        (range.start / self.part_size) as usize..end as usize
     }
 
     fn bytes(&self, index: usize) -> Range<u64> {
-        let start = index as u64 * self.slot_size;
-        start..(start + self.slot_size).min(self.size)
+        let start = index as u64 * self.part_size;
+        start..(start + self.part_size).min(self.size)
     }
 }
 

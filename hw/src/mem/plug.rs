@@ -6,7 +6,7 @@ use qapi::{Error, Result};
 use qom::{ObjectRef, cast};
 
 use super::device::{MemoryDevice, MemoryDevices};
-use super::memslots::Budget;
+use super::memslots::sizing::Budget;
 use super::placement::{self, Area, place};
 use crate::core::{Device, HotplugHandler, Machine, Unplug};
 
@@ -44,7 +44,7 @@ impl HotplugHandler for MemoryDevicePlug {
             limit: area.limit,
             used: devices.placed().iter().map(|p| p.size).sum(),
         };
-        memory_device.set_memslot_limit(budget.share(wanted.size));
+        memory_device.decide_memslots(&budget)?;
         let warn = &mut |text: String| tracing::warn!("{text}");
         memory_device.set_addr(place(Some(&area), &devices.placed(), &wanted, warn)?);
         Ok(())

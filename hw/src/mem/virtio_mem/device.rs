@@ -16,7 +16,9 @@ use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request};
 use super::sizes::{default_block_size, thp_size};
 use super::unit::Unit;
 use crate::core::{Device, DeviceState, Machine, ResetKind};
-use crate::mem::device::{MemoryDevice, MemoryDevices};
+use crate::mem::device::{MemoryDevice, MemoryDevices, SlotUse};
+use crate::mem::memslots::Policy;
+use crate::mem::memslots::sizing::{Budget, MAX_PARTS, Parts};
 use crate::mem::placement::Wanted;
 use crate::virtio::ring::Chain;
 use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
@@ -63,9 +65,11 @@ pub(super) struct Config {
     pub(super) prealloc: bool,
     pub(super) unplugged_inaccessible: OnOffAuto,
     pub(super) dynamic_memslots: bool,
+    /// 0: as many as seem right.
+    pub(super) memslots: u16,
     pub(super) early_migration: bool,
-    /// What the machine grants when slots are dynamic.
-    pub(super) memslot_limit: u64,
+    /// The parts that memory is mapped in, decided before the device is realized; `None`: all of it at once.
+    pub(super) parts: Option<(Policy, Parts)>,
 }
 
 impl Config {
@@ -84,6 +88,31 @@ impl Config {
             (0, None) => thp_size().bytes,
             (size, _) => size,
         }
+    }
+
+    /// The parts to map memory in.
+    fn decide(&self, budget: &Budget) -> Result<Option<(Policy, Parts)>> {
+        let region = self.memdev.as_ref().map_or(0, |backend| backend.size());
+        let block = self.effective_block_size();
+        let memslots = u64::from(self.memslots);
+        if self.dynamic_memslots {
+            if memslots != 1 {
+                return Err(Error::generic(format!(
+                    "'memslots' property set to '{memslots}' requires 'dynamic-memslots' to be 'off'"
+                )));
+            }
+            return Ok(Some((
+                Policy::WhilePlugged,
+                Parts::while_plugged(region, budget.share(region), block),
+            )));
+        }
+        if memslots > MAX_PARTS {
+            return Err(Error::generic(format!(
+                "'memslots' property has value '{memslots}', which exceeds the maximum number of memory slots: {MAX_PARTS}"
+            )));
+        }
+        let wanted = if memslots == 0 { budget.choose(region) } else { memslots };
+        Ok((wanted > 1).then(|| (Policy::WhileUsable, Parts::fixed(region, wanted, block))))
     }
 }
 
@@ -122,8 +151,9 @@ impl VirtioMem {
             prealloc: false,
             unplugged_inaccessible: OnOffAuto::On,
             dynamic_memslots: false,
+            memslots: 1,
             early_migration: true,
-            memslot_limit: 1,
+            parts: None,
         };
         let inner = Inner { config, live: None, news: Vec::new() };
         Arc::new(Self { common: VirtioCommon::new(class), inner: Mutex::new(inner) })
@@ -320,8 +350,10 @@ impl MemoryDevice for VirtioMem {
         self.lock().config.memaddr = addr;
     }
 
-    fn set_memslot_limit(&self, limit: u64) {
-        self.lock().config.memslot_limit = limit;
+    fn decide_memslots(&self, budget: &Budget) -> Result<u64> {
+        let mut inner = self.lock();
+        inner.config.parts = inner.config.decide(budget)?;
+        Ok(inner.config.parts.map_or(1, |(_, parts)| parts.count))
     }
 
     fn addr(&self) -> u64 {
@@ -336,9 +368,15 @@ impl MemoryDevice for VirtioMem {
         self.lock().live.as_ref().map(|live| live.region)
     }
 
-    fn memslots(&self) -> u64 {
+    fn memslots(&self) -> SlotUse {
         let inner = self.lock();
-        inner.live.as_ref().and_then(|live| live.unit.slots()).map_or(1, |slots| slots.count())
+        let Some(live) = &inner.live else { return SlotUse { parts: 1, mapped: 0, part_size: 0 } };
+        match live.unit.slots() {
+            Some(slots) => {
+                SlotUse { parts: slots.count(), mapped: slots.mapped(), part_size: slots.part_size() }
+            }
+            None => SlotUse { parts: 1, mapped: 1, part_size: live.unit.layout().region_size },
+        }
     }
 
     fn plugged_size(&self) -> u64 {

@@ -43,6 +43,7 @@ pub(super) fn all() -> Vec<Property> {
         unplugged_inaccessible(),
         flag("x-early-migration", true, |c| &mut c.early_migration),
         flag("dynamic-memslots", false, |c| &mut c.dynamic_memslots),
+        memslots(),
         size(),
         requested_size(),
         block_size(),
@@ -68,6 +69,20 @@ fn node() -> Property {
             // In range: the setter refuses more than 32 bits.
             let value = value.to_uint(name, 32)? as u32;
             d.lock().config.node = value;
+            Ok(())
+        })
+}
+
+/// Ours: QEMU has only `dynamic-memslots`.
+fn memslots() -> Property {
+    Property::new("memslots", "uint16")
+        .default(1u64)
+        .description("parts that the memory is mapped in, 0 to choose")
+        .get(|d: &VirtioMem| Ok(u64::from(d.lock().config.memslots).into()))
+        .set(|d: &VirtioMem, value, name| {
+            // In range: the setter refuses more than 16 bits.
+            let value = value.to_uint(name, 16)? as u16;
+            d.lock().config.memslots = value;
             Ok(())
         })
 }

@@ -14,7 +14,7 @@ use super::sizes::{default_block_size, thp_size};
 use super::unit::Unit;
 use crate::core::Machine;
 use crate::mem::device::MemoryDevices;
-use crate::mem::memslots::{self, Memslots};
+use crate::mem::memslots::{Memslots, Names, Policy};
 use crate::virtio::VirtioBackend;
 
 fn error<T>(text: impl Into<String>) -> Result<T> {
@@ -52,16 +52,23 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
         .set_discard_manager(region, Some(Arc::clone(&blocks)))
         .map_err(|e| Error::generic(e.to_string()))?;
     backend.set_mapped(true);
-    let slots = config.dynamic_memslots.then(|| {
+    let slots = config.parts.map(|(policy, parts)| {
         let owner = Owner::of(&(Arc::clone(device) as ObjectRef));
-        let slots = memslots::slots(layout.region_size, config.memslot_limit, layout.block_size);
-        Memslots::new(machine.memory(), "virtio-mem", &owner, region, layout.region_size, slots)
+        Memslots::new(machine.memory(), policy, names(policy), &owner, region, layout.region_size, parts)
     });
     let mapped = slots.as_ref().map_or(region, Memslots::container);
     let unit = Unit::new(layout, block, blocks, slots, config.prealloc, config.requested);
     let features = features(config, machine);
     inner.live = Some(Live { unit, region: mapped, machine: Arc::downgrade(machine), devices, features });
     Ok(())
+}
+
+/// What the regions of the parts are called: as QEMU's where it has them.
+fn names(policy: Policy) -> Names {
+    match policy {
+        Policy::WhilePlugged => Names { container: "virtio-mem", part: "memslot" },
+        Policy::WhileUsable => Names { container: "virtio-mem-memslots", part: "virtio-mem-memslot" },
+    }
 }
 
 /// Undoes [`realize`]; the machine does not map the memory any more.

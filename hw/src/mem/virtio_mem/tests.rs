@@ -4,3 +4,4 @@ mod hostile;
 mod properties;
 mod protocol;
 mod rig;
+mod slots;

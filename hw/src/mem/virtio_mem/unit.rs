@@ -22,7 +22,7 @@ pub struct Unit {
     layout: Layout,
     block: Arc<RamBlock>,
     blocks: Arc<DiscardManager>,
-    /// Present when the memory is mapped in pieces.
+    /// Present when the memory is mapped in parts.
     slots: Option<Memslots>,
     /// Whether plugged blocks get their pages at once.
     prealloc: bool,
@@ -40,11 +40,14 @@ impl Unit {
         layout: Layout,
         block: Arc<RamBlock>,
         blocks: Arc<DiscardManager>,
-        slots: Option<Memslots>,
+        mut slots: Option<Memslots>,
         prealloc: bool,
         requested: u64,
     ) -> Self {
         let usable = usable_region(requested, layout.region_size, layout.block_size);
+        if let Some(slots) = &mut slots {
+            slots.usable(usable);
+        }
         Self { layout, block, blocks, slots, prealloc, requested, usable, warned: false }
     }
 
@@ -73,7 +76,7 @@ impl Unit {
         &self.blocks
     }
 
-    /// The pieces the memory is mapped in, if it is.
+    /// The parts the memory is mapped in, if it is.
     pub fn slots(&self) -> Option<&Memslots> {
         self.slots.as_ref()
     }
@@ -83,10 +86,18 @@ impl Unit {
         self.slots
     }
 
-    /// The size the guest should have from now on. The usable region may grow, never shrink.
+    /// The size the guest should have from now on. The usable region may grow, never shrink; it is mapped on return, so
+    /// that the guest can be told.
     pub fn set_requested(&mut self, requested: u64) {
         self.requested = requested;
-        self.usable = self.usable.max(self.wanted_usable());
+        self.set_usable(self.usable.max(self.wanted_usable()));
+    }
+
+    fn set_usable(&mut self, usable: u64) {
+        self.usable = usable;
+        if let Some(slots) = &mut self.slots {
+            slots.usable(usable);
+        }
     }
 
     fn wanted_usable(&self) -> u64 {
@@ -154,7 +165,7 @@ impl Unit {
             return Err(Busy);
         }
         if let Some(slots) = &mut self.slots {
-            slots.map(range);
+            slots.plugged(range);
         }
         Ok(())
     }
@@ -167,19 +178,21 @@ impl Unit {
         let whole = 0..self.layout.region_size;
         let mut plugged = Vec::new();
         self.blocks.replay_populated(whole.clone(), |run| plugged.push(run));
-        if !plugged.is_empty() {
-            // All of the region: what a guest wrote outside of its blocks goes as well.
-            self.release(&plugged, &whole)?;
+        let before = self.usable;
+        // Before pages are freed: what is not usable any more is not there then.
+        self.set_usable(self.wanted_usable());
+        if plugged.is_empty() {
+            return Ok(());
         }
-        self.usable = self.wanted_usable();
-        Ok(())
+        // All of the region: what a guest wrote outside of its blocks goes as well.
+        self.release(&plugged, &whole).inspect_err(|Busy| self.set_usable(before))
     }
 
     /// Unmaps, tells the users of the memory, then gives `range` back to the host, in this order: nobody may fault a
     /// page back in after it was freed. `plugged` are the plugged parts of `range`.
     fn release(&mut self, plugged: &[Range<u64>], range: &Range<u64>) -> Result<(), Busy> {
         if let Some(slots) = &mut self.slots {
-            slots.unmap(range, &self.blocks);
+            slots.before_discard(range, &self.blocks);
         }
         let told = self.blocks.discard(range.clone());
         let freed = self.block.discard(range.start, range.end - range.start);
@@ -191,7 +204,7 @@ impl Unit {
             return Ok(());
         }
         if let Some(slots) = &mut self.slots {
-            plugged.iter().for_each(|run| slots.map(run));
+            plugged.iter().for_each(|run| slots.plugged(run));
         }
         Err(Busy)
     }

@@ -1,7 +1,7 @@
 //! What a user may set, and what he is told otherwise.
 
 use qapi::types::MemoryDeviceInfo;
-use qom::{Input, ObjectRef};
+use qom::Input;
 
 use super::rig::{G, M, Raw, Rig};
 use crate::core::qdev;
@@ -33,6 +33,16 @@ fn start_up_errors_are_qemus() {
             &[("memdev", "mem0"), ("dynamic-memslots", "on"), ("unplugged-inaccessible", "auto")],
             "'dynamic-memslots' property set to 'on' requires 'unplugged-inaccessible' to be 'on'",
         ),
+        (
+            &[("memdev", "mem0"), ("dynamic-memslots", "on"), ("memslots", "2")],
+            "'memslots' property set to '2' requires 'dynamic-memslots' to be 'off'",
+        ),
+        (
+            &[("memdev", "mem0"), ("memslots", "1025")],
+            "'memslots' property has value '1025', which exceeds the maximum number of memory slots: 1024",
+        ),
+        (&[("memslots", "2000")], "'memdev' property must be set"),
+        (&[("memdev", "mem0"), ("memslots", "65536")], "Parameter 'memslots' expects uint16_t"),
         (
             &[("memdev", "mem0"), ("unplugged-inaccessible", "maybe")],
             "Parameter 'unplugged-inaccessible' does not accept value 'maybe'",
@@ -131,6 +141,7 @@ fn run_time_errors_are_qemus() {
         ("node", "1", late("node")),
         ("prealloc", "on", late("prealloc")),
         ("dynamic-memslots", "on", late("dynamic-memslots")),
+        ("memslots", "2", late("memslots")),
         ("unplugged-inaccessible", "off", late("unplugged-inaccessible")),
         ("x-early-migration", "off", late("x-early-migration")),
         (
@@ -179,14 +190,14 @@ fn an_unplug_is_refused_while_the_guest_has_or_may_get_memory() {
 
 #[test]
 fn a_device_that_is_gone_leaves_its_memory_free() {
-    for dynamic in ["off", "on"] {
-        gone(dynamic);
+    for parts in [("memslots", "1"), ("memslots", "4"), ("dynamic-memslots", "on")] {
+        gone(parts);
     }
 }
 
-fn gone(dynamic: &str) {
+fn gone(parts: (&str, &str)) {
     let rig = rig();
-    rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("dynamic-memslots", dynamic)]).unwrap();
+    rig.device(&[("id", "vm0"), ("memdev", "mem0"), parts]).unwrap();
     rig.machine.finish().unwrap();
     let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
     qdev::complete_unplug(&rig.machine, &vm0);
@@ -370,45 +381,7 @@ fn virtio_queries_tell_what_the_driver_did() {
     assert_eq!(bad.desc(), "Path /machine/peripheral/vm0 is not a realized VirtIODevice");
 }
 
-#[test]
-fn slots_are_mapped_as_the_guest_plugs() {
-    let rig = Rig::new("pc");
-    rig.backend("memory-backend-ram", "mem0", "7G", &[("reserve", "off")]).unwrap();
-    rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("requested-size", "7G"), ("dynamic-memslots", "on")])
-        .unwrap();
-    rig.machine.finish().unwrap();
-    let mut d = Raw::new(rig, 1 << 32 | 3);
-    let shown = |d: &Raw| -> Vec<String> {
-        let text = d.rig.machine.memory().mtree_text(memory::MtreeOptions::default()).unwrap();
-        let mut lines: Vec<_> =
-            text.lines().filter(|l| l.contains("alias memslot-")).map(|l| l.trim().to_owned()).collect();
-        lines.sort();
-        lines.dedup();
-        lines
-    };
-    assert!(shown(&d).is_empty());
-    assert_eq!(d.plug(4 * G, 1), 0);
-    assert_eq!(
-        shown(&d),
-        [
-            "0000000100000000-000000013fffffff (prio 0, ram): alias memslot-0 @mem0 0000000000000000-000000003fffffff"
-        ]
-    );
-    assert_eq!(d.plug(6 * G - 2 * M, 2), 0);
-    assert_eq!(shown(&d).len(), 3);
-    assert_eq!(d.unplug(4 * G, 1), 0);
-    assert_eq!(shown(&d).len(), 2);
-    d.rig.system_reset();
-    assert!(shown(&d).is_empty());
-    let backend: ObjectRef = d.rig.vm0().core().child("virtio-backend").unwrap();
-    let names: Vec<_> = backend.core().children().into_iter().map(|(name, _)| name).collect();
-    assert!(
-        names.contains(&"virtio-mem[0]".to_owned()) && names.contains(&"memslot-6[0]".to_owned()),
-        "{names:?}"
-    );
-}
-
-/// `info qtree` of the device on q35, without what depends on where things are.
+/// `info qtree` of the device on q35, without what depends on where things are. `memslots` is ours, all else as QEMU has it.
 const QTREE: &str = "\
 disable-legacy = \"on\"
 disable-modern = false
@@ -450,6 +423,7 @@ prealloc = false
 unplugged-inaccessible = \"on\"
 x-early-migration = true
 dynamic-memslots = false
+memslots = 1 (0x1)
 indirect_desc = true
 event_idx = true
 notify_on_empty = true

@@ -5,14 +5,16 @@ use std::io::Write as _;
 use std::sync::Mutex;
 
 use memory::{
-    Backing, DiscardListener, FileBacking, MemfdSpec, Memory, Owner, RamSpec, RegionDesc, create_memfd,
+    AddressSpace, Backing, DiscardListener, FileBacking, MemTx, MemfdSpec, Memory, Owner, RamSpec,
+    RegionDesc, create_memfd,
 };
 use proptest::prelude::*;
 
 use super::super::request::{BlockState, Span};
 use super::super::sizes::usable_region;
 use super::*;
-use crate::mem::memslots::Memslots;
+use crate::mem::memslots::sizing::Parts;
+use crate::mem::memslots::{Memslots, Names, Policy};
 
 const M: u64 = 1 << 20;
 const BLOCK: u64 = 2 * M;
@@ -283,18 +285,31 @@ fn a_file_that_cannot_be_punched_keeps_its_blocks_plugged() {
     assert_eq!(unit.size(), 4 * BLOCK);
 }
 
-#[test]
-fn memory_in_pieces_is_mapped_while_blocks_in_it_are_plugged() {
+/// A device in four parts of four blocks, and an address space that shows them.
+fn in_parts(policy: Policy, backing: Backing) -> (Unit, Arc<AddressSpace>) {
     let memory = Memory::new();
-    let block = memory.create_ram(RamSpec::anonymous("mem0", REGION)).unwrap();
+    let block = memory.create_ram(RamSpec::anonymous("mem0", REGION).backing(backing)).unwrap();
     let mut tx = memory.transaction();
     let region = tx.ram(RegionDesc::new("mem0", REGION.into()), Arc::clone(&block));
     let blocks = Arc::new(DiscardManager::new(REGION, BLOCK));
     tx.set_discard_manager(region, Some(Arc::clone(&blocks))).unwrap();
     drop(tx);
-    let slots = Memslots::new(&memory, "virtio-mem", &Owner::None, region, REGION, (4 * BLOCK, 4));
-    let mut unit = Unit::new(LAYOUT, block, blocks, Some(slots), false, REGION);
-    let mapped = |unit: &Unit| unit.slots().unwrap().mapped();
+    let names = Names { container: "parts", part: "part" };
+    let parts = Parts { size: 4 * BLOCK, count: 4 };
+    let slots = Memslots::new(&memory, policy, names, &Owner::None, region, REGION, parts);
+    let space = memory.transaction().address_space("test", slots.container());
+    (Unit::new(LAYOUT, block, blocks, Some(slots), false, 0), space)
+}
+
+fn mapped(unit: &Unit) -> u64 {
+    unit.slots().unwrap().mapped()
+}
+
+#[test]
+fn parts_are_mapped_while_blocks_in_them_are_plugged() {
+    let (mut unit, _space) = in_parts(Policy::WhilePlugged, Backing::Anonymous);
+    unit.set_requested(REGION);
+    assert_eq!(mapped(&unit), 0);
     plug(&mut unit, 3, 2);
     assert_eq!(mapped(&unit), 2);
     unplug(&mut unit, 4, 1);
@@ -303,6 +318,75 @@ fn memory_in_pieces_is_mapped_while_blocks_in_it_are_plugged() {
     assert_eq!(mapped(&unit), 2);
     unit.system_reset(false);
     assert_eq!(mapped(&unit), 0);
+}
+
+#[test]
+fn parts_are_mapped_while_they_are_usable() {
+    let (mut unit, space) = in_parts(Policy::WhileUsable, Backing::Anonymous);
+    assert_eq!(mapped(&unit), 0);
+    // Small as the region is, all of it is usable as soon as anything is requested.
+    unit.set_requested(BLOCK);
+    assert_eq!(mapped(&unit), 4);
+    assert_eq!(plug(&mut unit, 0, 1), Response::Ack);
+    fill(&unit, 0, 1);
+    assert_eq!(space.read_uint(0, 1), (0x5a, MemTx::Ok));
+    unit.set_requested(0);
+    assert_eq!(mapped(&unit), 4, "the usable region does not shrink under the guest");
+    assert_eq!(unplug(&mut unit, 0, 1), Response::Ack);
+    assert_eq!(mapped(&unit), 4);
+    unit.set_requested(BLOCK);
+    plug(&mut unit, 0, 1);
+    unit.set_requested(0);
+    unit.system_reset(true);
+    assert_eq!((mapped(&unit), unit.size()), (4, BLOCK), "somebody forbids it");
+    assert_eq!(unit.serve(Request::UnplugAll, false), Response::Ack);
+    assert_eq!((mapped(&unit), unit.usable()), (0, 0));
+    assert_eq!(space.read_uint(0, 1).1, MemTx::DecodeError);
+    assert_eq!(unit.serve(Request::UnplugAll, false), Response::Ack, "and again");
+}
+
+/// Looks at the guest's address space when it is told that a part goes.
+struct Lookout {
+    space: Arc<AddressSpace>,
+    seen: Mutex<Vec<MemTx>>,
+}
+
+impl DiscardListener for Lookout {
+    fn populate(&self, _range: Range<u64>) -> Result<(), String> {
+        Ok(())
+    }
+    fn discard(&self, range: Range<u64>) {
+        self.seen.lock().unwrap().push(self.space.read_uint(range.start, 1).1);
+    }
+}
+
+#[test]
+fn parts_are_gone_before_listeners_are_told_and_pages_are_freed() {
+    for policy in [Policy::WhilePlugged, Policy::WhileUsable] {
+        let (mut unit, space) = in_parts(policy, Backing::Anonymous);
+        let lookout = Arc::new(Lookout { space, seen: Mutex::default() });
+        unit.blocks().register(0..REGION, Arc::clone(&lookout) as _).unwrap();
+        unit.set_requested(REGION);
+        plug(&mut unit, 0, 16);
+        unit.set_requested(0);
+        unit.serve(Request::UnplugAll, false);
+        assert_eq!(*lookout.seen.lock().unwrap(), [MemTx::DecodeError], "{policy:?}");
+    }
+}
+
+#[test]
+fn parts_stay_when_the_host_does_not_take_the_memory_back() {
+    for policy in [Policy::WhilePlugged, Policy::WhileUsable] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(REGION).unwrap();
+        let backing = FileBacking { file, offset: 0, shared: false, readonly_fd: true };
+        let (mut unit, _space) = in_parts(policy, Backing::File(backing));
+        unit.set_requested(REGION);
+        plug(&mut unit, 0, 16);
+        unit.set_requested(0);
+        assert_eq!(unit.serve(Request::UnplugAll, false), Response::Busy);
+        assert_eq!((mapped(&unit), unit.usable(), unit.size()), (4, REGION, REGION), "{policy:?}");
+    }
 }
 
 #[derive(Debug, Clone)]
