@@ -12,6 +12,7 @@ mod hmp_behaviour;
 mod hot_plug_errors;
 mod kvm;
 mod lifecycle;
+mod memslots;
 mod multiple_monitors;
 mod properties;
 mod qmp_protocol;

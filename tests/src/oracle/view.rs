@@ -2,11 +2,13 @@
 //!
 //! Much of what the `info` commands print is about devices that this program does not have, about addresses in the host, or in
 //! the order of a hash table. A view of an output is the part that has to be the same, in an order of our own. A
-//! command without a view is not compared.
+//! command without a view is not compared. Our own properties are no part of a view.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+
+use super::own;
 
 /// The comparable part of what a command printed, or nothing if that is not compared.
 pub fn view(command: &str, output: &str) -> Option<String> {
@@ -16,11 +18,14 @@ pub fn view(command: &str, output: &str) -> Option<String> {
         ["info", "mtree", options @ ..] if options.contains(&"-d") => None,
         ["info", "mtree", options @ ..] if options.contains(&"-f") => Some(flat_views(output)),
         ["info", "mtree", ..] => Some(memory_trees(output)),
-        ["info", "qtree"] => Some(devices(output)),
+        ["info", "qtree"] => Some(own::without_property_lines(&devices(output))),
         ["info", "pci"] => Some(pci_functions(output)),
         ["info", "ramblock"] => Some(ram_blocks(output)),
         ["info", "qom-tree"] => Some(objects(output)),
-        ["qom-list", ..] => Some(sorted_lines(output)),
+        ["device_add", what] if what.ends_with(",help") => {
+            Some(own::without_property_lines(output.trim_end()))
+        }
+        ["qom-list", ..] => Some(sorted_lines(&own::without_property_lines(output))),
         ["info", what, ..] => COMPARED.contains(what).then(|| output.trim_end().to_owned()),
         _ => Some(output.trim_end().to_owned()),
     }
@@ -47,6 +52,9 @@ pub fn json_view(request: &Value, reply: &Value) -> Option<Value> {
         _ => return Some(reply),
     };
     if let Some(list) = reply.get_mut("return").and_then(Value::as_array_mut) {
+        if key == "name" {
+            own::remove_properties(list);
+        }
         list.sort_by_key(|member| member[key].to_string());
     }
     Some(reply)
