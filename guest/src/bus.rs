@@ -104,39 +104,52 @@ pub trait Bus {
         false
     }
 
-    /// Fills `len` bytes (a multiple of 8) of RAM from `addr` (a multiple of 8) with [`pattern`].
+    /// Fills `len` bytes (a multiple of 8) of RAM from `addr` (a multiple of 8) with words that begin with `first` and go on in
+    /// steps of [`pattern_step`].
     ///
     /// The default goes through [`Bus::ram_write`] a page at a time.
-    fn pattern_write(&mut self, addr: u64, len: u64, generation: u64) {
+    fn sequence_write(&mut self, addr: u64, len: u64, first: u64) {
         let mut page = [0u8; PAGE];
-        let mut done = 0;
+        let (mut done, mut word) = (0, first);
         while done < len {
             let count = (len - done).min(PAGE as u64) as usize;
-            for (index, word) in page[..count].chunks_exact_mut(8).enumerate() {
-                word.copy_from_slice(&pattern(addr + done + 8 * index as u64, generation).to_le_bytes());
+            for bytes in page[..count].chunks_exact_mut(8) {
+                bytes.copy_from_slice(&word.to_le_bytes());
+                word = word.wrapping_add(PATTERN_STEP);
             }
             self.ram_write(addr + done, &page[..count]);
             done += count as u64;
         }
     }
 
-    /// Counts the 8-byte words in the range that differ from what [`Bus::pattern_write`] wrote.
-    fn pattern_verify(&mut self, addr: u64, len: u64, generation: u64) -> u64 {
+    /// Counts the 8-byte words in the range that differ from what [`Bus::sequence_write`] wrote.
+    fn sequence_verify(&mut self, addr: u64, len: u64, first: u64) -> u64 {
         let mut page = [0u8; PAGE];
-        let (mut done, mut wrong) = (0, 0);
+        let (mut done, mut wrong, mut word) = (0, 0, first);
         while done < len {
             let count = (len - done).min(PAGE as u64) as usize;
             self.ram_read(addr + done, &mut page[..count]);
-            for (index, word) in page[..count].chunks_exact(8).enumerate() {
-                wrong += u64::from(word != pattern(addr + done + 8 * index as u64, generation).to_le_bytes());
+            for bytes in page[..count].chunks_exact(8) {
+                wrong += u64::from(bytes != word.to_le_bytes());
+                word = word.wrapping_add(PATTERN_STEP);
             }
             done += count as u64;
         }
         wrong
     }
+
+    /// Fills `len` bytes (a multiple of 8) of RAM from `addr` (a multiple of 8) with the [`pattern`] of these addresses.
+    fn pattern_write(&mut self, addr: u64, len: u64, generation: u64) {
+        self.sequence_write(addr, len, pattern(addr, generation));
+    }
+
+    /// Counts the 8-byte words in the range that differ from what [`Bus::pattern_write`] wrote.
+    fn pattern_verify(&mut self, addr: u64, len: u64, generation: u64) -> u64 {
+        self.sequence_verify(addr, len, pattern(addr, generation))
+    }
 }
 
-/// Bytes copied at a time by the default pattern methods.
+/// Bytes copied at a time by the default sequence methods.
 const PAGE: usize = 4096;
 
 /// The step between the pattern's neighbouring words, odd, so that every word of an address space is different.

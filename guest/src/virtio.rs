@@ -1,7 +1,7 @@
 //! The modern virtio transport over PCI (virtio 1.3 §4.1): finding the configuration structures, device initialisation
 //! (§3.1.1), feature negotiation, status, configuration generation, interrupts.
 //!
-//! Left out: legacy devices, `VIRTIO_PCI_CAP_PCI_CFG` windows, shared memory, queues other than the one asked for.
+//! Left out: legacy devices, `VIRTIO_PCI_CAP_PCI_CFG` windows, shared memory.
 
 pub mod queue;
 
@@ -39,6 +39,7 @@ const DEVICE_FEATURE: u64 = 4;
 const DRIVER_FEATURE_SELECT: u64 = 8;
 const DRIVER_FEATURE: u64 = 12;
 const CONFIG_MSIX_VECTOR: u64 = 16;
+const NUM_QUEUES: u64 = 18;
 const DEVICE_STATUS: u64 = 20;
 const CONFIG_GENERATION: u64 = 21;
 const QUEUE_SELECT: u64 = 22;
@@ -186,6 +187,11 @@ impl Transport {
         Ok(features)
     }
 
+    /// Queues that the device has.
+    pub fn queues(&self, bus: &mut impl Bus) -> u16 {
+        bus.mmio_read16(self.common + NUM_QUEUES)
+    }
+
     /// Sets up queue `index` in `memory`, with MSI-X if the bus takes messages.
     ///
     /// # Errors
@@ -215,17 +221,17 @@ impl Transport {
             bus.mmio_write32(self.common + register, address as u32);
             bus.mmio_write32(self.common + register + 4, (address >> 32) as u32);
         }
-        let interrupts = self.setup_interrupts(bus);
+        let interrupts = self.setup_interrupts(bus, index);
         bus.mmio_write16(self.common + QUEUE_ENABLE, 1);
         Ok(queue.with_interrupts(interrupts))
     }
 
-    /// Routes the selected queue and configuration changes to MSI-X vectors; a function without them has its pin. False: nothing
-    /// wakes the bus.
-    fn setup_interrupts(&self, bus: &mut impl Bus) -> bool {
+    /// Routes the selected queue, which is number `index`, and configuration changes to MSI-X vectors; a function without them has
+    /// its pin. False: nothing wakes the bus.
+    fn setup_interrupts(&self, bus: &mut impl Bus, index: u16) -> bool {
         let Some(msix) = self.msix else { return self.setup_pin(bus) };
-        // One vector each, or a shared one on a device with a single entry.
-        let queue_vector = u16::from(msix.vectors() > 1);
+        // One vector each as long as there are enough; the last queues share one.
+        let queue_vector = (index.saturating_add(1)).min(msix.vectors() - 1);
         let (Some(config), Some(queue)) = (bus.msi(0), bus.msi(queue_vector)) else {
             msix.enable(bus, false);
             return false;

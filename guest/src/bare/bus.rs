@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::cpu;
 use crate::paging::Paging;
 use core::ptr::with_exposed_provenance_mut;
-use guest::bus::{Bus, MsiMessage, pattern, pattern_step};
+use guest::bus::{Bus, MsiMessage, pattern_step};
 
 const LAPIC: u64 = 0xfee0_0000;
 const LAPIC_ID: u64 = LAPIC + 0x20;
@@ -169,11 +169,10 @@ impl Bus for BareBus {
         })
     }
 
-    fn pattern_write(&mut self, addr: u64, len: u64, generation: u64) {
+    fn sequence_write(&mut self, addr: u64, len: u64, first: u64) {
         let Some(pointer) = self.pointer::<u64>(addr, len).filter(|pointer| pointer.is_aligned()) else {
             return;
         };
-        let first = pattern(addr, generation);
         for index in 0..(len / 8) as usize {
             // SAFETY: mapped, aligned and outside of this program's memory, `index` stays below `len / 8`. Not volatile, so
             // that the compiler may use vector stores; the memory is read back through pointers of the same origin.
@@ -183,11 +182,10 @@ impl Bus for BareBus {
         }
     }
 
-    fn pattern_verify(&mut self, addr: u64, len: u64, generation: u64) -> u64 {
+    fn sequence_verify(&mut self, addr: u64, len: u64, first: u64) -> u64 {
         let Some(pointer) = self.pointer::<u64>(addr, len).filter(|pointer| pointer.is_aligned()) else {
             return len / 8;
         };
-        let first = pattern(addr, generation);
         let mut wrong = 0;
         for index in 0..(len / 8) as usize {
             // SAFETY: as for writing.

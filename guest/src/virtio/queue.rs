@@ -1,6 +1,9 @@
-//! A split virtqueue in guest RAM (virtio 1.3 §2.7) with one chain in flight, which is all a memory device needs.
+//! A split virtqueue in guest RAM (virtio 1.3 §2.7).
 //!
-//! Left out: several chains at once, indirect descriptors, event index, notification suppression.
+//! Two ways to use it, not to be mixed: one chain in flight ([`Queue::submit`], [`Queue::poll`]), which is all a memory device needs,
+//! or several ([`Queue::submit_at`], [`Queue::take_used`]), whose descriptors the caller shares out.
+//!
+//! Left out: indirect descriptors, event index, notification suppression.
 
 use super::VirtioError;
 use crate::arena::Arena;
@@ -117,18 +120,23 @@ impl Queue {
     /// Hands a chain of at most `size` buffers to the device; more are cut off. One chain at a time: call again only after [`Queue::poll`]
     /// returned a length.
     pub fn submit(&mut self, bus: &mut impl Bus, buffers: &[Buffer]) {
-        let count = buffers.len().min(usize::from(self.size));
-        for (number, buffer) in buffers[..count].iter().enumerate() {
+        self.submit_at(bus, 0, buffers);
+    }
+
+    /// Hands a chain to the device whose descriptors are those from number `head` on; buffers for which there is no descriptor left
+    /// are cut off. The chain that had these descriptors before must have come back ([`Queue::take_used`]).
+    pub fn submit_at(&mut self, bus: &mut impl Bus, head: u16, buffers: &[Buffer]) {
+        let count = buffers.len().min(usize::from(self.size.saturating_sub(head))) as u16;
+        for (number, buffer) in (0..count).zip(buffers) {
             let last = number + 1 == count;
             let flags = if last { 0 } else { DESC_NEXT } | if buffer.device_writes { DESC_WRITE } else { 0 };
-            let next = if last { 0 } else { number as u16 + 1 };
-            self.write_descriptor(
-                bus,
-                number as u16,
-                Descriptor { addr: buffer.addr, len: buffer.len, flags, next },
-            );
+            let next = if last { 0 } else { head + number + 1 };
+            let descriptor = Descriptor { addr: buffer.addr, len: buffer.len, flags, next };
+            self.write_descriptor(bus, head + number, descriptor);
         }
-        self.publish(bus, 0);
+        if count > 0 {
+            self.publish(bus, head);
+        }
     }
 
     /// Writes one descriptor as it is given, for those who want to see what a device does with nonsense.
@@ -162,21 +170,33 @@ impl Queue {
     /// [`VirtioError::BadUsedRing`] when the device used something that was not given.
     pub fn poll(&mut self, bus: &mut impl Bus) -> Result<Option<u32>, VirtioError> {
         let index = bus.ram_read16(self.memory.used() + 2);
+        if index != self.used && (index != self.used.wrapping_add(1) || index != self.available) {
+            return Err(VirtioError::BadUsedRing);
+        }
+        Ok(self.take_used(bus)?.map(|(_, len)| len))
+    }
+
+    /// The next chain that the device used: its head and the length the device wrote. `None`: none since the last call.
+    ///
+    /// # Errors
+    /// [`VirtioError::BadUsedRing`] when the device used more than was given, or something that is no descriptor. Whether a chain with
+    /// this head was given is for the caller to say.
+    pub fn take_used(&mut self, bus: &mut impl Bus) -> Result<Option<(u16, u32)>, VirtioError> {
+        let index = bus.ram_read16(self.memory.used() + 2);
         if index == self.used {
             return Ok(None);
         }
         bus.barrier();
-        if index != self.used.wrapping_add(1) || index != self.available {
+        if index.wrapping_sub(self.used) > self.available.wrapping_sub(self.used) {
             return Err(VirtioError::BadUsedRing);
         }
         let slot = u64::from(self.used & (self.size - 1));
         let mut element = [0; 8];
         bus.ram_read(self.memory.used() + 4 + 8 * slot, &mut element);
-        self.used = index;
+        self.used = self.used.wrapping_add(1);
         let [id0, id1, id2, id3, len @ ..] = element;
-        if u32::from_le_bytes([id0, id1, id2, id3]) >= u32::from(self.size) {
-            return Err(VirtioError::BadUsedRing);
-        }
-        Ok(Some(u32::from_le_bytes(len)))
+        let id = u32::from_le_bytes([id0, id1, id2, id3]);
+        let head = u16::try_from(id).ok().filter(|head| *head < self.size);
+        head.map(|head| Some((head, u32::from_le_bytes(len)))).ok_or(VirtioError::BadUsedRing)
     }
 }
