@@ -25,6 +25,7 @@
 extern crate std;
 
 pub mod arena;
+pub mod blk;
 pub mod bus;
 pub mod mem;
 pub mod pci;

@@ -1,9 +1,13 @@
-//! A model machine for the tests: sparse memory, PCI configuration space, virtio memory devices that behave or not,
+//! A model machine for the tests: sparse memory, PCI configuration space, virtio memory and block devices that behave or not,
 //! a serial port, power management.
 
 mod device;
+mod disk;
+mod registers;
 
 pub(crate) use device::{ADDR, BLOCK, Device, Fault};
+pub(crate) use disk::{Disk, DiskFault};
+use registers::Registers;
 
 use crate::bus::{Bus, MsiMessage};
 use crate::start_info::{MEMMAP_RAM, MemoryRange, StartInfo};
@@ -66,6 +70,7 @@ fn piece(addr: u64, done: usize, len: usize) -> (u64, usize, usize) {
 pub(crate) struct Machine {
     pub(crate) memory: Memory,
     pub(crate) devices: Vec<Device>,
+    pub(crate) disks: Vec<Disk>,
     /// Configuration space of functions that are no devices: bridges.
     pub(crate) bridges: BTreeMap<(u8, u8, u8), [u8; 256]>,
     config_address: u32,
@@ -105,6 +110,15 @@ impl Machine {
         text.lines().map(|line| line.replacen("pliant-guest: ", "", 1)).collect()
     }
 
+    fn functions(&self) -> impl Iterator<Item = &Registers> {
+        self.devices.iter().map(|device| &device.pci).chain(self.disks.iter().map(|disk| &disk.pci))
+    }
+
+    fn functions_mut(&mut self) -> impl Iterator<Item = &mut Registers> {
+        let devices = self.devices.iter_mut().map(|device| &mut device.pci);
+        devices.chain(self.disks.iter_mut().map(|disk| &mut disk.pci))
+    }
+
     fn config_byte(&self, offset: u8) -> Option<(u8, u8, u8, usize)> {
         let address = self.config_address;
         let at = address as usize & 0xfc | usize::from(offset);
@@ -121,14 +135,16 @@ impl Machine {
         if let Some(space) = self.bridges.get(&(bus, slot, function)) {
             return space[at];
         }
-        let device = self.devices.iter().find(|d| (d.bus, d.slot, 0) == (bus, slot, function) && d.present);
-        device.map_or(0xff, |device| device.config[at])
+        let mut functions = self.functions();
+        let there = functions.find(|pci| (pci.bus, pci.slot, 0) == (bus, slot, function) && pci.present);
+        there.map_or(0xff, |pci| pci.config[at])
     }
 
     fn write_config(&mut self, offset: u8, value: u8) {
         let Some((bus, slot, function, at)) = self.config_byte(offset) else { return };
-        if let Some(device) = self.devices.iter_mut().find(|d| (d.bus, d.slot, 0) == (bus, slot, function)) {
-            device.config[at] = value;
+        let there = |pci: &&mut Registers| (pci.bus, pci.slot, 0) == (bus, slot, function);
+        if let Some(pci) = self.functions_mut().find(there) {
+            pci.config[at] = value;
         }
     }
 
@@ -162,12 +178,20 @@ impl Machine {
                 return value;
             }
         }
+        for disk in &self.disks {
+            if let Some(value) = disk.read(addr, size) {
+                return value;
+            }
+        }
         u64::MAX
     }
 
     fn mmio_write(&mut self, addr: u64, size: usize, value: u64) {
         for device in &mut self.devices {
             device.write(&mut self.memory, addr, size, value);
+        }
+        for disk in &mut self.disks {
+            disk.write(&mut self.memory, &self.devices, addr, size, value);
         }
     }
 }
@@ -202,8 +226,8 @@ impl Bus for Machine {
         if port == 0xae08 {
             self.ejected |= value;
             self.hotplug_down = self.hotplug_down.map(|down| down & !value);
-            let gone = |device: &Device| device.bus == 0 && value >> device.slot & 1 != 0;
-            self.devices.iter_mut().filter(|device| gone(device)).for_each(|device| device.present = false);
+            let gone = |pci: &&mut Registers| pci.bus == 0 && value >> pci.slot & 1 != 0;
+            self.functions_mut().filter(gone).for_each(|pci| pci.present = false);
         }
         for (index, byte) in value.to_le_bytes().into_iter().enumerate() {
             self.port_write(port + index as u16, byte);

@@ -46,7 +46,7 @@ fn the_driver_follows_the_requested_size_both_ways() {
 #[test]
 fn the_driver_negotiates_what_it_promises() {
     let (machine, driver) = opened(Device::new(1, 4, 0), Touch::None);
-    let device = &machine.devices[0];
+    let device = &machine.devices[0].pci;
     assert_eq!(device.driver_features, F_ACPI_PXM | F_UNPLUGGED_INACCESSIBLE | 1 << 32);
     assert_eq!(device.status, 0x0f);
     assert_eq!(driver.node(), Some(3));
@@ -60,12 +60,12 @@ fn the_driver_negotiates_what_it_promises() {
 #[test]
 fn a_device_that_wants_unknown_features_is_refused() {
     let mut device = Device::new(1, 4, 0);
-    device.features &= !(1 << 32);
+    device.pci.features &= !(1 << 32);
     let mut machine = Machine::new(vec![device]);
     let mut arena = Machine::info("").arena();
     let refused = Driver::open(&mut machine, AT, &mut arena, Touch::None);
     assert_eq!(refused.err(), Some(VirtioError::NotModern));
-    assert_eq!(machine.devices[0].status & 0x80, 0x80);
+    assert_eq!(machine.devices[0].pci.status & 0x80, 0x80);
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn bridge(secondary: u8) -> [u8; 256] {
 #[test]
 fn functions_behind_bridges_are_found_and_bridges_in_a_circle_end() {
     let mut behind = Device::new(3, 4, 0);
-    behind.bus = 5;
+    behind.pci.bus = 5;
     let mut machine = Machine::new(vec![Device::new(1, 4, 0), behind]);
     machine.bridges.insert((0, 2, 0), bridge(5));
     machine.bridges.insert((5, 0, 0), bridge(0));
@@ -32,7 +32,7 @@ fn functions_behind_bridges_are_found_and_bridges_in_a_circle_end() {
 #[test]
 fn a_capability_list_in_a_circle_ends() {
     let mut machine = Machine::new(vec![Device::new(1, 4, 0)]);
-    machine.devices[0].config[0x41] = 0x98;
+    machine.devices[0].pci.config[0x41] = 0x98;
     let mut seen = 0;
     let function = Function { bus: 0, device: 1, function: 0 };
     function.capabilities(&mut machine, |_, _, _| {
@@ -51,8 +51,8 @@ fn bars_are_read_as_they_were_assigned() {
     for bar in [0, 6, 7] {
         assert_eq!(function.bar(&mut machine, bar), Err(PciError::BarUnassigned(bar)));
     }
-    machine.devices[0].config[0x24] = 4;
+    machine.devices[0].pci.config[0x24] = 4;
     assert_eq!(function.bar(&mut machine, 5), Err(PciError::BarUnassigned(5)), "64 bits do not fit there");
-    machine.devices[0].config[0x24] = 0xe1;
+    machine.devices[0].pci.config[0x24] = 0xe1;
     assert_eq!(function.bar(&mut machine, 5), Err(PciError::BarUnassigned(5)), "an I/O BAR");
 }

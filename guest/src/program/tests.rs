@@ -165,15 +165,15 @@ fn dirtying_writes_at_its_rate_and_stays_verifiable() {
 #[test]
 fn a_function_without_addresses_is_reported_once_until_scan() {
     let mut device = Device::new(1, 8, 4);
-    device.config[0x20..0x28].fill(0);
-    device.config[0x20] = 0x0c;
+    device.pci.config[0x20..0x28].fill(0);
+    device.pci.config[0x20] = 0x0c;
     let (mut machine, mut program) = booted(vec![device], "");
     assert_eq!(machine.lines()[0], "virtio-mem at pci 00:01.0: BAR 4 is not assigned");
     machine.now += 10_000_000_000;
     settle(&mut machine, &mut program);
     assert_eq!(machine.lines().len(), 0);
-    let bar = machine.devices[0].bar | 0xc;
-    machine.devices[0].config[0x20..0x28].copy_from_slice(&bar.to_le_bytes());
+    let bar = machine.devices[0].pci.bar | 0xc;
+    machine.devices[0].pci.config[0x20..0x28].copy_from_slice(&bar.to_le_bytes());
     assert!(answer(&mut machine, &mut program, "scan").contains(&"scan: 1 devices".into()));
     assert_eq!(machine.devices[0].plugged.len(), 4);
 }
@@ -181,11 +181,11 @@ fn a_function_without_addresses_is_reported_once_until_scan() {
 #[test]
 fn plugged_and_unplugged_functions_are_noticed() {
     let mut late = Device::new(2, 8, 3);
-    late.present = false;
+    late.pci.present = false;
     let (mut machine, mut program) = booted(vec![Device::new(1, 8, 0), late], "");
     machine.lines();
-    machine.devices[1].present = true;
-    machine.devices[0].present = false;
+    machine.devices[1].pci.present = true;
+    machine.devices[0].pci.present = false;
     machine.now += 10_000_000_000;
     settle(&mut machine, &mut program);
     assert_eq!(
