@@ -1,5 +1,5 @@
-//! The guest program: finds the virtio memory devices, follows their requested sizes, reports and takes commands on the
-//! first serial port, powers off on the power button.
+//! The guest program: finds the virtio memory devices, follows their requested sizes, reads and writes block devices as it is told,
+//! reports and takes commands on the first serial port, powers off on the power button.
 //!
 //! [`run`] is the whole program, on bare metal as on a host thread. [`Program::step`] is for those who drive it themselves.
 //!
@@ -19,6 +19,7 @@
 mod commands;
 mod console;
 mod dirty;
+mod disk;
 mod hotplug;
 mod power;
 
@@ -30,6 +31,7 @@ use crate::virtio::{self, VirtioError};
 use crate::{pci, text};
 use console::{Console, say};
 use dirty::Dirty;
+use disk::{Disks, MAX_DISKS, Work};
 
 pub use power::Exit;
 
@@ -77,7 +79,7 @@ struct Slot {
     failed: bool,
 }
 
-/// The program's state. About 8 KiB; no memory of its own beyond that and its [`Arena`].
+/// The program's state. About 16 KiB; no memory of its own beyond that and its [`Arena`].
 #[derive(Debug)]
 pub struct Program {
     console: Console,
@@ -88,6 +90,7 @@ pub struct Program {
     next_scan: u64,
     power: power::Power,
     dirty: Dirty,
+    disks: Disks,
     spins: u32,
 }
 
@@ -105,6 +108,7 @@ impl Program {
             next_scan: 0,
             power: power::Power::new(bus),
             dirty: Dirty::new(info),
+            disks: Disks::default(),
             spins: 0,
         };
         if let Some(word) = wanted
@@ -146,6 +150,14 @@ impl Program {
                 Some(Step::Idle) | None => {}
             }
         }
+        match self.step_disks(bus) {
+            Some(Work::Waiting) => {
+                waiting = true;
+                interrupts &= self.disks.have_interrupts();
+            }
+            Some(_) => again = true,
+            None => {}
+        }
         again |= self.dirty.work(bus, &self.devices);
         if again {
             self.spins = 0;
@@ -163,11 +175,13 @@ impl Program {
         for _ in 0..100 {
             bus.relax();
             self.spins += 1;
+            let mut again = matches!(self.step_disks(bus), Some(Work::Progress | Work::Finished));
             for index in 0..MAX_DEVICES {
-                if matches!(self.step_device(bus, index), Some(Step::Progress | Step::Event(_))) {
-                    self.spins = 0;
-                    return Turn::Again;
-                }
+                again |= matches!(self.step_device(bus, index), Some(Step::Progress | Step::Event(_)));
+            }
+            if again {
+                self.spins = 0;
+                return Turn::Again;
             }
         }
         Turn::Again
@@ -177,6 +191,7 @@ impl Program {
     fn step_device(&mut self, bus: &mut impl Bus, index: usize) -> Option<Step> {
         let slot = self.devices[index].as_mut().filter(|slot| !slot.failed)?;
         let addr = slot.driver.config().addr;
+        slot.driver.hold(self.disks.hold(addr, slot.driver.config().region_size));
         match slot.driver.step(bus) {
             Ok(step) => {
                 if let Step::Event(event) = step {
@@ -241,22 +256,28 @@ impl Program {
                 say!(self.console, bus, "vm at {:#x}: gone", slot.driver.config().addr);
             }
         }
-        let (mut found, mut count) = ([None; MAX_DEVICES + MAX_REFUSED], 0);
+        self.forget_disks(bus);
+        let (mut found, mut count) = ([None; MAX_DEVICES + MAX_DISKS + MAX_REFUSED], 0);
         pci::scan(bus, |_, function, vendor, device| {
-            if (vendor, device) == (virtio::VENDOR, mem::PCI_DEVICE) && count < found.len() {
-                found[count] = Some(function);
+            let is_memory = (vendor, device) == (virtio::VENDOR, mem::PCI_DEVICE);
+            if (is_memory || disk::is_disk(vendor, device)) && count < found.len() {
+                found[count] = Some((function, is_memory));
                 count += 1;
             }
         });
-        for function in found.into_iter().flatten() {
-            let known = self.devices.iter().flatten().any(|slot| slot.driver.function() == function);
-            if !known && !self.refused.contains(&Some(function)) {
-                self.add(bus, function);
+        for (function, is_memory) in found.into_iter().flatten() {
+            let mut memory = self.devices.iter().flatten();
+            let known = memory.any(|slot| slot.driver.function() == function) || self.disks.knows(function);
+            match (known || self.refused.contains(&Some(function)), is_memory) {
+                (true, _) => {}
+                (false, true) => self.add(bus, function),
+                (false, false) => self.add_disk(bus, function),
             }
         }
         // A function that went away may come back with another device behind it.
         for refused in &mut self.refused {
-            if refused.is_some_and(|function| !found.contains(&Some(function))) {
+            let is = |function| found.iter().flatten().any(|(found, _)| *found == function);
+            if refused.is_some_and(|function| !is(function)) {
                 *refused = None;
             }
         }
@@ -282,8 +303,10 @@ impl Program {
                 );
                 self.devices[index] = Some(Slot { driver, failed: false });
             }
-            (Err(error), Some(_)) => self.refuse(bus, function, format_args!("{error}")),
-            (_, None) => self.refuse(bus, function, format_args!("only {MAX_DEVICES} devices are followed")),
+            (Err(error), Some(_)) => self.refuse(bus, "mem", function, format_args!("{error}")),
+            (_, None) => {
+                self.refuse(bus, "mem", function, format_args!("only {MAX_DEVICES} devices are followed"));
+            }
         }
     }
 
@@ -292,8 +315,14 @@ impl Program {
         self.refused = [None; MAX_REFUSED];
     }
 
-    fn refuse(&mut self, bus: &mut impl Bus, function: pci::Function, why: core::fmt::Arguments<'_>) {
-        say!(self.console, bus, "virtio-mem at pci {function}: {why}");
+    fn refuse(
+        &mut self,
+        bus: &mut impl Bus,
+        kind: &str,
+        function: pci::Function,
+        why: core::fmt::Arguments<'_>,
+    ) {
+        say!(self.console, bus, "virtio-{kind} at pci {function}: {why}");
         if let Some(place) = self.refused.iter_mut().find(|place| place.is_none()) {
             *place = Some(function);
         }

@@ -90,6 +90,7 @@ pub struct Driver {
     pause: u64,
     busy_reported: bool,
     event: Option<Event>,
+    held: bool,
 }
 
 impl Driver {
@@ -130,6 +131,7 @@ impl Driver {
             pause: RETRY_FIRST_NS,
             busy_reported: false,
             event: None,
+            held: false,
         })
     }
 
@@ -210,6 +212,27 @@ impl Driver {
         self.map.plugged() * self.config.block_size
     }
 
+    /// While held, nothing is given back: a device has buffers in plugged memory. Growing goes on.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether memory is being given back, or will be once nobody holds it.
+    #[must_use]
+    pub const fn wants_less(&self) -> bool {
+        self.unplug_all
+            || self.config.requested_size < self.plugged()
+            || matches!(self.inflight, Some(Request::Unplug(_) | Request::UnplugAll))
+    }
+
+    /// The part that is never written by the driver itself of the lowest plugged block at or after number `from`: the number
+    /// after the block, address, bytes (0 where every byte is written).
+    pub fn room(&self, bus: &mut impl Bus, from: u64) -> Option<(u64, u64, u64)> {
+        let (run, _) = self.map.find_plugged(bus, from, 1)?;
+        let touched = self.touch.len(self.config.block_size);
+        Some((run.first + 1, self.block_addr(run.first) + touched, self.config.block_size - touched))
+    }
+
     /// Whether [`Bus::idle`] wakes for this device.
     #[must_use]
     pub const fn has_interrupts(&self) -> bool {
@@ -254,6 +277,9 @@ impl Driver {
         let touched = self.touch.len(self.config.block_size);
         let stretch = STRETCH.checked_div(touched).unwrap_or(MAX_BLOCKS).max(1);
         let most = self.limit.min(stretch);
+        if self.held && (self.unplug_all || have > want) {
+            return Step::Idle;
+        }
         if self.unplug_all {
             self.submit(bus, Request::UnplugAll);
         } else if have < want {

@@ -5,12 +5,16 @@ use super::{Exit, Program};
 use crate::bus::Bus;
 use crate::text::parse_number;
 
-const HELP: [&str; 10] = [
+const HELP: [&str; 14] = [
     "mem: state of each virtio-mem device",
     "check: verify all that was written",
     "dirty SIZE RATE: keep writing SIZE bytes of memory, RATE bytes a second; dirty 0 0 stops",
     "peek ADDR: read 8 bytes of memory",
     "poke ADDR VALUE: write 8 bytes of memory",
+    "disk: state of each block device and of its job; the others are for disk 0, or disk N ... for another one",
+    "disk write|verify|run SECTOR COUNT SEED [at ADDR|at plugged]: write a pattern, verify it, do both until disk stop",
+    "disk load MIB [at ADDR|at plugged]: write, verify, and say how fast",
+    "disk id|flush|stop|reset: tell its name, flush, end the job, initialise anew",
     "garbage N: send N malformed requests to each device and initialise it anew",
     "scan: look for new devices",
     "reboot: reset the machine",
@@ -36,6 +40,10 @@ impl Program {
         }
         let mut words = line.text().split_ascii_whitespace();
         let name = words.next()?;
+        if name == "disk" {
+            self.disk_command(bus, words);
+            return None;
+        }
         let arguments = [words.next(), words.next(), words.next()];
         let numbers = arguments.map(|word| word.and_then(parse_number));
         match (name, arguments, numbers) {
@@ -61,6 +69,9 @@ impl Program {
             ("poke", [_, _, None], [Some(addr), Some(value), _]) => {
                 bus.ram_write64(addr, value);
                 say!(self.console, bus, "poke {addr:#x}: {value:#018x}");
+            }
+            ("dirty", [_, _, None], [Some(1..), Some(1..), _]) if self.disks.use_plugged() => {
+                say!(self.console, bus, "error: a disk has its buffers in plugged memory");
             }
             ("dirty", [_, _, None], [Some(size), Some(rate), _]) => self.start_dirty(bus, size, rate),
             ("garbage", [_, None, None], [Some(count), ..]) => self.garbage(bus, count),
@@ -141,6 +152,10 @@ impl Program {
     }
 
     fn garbage(&mut self, bus: &mut impl Bus, count: u64) {
+        if self.disks.use_plugged() {
+            // Garbage may well say to unplug what a disk is writing to.
+            return say!(self.console, bus, "error: a disk has its buffers in plugged memory");
+        }
         for index in 0..self.devices.len() {
             let Some(slot) = self.devices[index].as_mut().filter(|slot| !slot.failed) else { continue };
             let addr = slot.driver.config().addr;

@@ -13,7 +13,7 @@ const SELECT: u16 = 0xae10;
 
 impl Program {
     /// Ejects the slots of the root bus that the board wants back. A memory device is given back only once nothing of it is
-    /// plugged.
+    /// plugged, a disk once it has no request.
     pub(super) fn eject(&mut self, bus: &mut impl Bus) {
         bus.out32(SELECT, 0);
         if bus.in32(SELECT) != 0 {
@@ -32,7 +32,7 @@ impl Program {
                     in_use = true;
                 }
             }
-            if in_use {
+            if in_use || !self.give_up_disk(bus, slot) {
                 continue;
             }
             bus.out32(EJECT, 1 << slot);
