@@ -1,14 +1,14 @@
 //! The built-in guest: what runs on the vCPU when no `-kernel` is given.
 //!
-//! One driver, three users. Everything the driver touches goes through [`Bus`]:
+//! Two drivers, three users. Everything the drivers touch goes through [`Bus`]:
 //!
 //! - the bare-metal program (`src/bare/`, exported as `IMAGE`) runs on a KVM vCPU and implements `Bus` with
 //!   port instructions and pointers;
 //! - the `sim` accelerator implements it with calls into the address spaces and calls [`program::run`] on a host thread
 //!   ("hosted"). Memory goes through [`Bus::ram_read`] and [`Bus::ram_write`], so `touch=` works hosted as well;
-//! - tests implement it over qtest, or with a model device, and use [`pci`], [`virtio`] and [`mem`] directly.
+//! - tests implement it over qtest, or with a model device, and use [`pci`], [`virtio`], [`mem`] and [`blk`] directly.
 //!
-//! Specifications: virtio 1.3 (§2.7 split queues, §4.1 PCI transport, §5.15 memory device), PCI 3.0 configuration
+//! Specifications: virtio 1.3 (§2.7 split queues, §4.1 PCI transport, §5.2 block device, §5.15 memory device), PCI 3.0 configuration
 //! mechanism 1, the Xen PVH boot protocol (`hvm_start_info` version 1), 16550 UART.
 //!
 //! Left out: virtio packed rings, indirect descriptors, assigning PCI BARs (the board or the firmware does that), more
