@@ -238,7 +238,8 @@ fn build(
     }
     if mem_lock(line)? {
         lock_memory()?;
-        hw::mem::MemoryDevices::of(&machine).set_memory_locked();
+        let locked = hw::mem::MemoryDevices::of(&machine).set_memory_locked(&memory);
+        locked.map_err(|busy| Error::generic(format!("Cannot set discarding of RAM broken: {busy}")))?;
     }
     machine.init()?;
     Ok(machine)

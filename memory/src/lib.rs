@@ -28,7 +28,7 @@
 //! | access dispatch | complete; little endian only |
 //! | RAM blocks, discard | every backing and page size; pages of the host are counted |
 //! | dirty bitmaps | one client (migration), 4 KiB pages |
-//! | discard manager | complete |
+//! | discard manager, claims on discards | complete |
 //! | `info mtree` | all but the dispatch tree of `-f -d` |
 //! | backends | `prealloc-context` knows no object; `pmem` maps the file and nothing more |
 //!
@@ -38,6 +38,7 @@ mod access;
 mod backend;
 mod damage;
 mod discard_manager;
+mod discard_policy;
 mod error;
 mod flatview;
 mod guest_memory;
@@ -55,6 +56,7 @@ mod transaction;
 
 pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};
 pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
+pub use discard_policy::{DiscardClaim, DiscardConflict, DiscardGuard, DiscardPolicy};
 pub use error::{DiscardError, Error, Result};
 pub use flatview::{FlatRange, FlatView};
 pub use guest_memory::{DirtyMarker, DirtySlice, GuestRam};

@@ -7,6 +7,7 @@ use qom::ObjectRef;
 
 use crate::backend::BackendDefaults;
 use crate::damage::{Change, Damage, redraw};
+use crate::discard_policy::DiscardPolicy;
 use crate::error::Result;
 use crate::flatview::FlatView;
 use crate::listener::{self, MemoryListener};
@@ -46,6 +47,7 @@ pub struct Memory {
     topology: Mutex<Topology>,
     ram: RamList,
     backend_defaults: Mutex<BackendDefaults>,
+    discard_policy: Arc<DiscardPolicy>,
 }
 
 impl std::fmt::Debug for Memory {
@@ -70,6 +72,11 @@ impl Memory {
     /// included. Needs [`crate::register`] to have run.
     pub fn set_unattached(&self, container: ObjectRef) {
         self.topology().set_unattached(container);
+    }
+
+    /// Who needs memory to be given back, and who cannot live with it.
+    pub fn discard_policy(&self) -> &Arc<DiscardPolicy> {
+        &self.discard_policy
     }
 
     /// What memory backends created from now on start with.

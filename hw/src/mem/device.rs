@@ -3,10 +3,10 @@
 //! The list is a machine extension ([`MemoryDevices::of`]): `query-memory-devices`, `query-memory-size-summary` and
 //! `info numa` read it, [`super::plug`] changes it. Left out: DIMMs and their slots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use memory::RegionId;
+use memory::{DiscardClaim, DiscardConflict, DiscardGuard, Memory, RegionId};
 use qapi::Result;
 use qapi::types::MemoryDeviceInfo;
 
@@ -79,7 +79,7 @@ pub struct SlotUse {
 pub struct MemoryDevices {
     devices: Mutex<Vec<Arc<dyn MemoryDevice>>>,
     frozen: AtomicU32,
-    locked: AtomicBool,
+    locked: OnceLock<DiscardGuard>,
 }
 
 impl MemoryDevices {
@@ -149,14 +149,21 @@ impl MemoryDevices {
         self.frozen.load(Ordering::Acquire) != 0
     }
 
-    /// All memory of the process is locked (`-overcommit mem-lock=on`), so nothing can be given back.
-    pub fn set_memory_locked(&self) {
-        self.locked.store(true, Ordering::Release);
+    /// All memory of the process is locked (`-overcommit mem-lock=on`), so nothing can be given back, from now on.
+    ///
+    /// # Errors
+    /// There is somebody already who has to give back.
+    pub fn set_memory_locked(&self, memory: &Memory) -> Result<(), DiscardConflict> {
+        if !self.is_memory_locked() {
+            // Another thread that was faster made the same claim.
+            let _ = self.locked.set(memory.discard_policy().claim(DiscardClaim::Disabled)?);
+        }
+        Ok(())
     }
 
     /// Whether all memory of the process is locked.
     pub fn is_memory_locked(&self) -> bool {
-        self.locked.load(Ordering::Acquire)
+        self.locked.get().is_some()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use memory::{MemoryBackend, RegionId};
+use memory::{DiscardGuard, MemoryBackend, RegionId};
 use qapi::events::Event;
 use qapi::types::{MemoryDeviceInfo, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper};
 use qapi::{Error, Result};
@@ -130,6 +130,8 @@ pub(super) struct Live {
     pub(super) machine: Weak<Machine>,
     pub(super) devices: Arc<MemoryDevices>,
     pub(super) features: u64,
+    /// That what is unplugged can be given back.
+    pub(super) _discards: DiscardGuard,
 }
 
 /// A virtio-mem device, the part behind `virtio-bus`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memory::{DiscardManager, MemoryBackend, Owner};
+use memory::{DiscardClaim, DiscardManager, MemoryBackend, Owner};
 use qapi::{Error, Result};
 use qom::ObjectRef;
 
@@ -39,6 +39,9 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     let (Some(block), Some(region)) = (backend.block(), backend.region()) else {
         return error("'memdev' property specifies an unsupported memdev");
     };
+    let Ok(discards) = machine.memory().discard_policy().claim(DiscardClaim::CoordinatedRequired) else {
+        return error("Discarding RAM is disabled");
+    };
     if let Err(failed) = block.discard(0, block.size()) {
         tracing::error!("{failed}");
         return error(format!("Unexpected error discarding RAM: {}", failed.reason()));
@@ -59,7 +62,8 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     let mapped = slots.as_ref().map_or(region, Memslots::container);
     let unit = Unit::new(layout, block, blocks, slots, config.prealloc, config.requested);
     let features = features(config, machine);
-    inner.live = Some(Live { unit, region: mapped, machine: Arc::downgrade(machine), devices, features });
+    let machine = Arc::downgrade(machine);
+    inner.live = Some(Live { unit, region: mapped, machine, devices, features, _discards: discards });
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What a user may set, and what he is told otherwise.
 
+use memory::DiscardClaim;
 use qapi::types::MemoryDeviceInfo;
 use qom::Input;
 
@@ -90,9 +91,38 @@ fn start_up_errors_are_qemus() {
     );
     rig.backend("memory-backend-ram", "odd", "3M", &[]).unwrap();
     assert_eq!(rig.refused(&[("memdev", "odd")]), "backend memory size must be multiple of 0x200000");
-    rig.devices().set_memory_locked();
-    rig.backend("memory-backend-ram", "mem1", "1G", &[]).unwrap();
-    assert_eq!(rig.refused(&[("memdev", "mem1")]), "Incompatible with mlock");
+}
+
+#[test]
+fn whoever_cannot_live_with_discards_and_the_device_refuse_each_other() {
+    let rig = Rig::new("pc");
+    let policy = rig.machine.memory().discard_policy();
+    for id in ["mem0", "mem1"] {
+        rig.backend("memory-backend-ram", id, "1G", &[]).unwrap();
+    }
+    let pinned = policy.claim(DiscardClaim::Disabled).unwrap();
+    assert_eq!(rig.refused(&[("memdev", "mem0")]), "Discarding RAM is disabled");
+    drop(pinned);
+    let coordinated = policy.claim(DiscardClaim::UncoordinatedDisabled).unwrap();
+    rig.device(&[("memdev", "mem0"), ("id", "vm0")]).expect("it announces its discards");
+    drop(coordinated);
+    assert!(policy.claim(DiscardClaim::Disabled).is_err());
+    assert!(rig.devices().set_memory_locked(rig.machine.memory()).is_err());
+    rig.machine.finish().unwrap();
+    let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
+    qdev::complete_unplug(&rig.machine, &vm0);
+    assert!(!policy.is_claimed(DiscardClaim::CoordinatedRequired), "the device is gone");
+}
+
+#[test]
+fn locked_memory_has_an_error_of_its_own() {
+    let rig = Rig::new("pc");
+    rig.devices().set_memory_locked(rig.machine.memory()).unwrap();
+    rig.devices().set_memory_locked(rig.machine.memory()).unwrap();
+    rig.backend("memory-backend-ram", "mem0", "1G", &[]).unwrap();
+    assert_eq!(rig.refused(&[("memdev", "mem0")]), "Incompatible with mlock");
+    let balloon = rig.machine.memory().discard_policy().claim(DiscardClaim::Required);
+    assert!(balloon.is_err(), "and nobody else can give memory back");
 }
 
 #[test]
