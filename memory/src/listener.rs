@@ -181,3 +181,6 @@ fn diff<'a>(old: &'a [FlatRange], new: &'a [FlatRange]) -> impl Iterator<Item = 
         (None, None) => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

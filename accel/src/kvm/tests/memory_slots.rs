@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memory::{RamSpec, RegionDesc};
+use memory::{RamSpec, RegionDesc, RegionId};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::rig::{MMIO, RAM, Report, Rig};
@@ -22,34 +22,61 @@ fn one_ioctl_a_change_and_none_for_what_stays() {
     assert_eq!(changes(), 2);
     let slots = rig.accel.memory_slots().unwrap();
     assert_eq!(slots.max - slots.free, 2);
-    let block = rig.memory.create_ram(RamSpec::anonymous("big", 16 * MIB)).unwrap();
-    let mut tx = rig.memory.transaction();
-    let ram = tx.ram(RegionDesc::new("big", u128::from(16 * MIB)), block);
-    let aliases: Vec<_> = (0..16)
-        .map(|index| {
-            let alias = tx.alias(RegionDesc::new(format!("part{index}"), u128::from(MIB)), ram, index * MIB);
-            tx.set_unmergeable(alias, true);
-            tx.set_enabled(alias, false);
-            tx.add_subregion(rig.system_root, 0x1_0000_0000 + index * MIB, alias, 0);
-            alias
-        })
-        .collect();
-    tx.commit();
+    let parts = parts(&rig, 16);
     assert_eq!(changes(), 2);
-    for (index, alias) in (1..).zip(&aliases) {
-        rig.memory.transaction().set_enabled(*alias, true);
+    for (index, part) in (1..).zip(&parts) {
+        rig.memory.transaction().set_enabled(*part, true);
         assert_eq!(changes(), 2 + index);
     }
     // Several at once are one ioctl each; the numbers are used again.
     let mut tx = rig.memory.transaction();
-    aliases[3..7].iter().for_each(|alias| tx.set_enabled(*alias, false));
+    parts[3..7].iter().for_each(|part| tx.set_enabled(*part, false));
     tx.commit();
     assert_eq!(changes(), 22);
     assert_eq!(rig.accel.memory_slots().unwrap().free, slots.max - 14);
     let mut tx = rig.memory.transaction();
-    aliases[3..7].iter().for_each(|alias| tx.set_enabled(*alias, true));
+    parts[3..7].iter().for_each(|part| tx.set_enabled(*part, true));
     tx.commit();
     assert_eq!((changes(), rig.accel.memory_slots().unwrap().free), (26, slots.max - 18));
+}
+
+/// Adjacent unmergeable aliases of one block, none shown.
+fn parts(rig: &Rig, count: u64) -> Vec<RegionId> {
+    let block = rig.memory.create_ram(RamSpec::anonymous("big", count * MIB)).unwrap();
+    let mut tx = rig.memory.transaction();
+    let ram = tx.ram(RegionDesc::new("big", u128::from(count * MIB)), block);
+    let part = |index| {
+        let alias = tx.alias(RegionDesc::new(format!("part{index}"), u128::from(MIB)), ram, index * MIB);
+        tx.set_unmergeable(alias, true);
+        tx.set_enabled(alias, false);
+        tx.add_subregion(rig.system_root, 0x1_0000_0000 + index * MIB, alias, 0);
+        alias
+    };
+    (0..count).map(part).collect()
+}
+
+#[test]
+fn one_part_among_512_is_one_ioctl_when_it_goes_and_one_when_it_comes() {
+    // out 10h,al; hlt
+    let Some(rig) = Rig::new(&[0xe6, 0x10, 0xf4], 1, false) else { return };
+    let slots = || rig.accel.memory_slots().unwrap();
+    let parts = parts(&rig, 512);
+    let mut tx = rig.memory.transaction();
+    parts.iter().for_each(|part| tx.set_enabled(*part, true));
+    tx.commit();
+    rig.accel.resume();
+    rig.report();
+    // RAM and ROM besides.
+    let mut changes = 514;
+    assert_eq!((rig.accel.stats().slot_changes, slots().max - slots().free), (changes, 514));
+    for part in [0, 1, 255, 256, 510, 511] {
+        for (shown, used) in [(false, 513), (true, 514)] {
+            rig.memory.transaction().set_enabled(parts[part], shown);
+            changes += 1;
+            let now = (rig.accel.stats().slot_changes, slots().max - slots().free);
+            assert_eq!(now, (changes, used), "part {part} shown: {shown}");
+        }
+    }
 }
 
 #[test]
