@@ -3,6 +3,7 @@
 //! - [`placement`] and [`memslots`] are pure: addresses, and in how many pieces memory is mapped;
 //! - [`MemoryDevice`] is a device with memory, [`MemoryDevices`] the list of a machine's, [`MemoryDevicePlug`] the
 //!   machine's part in plugging one;
+//! - [`slot_plan`] sees to it that every part of a device's memory finds a slot wherever it needs one;
 //! - [`virtio_mem`] is the one kind there is.
 //!
 //! Left out: `pc-dimm` and its slots, `virtio-pmem`.
@@ -11,10 +12,12 @@ mod device;
 pub mod memslots;
 pub mod placement;
 mod plug;
+pub mod slot_plan;
 pub mod virtio_mem;
 
-pub use device::{Frozen, MemoryDevice, MemoryDevices};
+pub use device::{Frozen, MemoryDevice, MemoryDevices, SlotUse};
 pub use plug::MemoryDevicePlug;
+pub use slot_plan::{SlotPlan, SlotUser};
 
 /// Registers the memory devices.
 pub fn register(registry: &mut qom::Registry) {

@@ -72,6 +72,9 @@ pub struct SlotUse {
     pub mapped: u64,
     /// Bytes of each; the last one may be smaller.
     pub part_size: u64,
+    /// Whether the device found the number by QEMU's rule, from what all slot users have, and took more than one.
+    #[doc(alias = "memslot_auto_decision_active")]
+    pub decided: bool,
 }
 
 /// The memory devices of one machine.

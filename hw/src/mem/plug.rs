@@ -6,8 +6,8 @@ use qapi::{Error, Result};
 use qom::{ObjectRef, cast};
 
 use super::device::{MemoryDevice, MemoryDevices};
-use super::memslots::sizing::Budget;
 use super::placement::{self, Area, place};
+use super::slot_plan::SlotPlan;
 use crate::core::{Device, HotplugHandler, Machine, Unplug};
 
 /// The machine's part in plugging a memory device; attach it to the class with `DeviceClass::plugged_by`. The class
@@ -29,22 +29,13 @@ fn area(machine: &Machine) -> Option<Area> {
 impl HotplugHandler for MemoryDevicePlug {
     fn pre_plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
         let memory_device = memory_device(device)?;
-        let devices = MemoryDevices::of(machine);
+        let (devices, plan) = (MemoryDevices::of(machine), SlotPlan::of(machine));
         // Before anything about the device: without room none of it matters.
         let area = area(machine).ok_or_else(placement::unprepared)?;
         let wanted = memory_device.wanted()?;
-        let slots = machine.accel().memory_slots();
-        if slots.as_ref().is_some_and(|s| s.free == 0) {
-            return Err(Error::generic("hypervisor has not enough free memory slots left"));
-        }
-        let budget = Budget {
-            max: slots.as_ref().map(|s| s.max.into()),
-            free: slots.as_ref().map(|s| s.free.into()),
-            required: devices.memslots(),
-            limit: area.limit,
-            used: devices.placed().iter().map(|p| p.size).sum(),
-        };
-        memory_device.decide_memslots(&budget)?;
+        // Nothing is noted down: what a device reserves is what it has once it is in the list.
+        let required = memory_device.decide_memslots(&plan.budget(area.limit))?;
+        plan.check(required)?;
         let warn = &mut |text: String| tracing::warn!("{text}");
         memory_device.set_addr(place(Some(&area), &devices.placed(), &wanted, warn)?);
         Ok(())

@@ -372,12 +372,16 @@ impl MemoryDevice for VirtioMem {
 
     fn memslots(&self) -> SlotUse {
         let inner = self.lock();
-        let Some(live) = &inner.live else { return SlotUse { parts: 1, mapped: 0, part_size: 0 } };
+        let whole = SlotUse { parts: 1, mapped: 0, part_size: 0, decided: false };
+        let Some(live) = &inner.live else { return whole };
         match live.unit.slots() {
-            Some(slots) => {
-                SlotUse { parts: slots.count(), mapped: slots.mapped(), part_size: slots.part_size() }
-            }
-            None => SlotUse { parts: 1, mapped: 1, part_size: live.unit.layout().region_size },
+            Some(slots) => SlotUse {
+                parts: slots.count(),
+                mapped: slots.mapped(),
+                part_size: slots.part_size(),
+                decided: slots.policy() == Policy::WhilePlugged && slots.count() > 1,
+            },
+            None => SlotUse { mapped: 1, part_size: live.unit.layout().region_size, ..whole },
         }
     }
 

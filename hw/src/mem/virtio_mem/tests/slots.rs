@@ -6,6 +6,8 @@ use memory::{AddressSpace, MemTx, MemoryListener, MtreeOptions, Section};
 use qom::ObjectRef;
 
 use super::rig::{G, M, Raw, Rig};
+use crate::core::qdev;
+use crate::mem::{MemoryDevices, SlotPlan, SlotUser};
 
 /// A 7 GiB device `vm0` behind a driver.
 fn device(options: &[(&str, &str)]) -> Raw {
@@ -123,4 +125,90 @@ fn parts_are_mapped_before_the_guest_is_told() {
     d.rig.set("requested-size", "1G").unwrap();
     assert_ne!(d.generation(), before);
     assert_eq!(*clerk.seen.lock().unwrap(), [u64::from(before); 2]);
+}
+
+/// A back end with few slots, one of them for RAM.
+struct Backend {
+    limit: u64,
+    devices: Arc<MemoryDevices>,
+}
+
+impl SlotUser for Backend {
+    fn name(&self) -> String {
+        "disk0".into()
+    }
+    fn limit(&self) -> u64 {
+        self.limit
+    }
+    fn used(&self) -> u64 {
+        1 + self.devices.devices().iter().map(|d| d.memslots().mapped).sum::<u64>()
+    }
+}
+
+/// A machine with three backends of 1 GiB and a back end that has slots for eight parts.
+fn few_slots() -> Rig {
+    let rig = Rig::new("pc");
+    for id in ["mem0", "mem1", "mem2"] {
+        rig.backend("memory-backend-ram", id, "1G", &[("reserve", "off")]).unwrap();
+    }
+    rig.machine.finish().unwrap();
+    let backend = Backend { limit: 9, devices: rig.devices() };
+    SlotPlan::of(&rig.machine).admit(Arc::new(backend)).unwrap();
+    rig
+}
+
+#[test]
+fn a_device_beyond_the_plan_is_refused_at_once() {
+    let rig = few_slots();
+    rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("memslots", "4"), ("requested-size", "256M")]).unwrap();
+    assert_eq!(
+        rig.refused(&[("memdev", "mem1"), ("memslots", "8")]),
+        "a used vhost backend has not enough free memory slots left: 'disk0' has 9, of which 3 are used and 2 reserved for \
+         memory devices, 8 more are required"
+    );
+    assert_eq!(rig.devices().memslots(), 4);
+    // Parts come and go; the promise stays.
+    rig.set("requested-size", "1G").unwrap();
+    assert_eq!(rig.devices().devices()[0].memslots().mapped, 4);
+    assert!(rig.refused(&[("memdev", "mem1"), ("memslots", "8")]).contains("5 are used and 0 reserved"));
+    rig.device(&[("id", "vm1"), ("memdev", "mem1"), ("memslots", "4")]).unwrap();
+    assert!(
+        rig.refused(&[("memdev", "mem2")]).contains("1 more are required"),
+        "a plain device takes a slot, too"
+    );
+}
+
+#[test]
+fn a_device_that_fails_half_way_reserves_nothing() {
+    let rig = few_slots();
+    // After the plan was asked: no place, no node, no such block size.
+    for bad in [("memaddr", "0x100001000"), ("node", "1"), ("block-size", "8G"), ("requested-size", "1M")] {
+        rig.refused(&[("memdev", "mem0"), ("memslots", "8"), bad]);
+        assert_eq!(rig.devices().memslots(), 0, "{bad:?}");
+    }
+    rig.device(&[("memdev", "mem0"), ("memslots", "8")]).unwrap();
+}
+
+#[test]
+fn a_device_that_goes_gives_its_reservation_back() {
+    let rig = few_slots();
+    for _ in 0..3 {
+        rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("memslots", "8")]).unwrap();
+        assert!(rig.refused(&[("memdev", "mem1")]).contains("8 reserved"));
+        let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
+        qdev::complete_unplug(&rig.machine, &vm0);
+    }
+}
+
+#[test]
+fn a_number_is_chosen_from_what_is_left() {
+    let rig = Rig::new("pc");
+    rig.backend("memory-backend-ram", "mem0", "7G", &[("reserve", "off")]).unwrap();
+    rig.machine.finish().unwrap();
+    let backend = Arc::new(Backend { limit: 509, devices: rig.devices() });
+    let plan = SlotPlan::of(&rig.machine);
+    plan.admit(backend).unwrap();
+    plan.admit(Arc::new(Backend { limit: 508, devices: rig.devices() })).unwrap();
+    rig.device(&[("id", "vm0"), ("memdev", "mem0"), ("memslots", "0")]).unwrap();
+    assert_eq!(rig.devices().memslots(), 1, "a back end with few slots keeps them");
 }
