@@ -11,7 +11,7 @@
 //! | virtio-mem | [`CoordinatedRequired`](DiscardClaim::CoordinatedRequired) |
 //! | a balloon | [`Required`](DiscardClaim::Required) |
 //! | `-overcommit mem-lock=on`, a device that maps all memory once | [`Disabled`](DiscardClaim::Disabled) |
-//! | a map of memory for DMA that follows discard managers | [`UncoordinatedDisabled`](DiscardClaim::UncoordinatedDisabled) |
+//! | [`DmaMapper`](crate::DmaMapper) | [`UncoordinatedDisabled`](DiscardClaim::UncoordinatedDisabled) |
 //!
 //! ```
 //! use memory::{DiscardClaim, Memory};

@@ -29,6 +29,7 @@
 //! | RAM blocks, discard | every backing and page size; pages of the host are counted |
 //! | dirty bitmaps | one client (migration), 4 KiB pages |
 //! | discard manager, claims on discards | complete |
+//! | map for DMA | library with a recording client; no device server can be attached yet |
 //! | `info mtree` | all but the dispatch tree of `-f -d` |
 //! | backends | `prealloc-context` knows no object; `pmem` maps the file and nothing more |
 //!
@@ -39,6 +40,7 @@ mod backend;
 mod damage;
 mod discard_manager;
 mod discard_policy;
+mod dma;
 mod error;
 mod flatview;
 mod guest_memory;
@@ -57,6 +59,7 @@ mod transaction;
 pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};
 pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
 pub use discard_policy::{DiscardClaim, DiscardConflict, DiscardGuard, DiscardPolicy};
+pub use dma::{DmaError, DmaLimits, DmaMapper, DmaSink};
 pub use error::{DiscardError, Error, Result};
 pub use flatview::{FlatRange, FlatView};
 pub use guest_memory::{DirtyMarker, DirtySlice, GuestRam};
