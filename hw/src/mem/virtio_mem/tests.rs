@@ -1,5 +1,6 @@
 //! The whole device in a machine: driven by the built-in guest's PCI and virtio driver over the address spaces.
 
+mod dma;
 mod hostile;
 mod properties;
 mod protocol;
