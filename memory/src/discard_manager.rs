@@ -350,4 +350,6 @@ fn intersect(a: &Range<u64>, b: &Range<u64>) -> Option<Range<u64>> {
 }
 
 #[cfg(test)]
+mod coordination_tests;
+#[cfg(test)]
 mod tests;
