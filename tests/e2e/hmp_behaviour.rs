@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tests::hmp::PROMPT;
 use tests::oracle::transcript::{Line, Step};
 use tests::oracle::view::view;
-use tests::oracle::{Gaps, Report, read};
+use tests::oracle::{Gaps, Report, own, read};
 use tests::{Need, Peer, Vm, Wire, WireError, have, program};
 
 use crate::replay::{first_start, lines};
@@ -31,6 +31,7 @@ fn lines_are_taken_apart_as_the_oracle() {
             false => view(&command, text),
         };
         let got = vm.hmp().run(&command);
+        let got = if lists_what_there_is(&command) { own::without_info_lines(&got) } else { got };
         if let Some(expected) = part(expected).filter(|_| !of_the_host(&command)) {
             let expected = if lists_what_there_is(&command) { known_to(&got, &expected) } else { expected };
             report.text(&id, &format!("(qemu) {command}"), &expected, &part(&got).unwrap_or(got));
@@ -84,6 +85,20 @@ fn of_the_host(command: &str) -> bool {
         "device_add help",
     ];
     BEGIN.iter().any(|begin| command.starts_with(begin))
+}
+
+#[test]
+fn info_commands_of_our_own_are_listed() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let mut vm = Vm::new().line("-machine none").hmp().start();
+    let help = vm.hmp().run("help info");
+    for own in own::all().iter().filter(|own| own.kind == own::Kind::Info) {
+        assert!(help.contains(&format!("info {} ", own.name)), "{}", own.name);
+        assert!(!own::without_info_lines(&help).contains(&format!("info {} ", own.name)), "{}", own.name);
+        assert!(!vm.hmp().run(&format!("info {}", own.name)).contains("unknown"), "{}", own.name);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::oracle::view::device_memory;
 use tests::{Need, Vm, VmBuilder, have};
 
@@ -215,4 +215,93 @@ fn bad_numbers_are_refused_with_a_sentence() {
         "Error: Attempt to set property 'memslots' on anonymous device (type 'virtio-mem') after it was realized"
     );
     assert_eq!(vm.qmp().qom_get("vm0", "memslots"), 4);
+}
+
+/// The members of one entry of a list in the reply of `x-pliant-query-memslots`.
+fn entry(plan: &Value, list: &str, at: usize, names: &[&str]) -> Vec<u64> {
+    names.iter().map(|name| plan[list][at][name].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn the_plan_of_slots_is_told() {
+    if !ours() {
+        return;
+    }
+    let second = "-object memory-backend-ram,id=mem1,size=8G,reserve=off -device virtio-mem-pci,memdev=mem1";
+    let mut vm =
+        Vm::new().line(PLACE).line(&device("500G", ",memslots=500")).line(second).qmp().hmp().start();
+    let plan = vm.qmp().ok("x-pliant-query-memslots", json!({}));
+    assert_eq!(
+        plan,
+        json!({
+            "limit": 2048, "used": 1, "reserved": 500, "free": 1547, "users": [],
+            "devices": [
+                { "id": "vm0", "qom-path": "/machine/peripheral/vm0", "parts": 500, "used": 0, "reserved": 500,
+                  "part-size": G },
+                { "qom-path": "/machine/peripheral-anon/device[0]", "parts": 1, "used": 1, "reserved": 0,
+                  "part-size": 8 * G },
+            ],
+        })
+    );
+    vm.qmp().qom_set("vm0", "requested-size", json!(2 * G));
+    assert_eq!(
+        vm.hmp().run("info memslots"),
+        "user            limit  used  reserved  free\n\
+         memory devices   2048     4       497  1547\n\
+         \n\
+         device                              parts  used  reserved  part size\n\
+         vm0                                   500     3       497      1 GiB\n\
+         /machine/peripheral-anon/device[0]      1     1         0      8 GiB\n"
+    );
+}
+
+#[test]
+fn the_plan_counts_the_slots_of_kvm() {
+    if !(ours() && have(&[Need::Kvm])) {
+        return;
+    }
+    let mut vm =
+        Vm::new().accel("kvm").line("-S").line(PLACE).line(&device("500G", ",memslots=500")).qmp().start();
+    let numbers = ["limit", "used", "reserved", "free"];
+    let plan = vm.qmp().ok("x-pliant-query-memslots", json!({}));
+    assert_eq!((plan["users"].as_array().unwrap().len(), &plan["users"][0]["name"]), (1, &json!("kvm")));
+    let before = entry(&plan, "users", 0, &numbers);
+    assert_eq!((before[2], before[1] + before[2] + before[3]), (500, before[0]));
+    vm.qmp().qom_set("vm0", "requested-size", json!(20 * G));
+    let after = entry(&vm.qmp().ok("x-pliant-query-memslots", json!({})), "users", 0, &numbers);
+    assert_eq!(after, [before[0], before[1] + 21, 479, before[3]], "what was reserved is used");
+}
+
+#[test]
+fn all_devices_together_take_2048_slots_at_most() {
+    if !ours() {
+        return;
+    }
+    let more = |n: u32, slots: u32| {
+        format!(
+            "-object memory-backend-ram,id=mem{n},size=200G,reserve=off \
+             -device virtio-mem-pci,id=vm{n},memdev=mem{n},memslots={slots}"
+        )
+    };
+    // 200 GiB in 1024 parts are 256 MiB each, so 800 parts do.
+    let line = format!("{} {}", more(0, 1024), more(1, 1024));
+    let mut vm = Vm::new().line(PLACE).line(&line).qmp().hmp().start();
+    vm.hmp().run("object_add memory-backend-ram,id=mem2,size=200G,reserve=off");
+    let refused = "memory devices have not enough free memory slots left: they may have 2048, of which 1600 are used or \
+                   reserved, 800 more are required";
+    assert_eq!(
+        vm.hmp().run("device_add virtio-mem-pci,id=vm2,memdev=mem2,memslots=1024"),
+        format!("Error: {refused}\n")
+    );
+    let add = json!({ "driver": "virtio-mem-pci", "id": "vm2", "memdev": "mem2", "memslots": 1024 });
+    assert_eq!(vm.qmp().err("device_add", add), ("GenericError".to_owned(), refused.to_owned()));
+    let exited = Vm::new().line(PLACE).line(&line).line(&more(2, 1024)).run();
+    assert!(exited.stderr.ends_with(&format!("memslots=1024: {refused}\n")), "{}", exited.stderr);
+    // What is left goes to a device that chooses, in the share of its size.
+    assert_eq!(vm.qmp().ok("x-pliant-query-memslots", json!({}))["free"], 448);
+    assert_eq!(vm.hmp().run("device_add virtio-mem-pci,id=vm2,memdev=mem2,memslots=0"), "");
+    let plan = vm.qmp().ok("x-pliant-query-memslots", json!({}));
+    // 448 * 200 / 637 are 140, of 1536 MiB each.
+    assert_eq!(entry(&plan, "devices", 2, &["parts", "part-size"]), [134, 1536 * M]);
+    assert_eq!(plan["free"], 448 - 134);
 }

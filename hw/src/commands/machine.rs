@@ -7,7 +7,7 @@ use qapi::commands::MachineCommands;
 use qapi::types::{
     CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
     HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev, MemoryDeviceInfo,
-    MemoryInfo, NameInfo, UuidInfo,
+    MemoryInfo, NameInfo, PliantMemslots, UuidInfo,
 };
 use qapi::{Enum, Result};
 
@@ -15,7 +15,7 @@ use super::{MachineHandlers, text};
 use crate::core::machine::Machine;
 use crate::core::machine_types::{Board, MachineType, TYPES};
 use crate::i386::cpu::{self, Cpus};
-use crate::mem::MemoryDevices;
+use crate::mem::{MemoryDevices, SlotPlan};
 
 /// What a machine without `-uuid` answers.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
@@ -46,6 +46,10 @@ impl MachineCommands for MachineHandlers {
 
     fn query_memory_devices(&self) -> Result<Vec<MemoryDeviceInfo>> {
         Ok(MemoryDevices::of(&self.0).infos())
+    }
+
+    fn x_pliant_query_memslots(&self) -> Result<PliantMemslots> {
+        Ok(SlotPlan::of(&self.0).info())
     }
 
     fn query_cpus_fast(&self) -> Result<Vec<CpuInfoFast>> {

@@ -19,6 +19,9 @@ pub trait MemoryDevice: Send + Sync {
     /// The `id=` of the device, if it has one.
     fn id(&self) -> Option<String>;
 
+    /// Where the device is in the object tree.
+    fn qom_path(&self) -> String;
+
     /// What the device needs in the area. Asked before it is realized.
     ///
     /// # Errors

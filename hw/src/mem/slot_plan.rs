@@ -18,9 +18,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::Accel;
+use qapi::types::{PliantMemslotDevice, PliantMemslotUser, PliantMemslots};
 use qapi::{Error, Result};
 
-use super::device::MemoryDevices;
+use super::device::{MemoryDevice, MemoryDevices, SlotUse};
 pub use super::memslots::sizing::LIMIT;
 use super::memslots::sizing::{Budget, SAFE_MAX};
 use crate::core::Machine;
@@ -153,6 +154,26 @@ impl SlotPlan {
         UserSlots { name: user.name(), limit: user.limit(), used, reserved }
     }
 
+    /// The answer of `x-pliant-query-memslots`.
+    pub fn info(&self) -> PliantMemslots {
+        let devices: Vec<_> = self.devices.devices().iter().map(|device| device_info(&**device)).collect();
+        let (parts, used) = devices.iter().fold((0, 0), |(parts, used), d| (parts + d.parts, used + d.used));
+        let user = |user: &Arc<dyn SlotUser>| {
+            let slots = self.slots_of(user);
+            let free = slots.free();
+            let UserSlots { name, limit, used, reserved } = slots;
+            PliantMemslotUser { name, limit, used, reserved, free }
+        };
+        PliantMemslots {
+            limit: LIMIT,
+            used,
+            reserved: parts - used,
+            free: LIMIT.saturating_sub(parts),
+            devices,
+            users: self.users().iter().map(user).collect(),
+        }
+    }
+
     /// What the number of parts of a new device depends on, where memory devices may have `limit` bytes together.
     pub(super) fn budget(&self, limit: u64) -> Budget {
         let slots: Vec<UserSlots> = self.users().iter().map(|user| self.slots_of(user)).collect();
@@ -192,6 +213,18 @@ impl SlotPlan {
             )));
         }
         Ok(())
+    }
+}
+
+fn device_info(device: &dyn MemoryDevice) -> PliantMemslotDevice {
+    let SlotUse { parts, mapped, part_size, .. } = device.memslots();
+    PliantMemslotDevice {
+        id: device.id(),
+        qom_path: device.qom_path(),
+        parts,
+        used: mapped,
+        reserved: parts - mapped,
+        part_size,
     }
 }
 

@@ -177,6 +177,14 @@ pub(crate) const INFOS: &[Command] = &[
         |x, _| info::memory_size_summary(x),
     ),
     command(
+        "memslots",
+        &[],
+        "",
+        "show memory slots of memory devices, the hypervisor and back ends",
+        &[],
+        |x, _| info::memslots(x),
+    ),
+    command(
         "mtree",
         &[
             ("flatview", Kind::Flag('f')),

@@ -134,6 +134,54 @@ pub(super) fn memory_size_summary(x: &dyn Execute) -> Result<String> {
     Ok(out)
 }
 
+/// Two tables: who has slots, and the devices with the parts that take them.
+pub(super) fn memslots(x: &dyn Execute) -> Result<String> {
+    let plan = x.query("x-pliant-query-memslots")?;
+    let of =
+        |v: &Value, names: &[&str]| names.iter().map(|name| number(v, name).to_string()).collect::<Vec<_>>();
+    let row = |name: &str, numbers: Vec<String>| [vec![name.to_owned()], numbers].concat();
+    let numbers = ["limit", "used", "reserved", "free"];
+    let mut users =
+        vec![row("user", numbers.map(str::to_owned).to_vec()), row("memory devices", of(&plan, &numbers))];
+    for user in member(&plan, "users").map(items).unwrap_or_default() {
+        users.push(row(text(user, "name"), of(user, &numbers)));
+    }
+    let mut devices =
+        vec![row("device", ["parts", "used", "reserved", "part size"].map(str::to_owned).to_vec())];
+    for device in member(&plan, "devices").map(items).unwrap_or_default() {
+        let id = text(device, "id");
+        let name = if id.is_empty() { text(device, "qom-path") } else { id };
+        let mut cells = of(device, &["parts", "used", "reserved"]);
+        cells.push(size(number(device, "part-size")));
+        devices.push(row(name, cells));
+    }
+    let devices = if devices.len() == 1 { String::new() } else { format!("\n{}", table(&devices)) };
+    Ok(table(&users) + &devices)
+}
+
+/// Rows of equal length with aligned columns: the first to the left, the others to the right.
+fn table(rows: &[Vec<String>]) -> String {
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            out += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// A size in the largest unit that it is a whole number of.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit =
+        (1..units.len()).rev().find(|unit| bytes != 0 && bytes.is_multiple_of(1 << (10 * unit))).unwrap_or(0);
+    format!("{} {}", bytes >> (10 * unit), units[unit])
+}
+
 pub(super) fn mtree(x: &dyn Execute, args: &Args) -> Result<String> {
     let mut arguments = Dict::new();
     for name in ["flatview", "dispatch-tree", "owner", "disabled"] {

@@ -20,6 +20,15 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
                 "share": false, "reserve": true, "policy": "default", "host-nodes": []}]"#
         }
         "query-memory-size-summary" => r#"{"base-memory": 4294967296, "plugged-memory": 1073741824}"#,
+        "x-pliant-query-memslots" => {
+            r#"{"limit": 2048, "used": 4, "reserved": 498, "free": 1546,
+                "users": [{"name": "kvm", "limit": 32764, "used": 9, "reserved": 498, "free": 32257},
+                          {"name": "disk0", "limit": 509, "used": 9, "reserved": 498, "free": 2}],
+                "devices": [{"id": "vm0", "qom-path": "/machine/peripheral/vm0", "parts": 500, "used": 3,
+                             "reserved": 497, "part-size": 1073741824},
+                            {"qom-path": "/machine/peripheral-anon/device[0]", "parts": 2, "used": 1,
+                             "reserved": 1, "part-size": 1207959552}]}"#
+        }
         "query-pci" => {
             r#"[{"bus": 0, "devices": [{"bus": 0, "slot": 1, "function": 0, "irq": 10, "irq_pin": 1,
                 "class_info": {"class": 255}, "qdev_id": "vm0",
@@ -54,6 +63,27 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
 
 fn run(line: &str) -> String {
     run_line(&machine, line, &[])
+}
+
+#[test]
+fn memory_slots_are_two_tables() {
+    assert_eq!(
+        run("info memslots"),
+        "user            limit  used  reserved   free\n\
+         memory devices   2048     4       498   1546\n\
+         kvm             32764     9       498  32257\n\
+         disk0             509     9       498      2\n\
+         \n\
+         device                              parts  used  reserved  part size\n\
+         vm0                                   500     3       497      1 GiB\n\
+         /machine/peripheral-anon/device[0]      2     1         1   1152 MiB\n"
+    );
+    let none = r#"{"limit": 2048, "used": 0, "reserved": 0, "free": 2048, "users": [], "devices": []}"#;
+    let machine = |_: &str, _: Dict| json::parse(none);
+    assert_eq!(
+        run_line(&machine, "info memslots", &[]),
+        "user            limit  used  reserved  free\nmemory devices   2048     0         0  2048\n"
+    );
 }
 
 #[test]

@@ -8,7 +8,6 @@ use qapi::types::MemoryDeviceInfo;
 
 use super::*;
 use crate::mem::placement::Wanted;
-use crate::mem::{MemoryDevice, SlotUse};
 
 /// A device of which only the parts matter.
 struct Parts {
@@ -20,6 +19,9 @@ struct Parts {
 impl MemoryDevice for Parts {
     fn id(&self) -> Option<String> {
         None
+    }
+    fn qom_path(&self) -> String {
+        "/machine/parts".into()
     }
     fn wanted(&self) -> Result<Wanted> {
         unreachable!("it is there already")
@@ -217,6 +219,38 @@ fn a_budget_is_that_of_the_user_with_the_least() {
     let budget = world.plan.budget(1 << 30);
     assert_eq!((budget.max, budget.free), (Some(509), Some(400)));
     assert_eq!(World::new(None).plan.budget(0).max, None);
+}
+
+#[test]
+fn the_numbers_can_be_asked_for() {
+    let world = World::new(Some((509, 5)));
+    world.add(&device(100, 30)).unwrap();
+    world.add(&device(1, 1)).unwrap();
+    world.plan.admit(world.user("disk0", 200, 3)).unwrap();
+    let user = |name: &str, limit, used, free| PliantMemslotUser {
+        name: name.into(),
+        limit,
+        used,
+        reserved: 70,
+        free,
+    };
+    let part = |parts, used| PliantMemslotDevice {
+        id: None,
+        qom_path: "/machine/parts".into(),
+        parts,
+        used,
+        reserved: parts - used,
+        part_size: 1,
+    };
+    let expected = PliantMemslots {
+        limit: 2048,
+        used: 31,
+        reserved: 70,
+        free: 1947,
+        devices: vec![part(100, 30), part(1, 1)],
+        users: vec![user("kvm", 509, 36, 403), user("disk0", 200, 34, 96)],
+    };
+    assert_eq!(world.plan.info(), expected);
 }
 
 /// A guest that maps a part whenever somebody counts.

@@ -335,6 +335,10 @@ impl MemoryDevice for VirtioMem {
         self.proxy()?.dev().id()
     }
 
+    fn qom_path(&self) -> String {
+        self.proxy().map_or_else(String::new, |proxy| (proxy as ObjectRef).path())
+    }
+
     fn wanted(&self) -> Result<Wanted> {
         let inner = self.lock();
         let config = &inner.config;
