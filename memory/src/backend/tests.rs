@@ -1,5 +1,7 @@
 //! Backends against the oracle: 2-properties/qmp-introspection.txt, 2-errors (ids in the claims).
 
+mod prealloc;
+
 use qapi::Value;
 use qom::{Input, Tree};
 
