@@ -9,6 +9,7 @@ mod garbage;
 mod guest;
 mod harness;
 mod hmp_behaviour;
+mod host_memory;
 mod hot_plug_errors;
 mod kvm;
 mod lifecycle;
