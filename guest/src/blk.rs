@@ -71,7 +71,11 @@ impl Config {
             let mut config = Self { size_max: u32::MAX, blk_size: SECTOR as u32, num_queues: 1, capacity: 0 };
             config.capacity = transport.config64(bus, 0);
             if features & F_SIZE_MAX != 0 {
-                config.size_max = transport.config32(bus, 8);
+                // QEMU's storage daemon offers the feature with 0 for "no limit", and Linux takes it so.
+                config.size_max = match transport.config32(bus, 8) {
+                    0 => u32::MAX,
+                    size => size,
+                };
             }
             if features & F_BLK_SIZE != 0 {
                 config.blk_size = transport.config32(bus, 20);

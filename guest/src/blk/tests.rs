@@ -69,6 +69,14 @@ fn the_driver_takes_the_features_it_knows_and_reads_the_configuration_by_them() 
 }
 
 #[test]
+fn a_limit_of_nothing_is_none() {
+    let mut disk = Disk::new(2, 64);
+    disk.pci.features |= F_SIZE_MAX;
+    let (_, driver) = opened(disk);
+    assert_eq!((driver.config().size_max, driver.max_len(65536)), (u32::MAX, 65536));
+}
+
+#[test]
 fn every_queue_has_its_doorbell_and_its_vector_as_far_as_there_are_vectors() {
     let (mut machine, mut driver) = opened(Disk::new(2, 64).with_queues(6));
     assert_eq!(driver.queues(), MAX_QUEUES, "further ones are left alone");
