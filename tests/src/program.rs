@@ -29,6 +29,8 @@ pub enum Need {
     Kvm,
     /// The real QEMU 10.0.2, whatever the program under test is.
     Qemu,
+    /// `qemu-storage-daemon`, QEMU's own vhost-user back end.
+    StorageDaemon,
     /// The recorded transcripts.
     Oracle,
     /// The accelerator `qtest` in the program under test.
@@ -109,6 +111,9 @@ fn missing(need: Need) -> Option<String> {
         Need::Qemu => {
             qemu().is_none().then(|| "no qemu-system-x86_64 in PATH (run tests/install-peers)".into())
         }
+        Need::StorageDaemon => crate::vhost_user::StorageDaemon::program()
+            .is_none()
+            .then(|| "no qemu-storage-daemon in PATH (run tests/install-peers)".into()),
         Need::Oracle => {
             let folder = oracle_folder();
             (!folder.join("README.md").is_file()).then(|| format!("no oracle at {}", folder.display()))
