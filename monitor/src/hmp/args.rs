@@ -58,7 +58,7 @@ impl Args {
 pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, String> {
     let mut args = Args::default();
     let mut rest = text;
-    for (name, kind) in specs {
+    for (index, (name, kind)) in specs.iter().enumerate() {
         rest = rest.trim_start();
         match kind {
             Kind::Word | Kind::OptionalWord | Kind::Options => {
@@ -77,7 +77,12 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, S
                 args.words.insert(name, rest.to_owned());
                 rest = "";
             }
-            Kind::Flag(letter) => rest = flag(command, specs, name, *letter, rest, &mut args)?,
+            Kind::Flag(letter) => {
+                if let Some(after) = flag(command, *letter, &specs[index + 1..], rest)? {
+                    args.flags.push(name);
+                    rest = after;
+                }
+            }
             Kind::Number => {
                 let (value, tail) = number(rest)?;
                 if !(0..=i64::from(u32::MAX)).contains(&value) {
@@ -95,26 +100,18 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, S
     }
 }
 
-/// One flag; a dash with a letter that no later flag has either is refused.
-fn flag<'t>(
-    command: &str,
-    specs: &[Spec],
-    name: &'static str,
-    letter: char,
-    rest: &'t str,
-    args: &mut Args,
-) -> Result<&'t str, String> {
-    let Some(after) = rest.strip_prefix('-') else { return Ok(rest) };
+/// What follows the flag if `rest` begins with it; a dash with a letter that no later flag has either is refused.
+fn flag<'t>(command: &str, letter: char, later: &[Spec], rest: &'t str) -> Result<Option<&'t str>, String> {
+    let Some(after) = rest.strip_prefix('-') else { return Ok(None) };
     let Some(found) = after.chars().next() else {
         // QEMU prints the end of the line as a character, which ends its own message.
         return Err(format!("{command}: unsupported option -"));
     };
     if found == letter {
-        args.flags.push(name);
-        return Ok(&after[found.len_utf8()..]);
+        return Ok(Some(&after[found.len_utf8()..]));
     }
-    let known = specs.iter().any(|(_, k)| *k == Kind::Flag(found));
-    if known { Ok(rest) } else { Err(format!("{command}: unsupported option -{found}\n")) }
+    let comes = later.iter().any(|(_, kind)| *kind == Kind::Flag(found));
+    if comes { Ok(None) } else { Err(format!("{command}: unsupported option -{found}\n")) }
 }
 
 /// All words of `text`; `None` for a broken quotation.
@@ -201,15 +198,34 @@ mod tests {
     }
 
     #[test]
-    fn flags_must_stand_alone() {
-        let flags: &[Spec] = &[("flat", Kind::Flag('f')), ("dispatch", Kind::Flag('d'))];
-        assert!(parse("mtree", flags, "-f -d").unwrap().flag("dispatch"));
-        assert!(parse("mtree", flags, "-d").unwrap().flag("dispatch"));
-        assert_eq!(
-            parse("mtree", flags, "-fd"),
-            Err("mtree: extraneous characters at the end of line\n".into())
-        );
-        assert_eq!(parse("mtree", flags, "-x"), Err("mtree: unsupported option -x\n".into()));
+    fn flags_stand_alone_once_and_in_the_order_of_the_table() {
+        let flags: &[Spec] = &[
+            ("flat", Kind::Flag('f')),
+            ("dispatch", Kind::Flag('d')),
+            ("owner", Kind::Flag('o')),
+            ("disabled", Kind::Flag('D')),
+        ];
+        let parse = |text| parse("mtree", flags, text);
+        for text in ["-f -d", "-f-d", "-d", "  -d -D  "] {
+            assert!(parse(text).unwrap().flag("dispatch"), "{text}");
+        }
+        // Each of these was asked of QEMU 10.0.2.
+        let extra = Err("mtree: extraneous characters at the end of line\n".into());
+        for text in ["-fd", "-fdo", "-D -o", "-f -D -o", "x"] {
+            assert_eq!(parse(text), extra, "{text}");
+        }
+        for (text, letter) in [
+            ("-f -f", 'f'),
+            ("-d -f", 'f'),
+            ("-o -d", 'd'),
+            ("-f -o -d", 'd'),
+            ("-d -d", 'd'),
+            ("-x", 'x'),
+            ("--f", '-'),
+        ] {
+            assert_eq!(parse(text), Err(format!("mtree: unsupported option -{letter}\n")), "{text}");
+        }
+        assert_eq!(parse("-f -d -"), Err("mtree: unsupported option -".into()));
     }
 
     #[test]
