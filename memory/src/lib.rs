@@ -30,7 +30,7 @@
 //! | dirty bitmaps | one client (migration), 4 KiB pages |
 //! | discard manager, claims on discards | complete |
 //! | map for DMA | library with a recording client; no device server can be attached yet |
-//! | `info mtree` | all but the dispatch tree of `-f -d` |
+//! | `info mtree` | complete |
 //! | backends | `prealloc-context` knows no object; `pmem` maps the file and nothing more |
 //!
 //! Left out: IOMMU regions, ROM devices, memory attributes (secure, requester id), big-endian devices.
@@ -40,6 +40,7 @@ mod backend;
 mod damage;
 mod discard_manager;
 mod discard_policy;
+mod dispatch;
 mod dma;
 mod error;
 mod flatview;

@@ -1,6 +1,6 @@
 //! `info mtree` in QEMU's format.
 //!
-//! Left out: the dispatch tree of `-f -d`, which describes a lookup structure this program does not have.
+//! Views are numbered in the order of their address spaces' creation, where QEMU has that of a hash table.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use qom::ObjectRef;
 
+use crate::dispatch::Dispatch;
 use crate::flatview::FlatView;
 use crate::memory::{SpaceEntry, Topology};
 use crate::region::{Arena, Owner, Region, RegionId, RegionKind};
@@ -32,14 +33,11 @@ macro_rules! put {
 
 /// The text, and the owners that were looked at: the caller lets go of them after the topology lock, since the last
 /// reference to one may be among them, and what is dropped then may take that lock.
-pub(crate) fn mtree(topology: &Topology, options: MtreeOptions) -> qapi::Result<(String, Vec<ObjectRef>)> {
-    if options.flatview && options.dispatch_tree {
-        return Err(qapi::Error::generic("the dispatch tree is not supported: use -f without -d"));
-    }
+pub(crate) fn mtree(topology: &Topology, options: MtreeOptions) -> (String, Vec<ObjectRef>) {
     let printer = Printer { arena: &topology.arena, options, owners: RefCell::default() };
     let text =
         if options.flatview { printer.flat_views(&topology.spaces) } else { printer.trees(&topology.spaces) };
-    Ok((text, printer.owners.into_inner()))
+    (text, printer.owners.into_inner())
 }
 
 struct Printer<'a> {
@@ -200,6 +198,14 @@ impl Printer<'_> {
             }
             self.owner(out, region);
             out.push('\n');
+        }
+        if self.options.dispatch_tree {
+            let dispatch = Dispatch::new(view.ranges.iter().map(|range| (range.addr, range.last)));
+            let label = |number: usize| {
+                let range = &view.ranges[number];
+                (range.name(), Some(range.region()) == view.root)
+            };
+            put!(out, "{}", dispatch.text(label));
         }
         out.push('\n');
     }

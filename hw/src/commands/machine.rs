@@ -109,7 +109,7 @@ impl MachineCommands for MachineHandlers {
             owner: owner.unwrap_or(false),
             disabled: disabled.unwrap_or(false),
         };
-        Ok(text(self.0.memory().mtree_text(options)?))
+        Ok(text(self.0.memory().mtree_text(options)))
     }
 }
 

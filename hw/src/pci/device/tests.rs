@@ -36,8 +36,8 @@ fn traces(rig: &Rig) -> String {
     format!(
         "{}\n{}{}{}{:?}",
         paths.join("\n"),
-        memory.mtree_text(options).unwrap(),
-        memory.mtree_text(flat).unwrap(),
+        memory.mtree_text(options),
+        memory.mtree_text(flat),
         memory.ramblock_text(),
         // Watches and posted work.
         rig.main
