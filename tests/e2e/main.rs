@@ -5,6 +5,7 @@ mod chardevs;
 mod command_line;
 mod console;
 mod device;
+mod dispatch;
 mod garbage;
 mod guest;
 mod harness;

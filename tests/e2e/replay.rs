@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tests::oracle::catalogue::machine_options;
 use tests::oracle::transcript::{Line, Step, event_data, parse};
-use tests::oracle::view::{device_memory, json_view, view};
+use tests::oracle::view::{device_memory, flat_view, json_view, view};
 use tests::oracle::{Gaps, Report, read};
 use tests::pci::{COMMAND, Function, open_bridge};
 use tests::virtio_mem::{IDS, Kind, VirtioMem};
@@ -93,6 +93,10 @@ impl Player {
             "" => view(command, output),
             // The recorder cut a part out of a tree, and we do the same.
             _ if part.starts_with("only the device-memory part") => Some(device_memory(output)),
+            _ if part.starts_with("only the flat view of AS") => {
+                let name = part.split('"').nth(1).unwrap();
+                view(command, &flat_view(output, name)).and_then(|text| without_firmware(command, &text))
+            }
             _ if part.starts_with("only") => None,
             _ => {
                 let tree = output.split("\n\n").find(|tree| tree.starts_with(part)).unwrap_or("(not there)");

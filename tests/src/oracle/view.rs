@@ -15,8 +15,10 @@ pub fn view(command: &str, output: &str) -> Option<String> {
     let words: Vec<&str> = command.split_whitespace().collect();
     match words.as_slice() {
         ["info", "memdev"] => Some(blocks(output, "memory backend: ")),
-        ["info", "mtree", options @ ..] if options.contains(&"-d") => None,
-        ["info", "mtree", options @ ..] if options.contains(&"-f") => Some(flat_views(output)),
+        ["info", "mtree", options @ ..] if options.contains(&"-f") => {
+            let trees = options.contains(&"-d").then(|| dispatch_trees(output));
+            Some(flat_views(output) + &trees.unwrap_or_default())
+        }
         ["info", "mtree", ..] => Some(memory_trees(output)),
         ["info", "qtree"] => Some(own::without_property_lines(&devices(output))),
         ["info", "pci"] => Some(pci_functions(output)),
@@ -139,14 +141,50 @@ fn memory_trees(output: &str) -> String {
 fn flat_views(output: &str) -> String {
     let ranges: BTreeSet<String> = output
         .lines()
-        .filter(|line| line.starts_with("  ") && of_memory_device(line))
+        .filter(|line| line.contains(" (prio ") && of_memory_device(line))
         .filter_map(without_firmware_area)
         .collect();
     ranges.into_iter().collect::<Vec<_>>().join("\n")
 }
 
+/// Of `info mtree -f`: the flat view of an address space.
+pub fn flat_view(output: &str, space: &str) -> String {
+    let of_space = |view: &&str| view.contains(&format!("\n AS \"{space}\", "));
+    output.split_inclusive("\n\n").find(of_space).unwrap_or_default().to_owned()
+}
+
+/// Of `info mtree -f -d`: the physical sections of memory devices, whichever flat view they are in and whatever number they
+/// have there, and the whole dispatch trees of address spaces that hold nothing else, with their names on each line.
+fn dispatch_trees(output: &str) -> String {
+    const OURS: [&str; 2] = ["device-memory", "virtio-pci-cfg-mem-as"];
+    let mut told: BTreeSet<String> =
+        output.lines().filter_map(section).filter_map(without_firmware_area).collect();
+    for flat_view in output.split("\n\n") {
+        let Some((head, tree)) = flat_view.split_once("  Dispatch\n") else { continue };
+        if let Some(name) = OURS.iter().find(|name| head.contains(&format!(" AS \"{name}\", "))) {
+            let lines = without_last_lookup(tree.trim_end());
+            told.insert(lines.lines().map(|line| format!("{name}: {line}\n")).collect());
+        }
+    }
+    told.into_iter().map(|text| format!("\n{text}")).collect()
+}
+
+/// The physical section of a memory device on a line of a dispatch tree, written like a range of a flat view.
+fn section(line: &str) -> Option<String> {
+    let (bounds, name) = line.strip_prefix("      #")?.split_once(" @")?.1.split_once(' ')?;
+    let (name, kind) = (name.split(" [").next()?, if name.starts_with("ram") { "ram" } else { "section" });
+    let line = format!("  {} ({kind}): {name}", bounds.replace("..", "-"));
+    of_memory_device(&line).then_some(line)
+}
+
+/// A dispatch tree without the mark of the section that the last lookup found, which depends on what ran when.
+pub fn without_last_lookup(tree: &str) -> String {
+    tree.replace(" [MRU]", "")
+}
+
 /// A range of RAM without its part in the first mebibyte, which QEMU's firmware covers and cuts in two.
-fn without_firmware_area(line: &str) -> Option<String> {
+fn without_firmware_area(line: impl AsRef<str>) -> Option<String> {
+    let line = line.as_ref();
     const AREA_END: u64 = 1 << 20;
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let parse = || {
@@ -157,7 +195,9 @@ fn without_firmware_area(line: &str) -> Option<String> {
     let Some((start, last, last_text, rest)) = parse().filter(|range| range.3.contains("ram): ram")) else {
         return Some(line.to_owned());
     };
-    let rest = rest.split(" @").next().unwrap_or(rest);
+    // Without the offset in the region, which is that of the part.
+    let (name, behind) = rest.split_once(" @").unwrap_or((rest, ""));
+    let rest = format!("{name}{}", behind.find(' ').map_or("", |end| &behind[end..]));
     match start {
         ..=AREA_END if last < AREA_END => None,
         ..=AREA_END => Some(format!("  (behind the first MiB)-{last_text} {rest}")),
