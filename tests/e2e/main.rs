@@ -15,6 +15,7 @@ mod hot_plug_errors;
 mod kvm;
 mod lifecycle;
 mod memslots;
+mod mtree;
 mod multiple_monitors;
 mod properties;
 mod qmp_protocol;
