@@ -20,10 +20,12 @@
 mod blocks;
 mod driver;
 mod garbage;
+mod trespass;
 
 pub use blocks::BlockMap;
 pub use driver::{CheckResult, Driver, Event, Step};
 pub use garbage::GarbageResult;
+pub use trespass::TrespassResult;
 
 use crate::bus::Bus;
 use crate::virtio::{DEVICE_BASE, Transport};

@@ -78,7 +78,7 @@ pub struct Driver {
     pub(super) config: Config,
     generation: u8,
     // What the driver is doing.
-    map: BlockMap,
+    pub(super) map: BlockMap,
     pattern: u8,
     inflight: Option<Request>,
     polls: u32,
@@ -484,7 +484,7 @@ impl Driver {
         }
     }
 
-    fn block_addr(&self, block: u64) -> u64 {
+    pub(super) fn block_addr(&self, block: u64) -> u64 {
         self.config.addr + block * self.config.block_size
     }
 

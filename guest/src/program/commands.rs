@@ -5,7 +5,7 @@ use super::{Exit, Program};
 use crate::bus::Bus;
 use crate::text::parse_number;
 
-const HELP: [&str; 14] = [
+const HELP: [&str; 15] = [
     "mem: state of each virtio-mem device",
     "check: verify all that was written",
     "dirty SIZE RATE: keep writing SIZE bytes of memory, RATE bytes a second; dirty 0 0 stops",
@@ -16,6 +16,7 @@ const HELP: [&str; 14] = [
     "disk load MIB [at ADDR|at plugged]: write, verify, and say how fast",
     "disk id|flush|stop|reset: tell its name, flush, end the job, initialise anew",
     "garbage N: send N malformed requests to each device and initialise it anew",
+    "trespass: write and read every block that is not plugged",
     "scan: look for new devices",
     "reboot: reset the machine",
     "off: power off",
@@ -75,8 +76,10 @@ impl Program {
             }
             ("dirty", [_, _, None], [Some(size), Some(rate), _]) => self.start_dirty(bus, size, rate),
             ("garbage", [_, None, None], [Some(count), ..]) => self.garbage(bus, count),
+            ("trespass", [None, ..], _) => self.trespass(bus),
             (
-                "help" | "mem" | "check" | "scan" | "off" | "reboot" | "peek" | "poke" | "dirty" | "garbage",
+                "help" | "mem" | "check" | "scan" | "off" | "reboot" | "peek" | "poke" | "dirty" | "garbage"
+                | "trespass",
                 ..,
             ) => {
                 say!(self.console, bus, "error: bad arguments for {name}");
@@ -149,6 +152,16 @@ impl Program {
         } else {
             say!(self.console, bus, "dirty: off");
         }
+    }
+
+    fn trespass(&mut self, bus: &mut impl Bus) {
+        let (mut touched, mut gave) = (0, 0);
+        for slot in self.devices.iter().flatten() {
+            let result = slot.driver.trespass(bus);
+            touched += result.touched;
+            gave += result.gave;
+        }
+        say!(self.console, bus, "trespass: {touched} blocks touched, {gave} gave something");
     }
 
     fn garbage(&mut self, bus: &mut impl Bus, count: u64) {

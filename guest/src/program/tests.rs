@@ -119,7 +119,7 @@ fn bad_commands_get_one_error_line() {
     machine.input.extend([0xff, 0, 0x80, 0x1b]);
     assert_eq!(
         answer(&mut machine, &mut program, "helx\x08p").len(),
-        14,
+        15,
         "bytes that are no text are skipped"
     );
 }
@@ -213,6 +213,17 @@ fn a_broken_device_is_started_over() {
             "vm at 0x180000000: plugged 8388608 of 8388608 requested"
         ]
     );
+}
+
+#[test]
+fn trespassing_touches_what_is_not_plugged_and_nothing_else() {
+    let (mut machine, mut program) = booted(vec![Device::new(1, 8, 4)], "");
+    // The model's memory is all there, so every block gives something.
+    let said = answer(&mut machine, &mut program, "trespass");
+    assert_eq!(said, ["trespass: 4 blocks touched, 4 gave something"]);
+    let good = answer(&mut machine, &mut program, "check");
+    assert_eq!(good, ["check: ok: 4 blocks verified, 0 never written, 0 words differ"]);
+    assert_eq!(answer(&mut machine, &mut program, "trespass 1"), ["error: bad arguments for trespass"]);
 }
 
 #[test]
