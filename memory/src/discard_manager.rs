@@ -82,6 +82,7 @@ pub struct DiscardManager {
     size: u64,
     state: Mutex<State>,
     barrier: Option<Barrier>,
+    follow: bool,
 }
 
 impl std::fmt::Debug for DiscardManager {
@@ -100,7 +101,20 @@ impl DiscardManager {
         assert!(granularity.is_power_of_two(), "granularity {granularity:#x} is a power of two");
         let populated = PopulatedBitmap::new(size.div_ceil(granularity));
         let state = State { populated, listeners: Vec::new(), next_id: 0 };
-        Self { granularity, size, state: Mutex::new(state), barrier: None }
+        Self { granularity, size, state: Mutex::new(state), barrier: None, follow: false }
+    }
+
+    /// Has those that map the memory (memory slots, back ends) map a section of it only while something in the section is
+    /// populated, instead of as long as it is in the address space. Protection implies it.
+    #[must_use]
+    pub fn followed_by_mappings(mut self) -> Self {
+        self.follow = true;
+        self
+    }
+
+    /// Whether a section is mapped only while something in it is populated.
+    pub fn is_followed_by_mappings(&self) -> bool {
+        self.follow || self.barrier.is_some()
     }
 
     /// Has what is discarded be protected from now on: units of `unit` bytes (a multiple of the granularity) in which nothing

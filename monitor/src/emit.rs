@@ -39,7 +39,7 @@ impl Stamped {
     /// What the event is limited by: its kind and subject. `None` for events that always pass.
     pub(crate) fn limit(&self) -> Option<(&'static str, String)> {
         let subject = match self.name {
-            "MEMORY_DEVICE_SIZE_CHANGE" => "qom-path",
+            "MEMORY_DEVICE_SIZE_CHANGE" | "X_PLIANT_UNPLUGGED_ACCESS" => "qom-path",
             "VSERPORT_CHANGE" => "id",
             "RTC_CHANGE" | "WATCHDOG" | "BALLOON_CHANGE" => "",
             _ => return None,

@@ -219,7 +219,7 @@ fn mapping_of(section: &Section) -> Option<Mapping> {
 impl MemoryListener for SystemListener {
     fn region_add(&self, section: &Section) {
         let (Some(mapping), Some(block)) = (mapping_of(section), section.block.clone()) else { return };
-        let manager = block.discard_manager().filter(|manager| manager.is_protecting());
+        let manager = block.discard_manager().filter(|manager| manager.is_followed_by_mappings());
         let follow = manager.map(Follow::new);
         let follows = follow.is_some();
         let entry = Mapped {
