@@ -13,11 +13,13 @@ pub mod memslots;
 pub mod placement;
 mod plug;
 pub mod slot_plan;
+mod unplugged;
 pub mod virtio_mem;
 
 pub use device::{Frozen, MemoryDevice, MemoryDevices, SlotUse};
 pub use plug::MemoryDevicePlug;
 pub use slot_plan::{SlotPlan, SlotUser};
+pub use unplugged::OnAccess;
 
 /// Registers the memory devices.
 pub fn register(registry: &mut qom::Registry) {

@@ -24,3 +24,4 @@ mod runtime_errors;
 mod scenarios;
 mod session;
 mod startup_errors;
+mod unplugged;

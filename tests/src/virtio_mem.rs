@@ -129,6 +129,11 @@ impl VirtioMem {
         Self { function, common, isr, device, notify, ring, available: 0, used_len: 0 }
     }
 
+    /// Has the next initialisation put the queue and its buffers at `addr`.
+    pub fn place_ring(&mut self, addr: u64) {
+        self.ring = addr;
+    }
+
     /// The features that the device offers.
     pub fn features(&self, qtest: &mut Qtest) -> u64 {
         let mut half = |select| {

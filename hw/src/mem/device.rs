@@ -12,6 +12,7 @@ use qapi::types::MemoryDeviceInfo;
 
 use super::memslots::sizing::Budget;
 use super::placement::{Placed, Wanted};
+use super::unplugged::OnAccess;
 use crate::core::Machine;
 
 /// A device whose memory is mapped in the device-memory area.
@@ -55,6 +56,12 @@ pub trait MemoryDevice: Send + Sync {
 
     /// Its NUMA node.
     fn node(&self) -> u32;
+
+    /// Path of the device in the object tree.
+    fn qom_path(&self) -> String;
+
+    /// What becomes of a guest that touches memory which is not plugged; `None` if the device lets it.
+    fn on_unplugged_access(&self) -> Option<OnAccess>;
 
     /// What `query-memory-devices` shows.
     fn info(&self) -> MemoryDeviceInfo;

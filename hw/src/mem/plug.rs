@@ -8,6 +8,7 @@ use qom::{ObjectRef, cast};
 use super::device::{MemoryDevice, MemoryDevices};
 use super::placement::{self, Area, place};
 use super::slot_plan::SlotPlan;
+use super::unplugged;
 use crate::core::{Device, HotplugHandler, Machine, Unplug};
 
 /// The machine's part in plugging a memory device; attach it to the class with `DeviceClass::plugged_by`. The class
@@ -48,6 +49,7 @@ impl HotplugHandler for MemoryDevicePlug {
         };
         let offset = memory_device.addr() - memory.base;
         machine.memory().transaction().add_subregion(memory.region, offset, region, 0);
+        unplugged::watch(machine);
         MemoryDevices::of(machine).add(memory_device);
         Ok(())
     }

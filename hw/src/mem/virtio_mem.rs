@@ -9,6 +9,7 @@ mod device;
 mod pci;
 pub mod policy;
 mod properties;
+pub mod protection;
 mod realize;
 pub mod request;
 pub mod sizes;

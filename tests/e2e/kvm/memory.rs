@@ -20,17 +20,26 @@ pub(super) struct Held {
 /// What a backend of `size` bytes holds of the host's memory.
 pub(super) fn held(vm: &Vm, size: u64) -> Held {
     let smaps = fs::read_to_string(proc(vm, "smaps")).unwrap();
-    let mut inside = false;
+    // A mapping is in pieces where parts of it are protected; and neighbours with the same properties may have become one.
     let mut rss = 0;
-    for line in smaps.lines() {
-        let first = line.split_whitespace().next().unwrap();
-        if let Some((from, to)) = first.split_once('-') {
-            let number = |text| u64::from_str_radix(text, 16);
-            let (Ok(from), Ok(to)) = (number(from), number(to)) else { continue };
-            // Neighbours with the same properties may have become one.
-            inside = to - from >= size;
-        } else if inside && first == "Rss:" {
-            rss += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+    let (mut from, mut to, mut in_row) = (0, 0, 0);
+    let mut lines = smaps.lines();
+    loop {
+        let line = lines.next();
+        let first = line.and_then(|line| line.split_whitespace().next()).unwrap_or_default();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let range = first.split_once('-').and_then(|(from, to)| Some((number(from)?, number(to)?)));
+        if line.is_none() || range.is_some_and(|range| range.0 != to) {
+            rss += if to - from >= size { in_row } else { 0 };
+            (from, in_row) = (range.map_or(0, |range| range.0), 0);
+        }
+        match (line, range) {
+            (None, _) => break,
+            (_, Some(range)) => to = range.1,
+            (Some(line), None) if first == "Rss:" => {
+                in_row += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+            }
+            _ => {}
         }
     }
     let descriptors = fs::read_dir(proc(vm, "fd")).unwrap();

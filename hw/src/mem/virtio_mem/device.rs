@@ -11,6 +11,7 @@ use qapi::types::{MemoryDeviceInfo, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrap
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
 
+use super::protection::Protection;
 use super::realize;
 use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request};
 use super::sizes::{default_block_size, thp_size};
@@ -20,6 +21,7 @@ use crate::mem::device::{MemoryDevice, MemoryDevices, SlotUse};
 use crate::mem::memslots::Policy;
 use crate::mem::memslots::sizing::{Budget, MAX_PARTS, Parts};
 use crate::mem::placement::Wanted;
+use crate::mem::unplugged::OnAccess;
 use crate::virtio::ring::Chain;
 use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
 
@@ -64,6 +66,8 @@ pub(super) struct Config {
     pub(super) memaddr: u64,
     pub(super) prealloc: bool,
     pub(super) unplugged_inaccessible: OnOffAuto,
+    pub(super) protection: Protection,
+    pub(super) on_access: OnAccess,
     pub(super) dynamic_memslots: bool,
     /// 0: as many as seem right.
     pub(super) memslots: u16,
@@ -152,6 +156,8 @@ impl VirtioMem {
             memaddr: 0,
             prealloc: false,
             unplugged_inaccessible: OnOffAuto::On,
+            protection: Protection::Auto,
+            on_access: OnAccess::Report,
             dynamic_memslots: false,
             memslots: 1,
             early_migration: true,
@@ -322,8 +328,7 @@ impl VirtioDevice for VirtioMem {
         let (Some(machine), Some(proxy)) = (machine.filter(|_| !news.is_empty()), self.proxy()) else {
             return;
         };
-        let id = proxy.dev().id();
-        let qom_path = (proxy as ObjectRef).path();
+        let (id, qom_path) = (proxy.dev().id(), self.qom_path());
         for size in news {
             machine.send(Event::MemoryDeviceSizeChange { id: id.clone(), size, qom_path: qom_path.clone() });
         }
@@ -395,6 +400,16 @@ impl MemoryDevice for VirtioMem {
 
     fn node(&self) -> u32 {
         self.lock().config.node
+    }
+
+    fn qom_path(&self) -> String {
+        self.proxy().map_or_else(String::new, |proxy| (proxy as ObjectRef).path())
+    }
+
+    fn on_unplugged_access(&self) -> Option<OnAccess> {
+        let inner = self.lock();
+        let protects = inner.live.as_ref().is_some_and(|live| live.unit.blocks().is_protecting());
+        protects.then_some(inner.config.on_access)
     }
 
     fn info(&self) -> MemoryDeviceInfo {

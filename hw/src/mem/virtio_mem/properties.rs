@@ -7,8 +7,10 @@ use qapi::{Error, Result};
 use qom::{Object, ObjectRef, Property, Resolve};
 
 use super::device::{Config, OnOffAuto, VirtioMem};
+use super::protection::Protection;
 use super::sizes::MIN_BLOCK_SIZE;
 use crate::core::Device;
+use crate::mem::unplugged::OnAccess;
 
 type Flag = fn(&mut Config) -> &mut bool;
 
@@ -41,6 +43,8 @@ pub(super) fn all() -> Vec<Property> {
         // Neither readable nor writable, also in QEMU.
         Property::new("legacy-memdev", "str"),
         unplugged_inaccessible(),
+        unplugged_protection(),
+        unplugged_access(),
         flag("x-early-migration", true, |c| &mut c.early_migration),
         flag("dynamic-memslots", false, |c| &mut c.dynamic_memslots),
         memslots(),
@@ -99,6 +103,33 @@ fn unplugged_inaccessible() -> Property {
                 _ => OnOffAuto::Off,
             };
             d.lock().config.unplugged_inaccessible = value;
+            Ok(())
+        })
+}
+
+/// Ours.
+fn unplugged_protection() -> Property {
+    Property::new("unplugged-protection", "UnpluggedProtection")
+        .description("auto/off/slot/block")
+        .default("auto")
+        .get(|d: &VirtioMem| Ok(Protection::NAMES[d.lock().config.protection as usize].into()))
+        .set(|d: &VirtioMem, value, name| {
+            let value = Protection::ALL[value.to_enum(name, &Protection::NAMES)?];
+            d.lock().config.protection = value;
+            Ok(())
+        })
+}
+
+/// Ours.
+fn unplugged_access() -> Property {
+    Property::new("unplugged-access", "UnpluggedAccess")
+        .live()
+        .description("report/stop/kill")
+        .default("report")
+        .get(|d: &VirtioMem| Ok(OnAccess::NAMES[d.lock().config.on_access as usize].into()))
+        .set(|d: &VirtioMem, value, name| {
+            let value = OnAccess::ALL[value.to_enum(name, &OnAccess::NAMES)?];
+            d.lock().config.on_access = value;
             Ok(())
         })
 }

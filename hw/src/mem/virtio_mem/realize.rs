@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memory::{DiscardClaim, DiscardManager, MemoryBackend, Owner};
+use memory::{DiscardClaim, DiscardManager, MemoryBackend, Owner, RamBlock};
 use qapi::{Error, Result};
 use qom::ObjectRef;
 
@@ -48,7 +48,7 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     }
     let config = &inner.config;
     let layout = Layout { addr: config.memaddr, region_size: backend.size(), block_size: config.block_size };
-    let blocks = Arc::new(DiscardManager::new(layout.region_size, layout.block_size));
+    let blocks = discard_manager(config, &layout, &block)?;
     machine
         .memory()
         .transaction()
@@ -67,6 +67,27 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     Ok(())
 }
 
+/// The manager of the device's blocks, and with it the protection of what is not plugged.
+fn discard_manager(config: &Config, layout: &Layout, block: &Arc<RamBlock>) -> Result<Arc<DiscardManager>> {
+    let mut blocks = DiscardManager::new(layout.region_size, layout.block_size);
+    let mut part_size = layout.region_size;
+    if let Some((policy, parts)) = config.parts {
+        part_size = parts.size;
+        if policy == Policy::WhilePlugged {
+            blocks = blocks.followed_by_mappings();
+        }
+    }
+    if let Some(unit) = config.protection.unit(layout.block_size, part_size) {
+        blocks.protect(block, unit).map_err(|source| {
+            Error::generic(format!(
+                "unplugged memory cannot be protected: {}",
+                memory::Error::Protect(source)
+            ))
+        })?;
+    }
+    Ok(Arc::new(blocks))
+}
+
 /// What the regions of the parts are called: as QEMU's where it has them.
 fn names(policy: Policy) -> Names {
     match policy {
@@ -83,6 +104,7 @@ pub(super) fn unrealize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) {
     };
     let (Some(live), Some(backend)) = (live, backend) else { return };
     live.unit.block().unregister_name();
+    live.unit.blocks().lift_protection();
     if let Some(slots) = live.unit.into_slots() {
         slots.destroy();
     }
@@ -126,7 +148,7 @@ fn check_machine(config: &Config, machine: &Machine, devices: &MemoryDevices) ->
     Ok(())
 }
 
-/// Settles `unplugged-inaccessible`, which reads back as what it came to.
+/// Settles `unplugged-inaccessible` and `unplugged-protection`, which read back as what they came to.
 fn resolve(config: &mut Config, backend: &MemoryBackend) -> Result<()> {
     let zeropage = backend.block().is_some_and(|block| block.has_shared_zeropage());
     match config.unplugged_inaccessible {
@@ -141,6 +163,7 @@ fn resolve(config: &mut Config, backend: &MemoryBackend) -> Result<()> {
     if config.dynamic_memslots && config.unplugged_inaccessible != OnOffAuto::On {
         return error("'dynamic-memslots' property set to 'on' requires 'unplugged-inaccessible' to be 'on'");
     }
+    config.protection = config.protection.resolve(config.unplugged_inaccessible)?;
     Ok(())
 }
 

@@ -146,28 +146,26 @@ impl Unit {
         self.serve(Request::UnplugAll, busy);
     }
 
+    /// The parts first: who sees one for the first time is then asked like everybody else, and slots come last.
     fn plug(&mut self, range: &Range<u64>) -> Result<(), Busy> {
-        if self.prealloc
-            && let Err(error) = self.block.prealloc(range.start, range.end - range.start, 1)
-        {
-            // Once a device: a guest may ask again and again.
-            if !std::mem::replace(&mut self.warned, true) {
-                tracing::warn!("{error}");
-            }
-            self.free(range);
-            return Err(Busy);
-        }
-        if let Err(error) = self.blocks.populate(range.clone()) {
-            tracing::debug!(%error, ?range, "plug refused");
-            if self.prealloc {
-                self.free(range);
-            }
-            return Err(Busy);
-        }
         if let Some(slots) = &mut self.slots {
             slots.plugged(range);
         }
-        Ok(())
+        let (block, prealloc) = (&self.block, self.prealloc);
+        let ready =
+            || if prealloc { block.prealloc(range.start, range.end - range.start, 1) } else { Ok(()) };
+        let Err(error) = self.blocks.populate_with(range.clone(), ready) else { return Ok(()) };
+        let host = matches!(error, memory::Error::Prealloc(_) | memory::Error::Protect(_));
+        // Once a device: a guest may ask again and again.
+        if host && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!("{error}");
+        }
+        tracing::debug!(%error, ?range, "plug refused");
+        if let Some(slots) = &mut self.slots {
+            slots.before_discard(range, &self.blocks);
+        }
+        self.free(range);
+        Err(Busy)
     }
 
     fn unplug(&mut self, range: &Range<u64>) -> Result<(), Busy> {
@@ -199,14 +197,17 @@ impl Unit {
         let (Err(error), Ok(())) = (freed, told) else { return Ok(()) };
         tracing::error!("{error}");
         // Still plugged, then. A user of the memory that does not take it back leaves it unplugged: the guest gave it up.
-        let back = plugged.iter().all(|run| self.blocks.populate(run.clone()).is_ok());
-        if !back {
-            return Ok(());
-        }
         if let Some(slots) = &mut self.slots {
             plugged.iter().for_each(|run| slots.plugged(run));
         }
-        Err(Busy)
+        if plugged.iter().all(|run| self.blocks.populate(run.clone()).is_ok()) {
+            return Err(Busy);
+        }
+        // Nor those that others took back.
+        if let Some(slots) = &mut self.slots {
+            slots.before_discard(range, &self.blocks);
+        }
+        self.blocks.discard(range.clone()).map_err(|_| Busy)
     }
 
     /// Gives pages back that nobody was told of.

@@ -451,6 +451,8 @@ type virtio-pci-bus
 node = 0 (0x0)
 prealloc = false
 unplugged-inaccessible = \"on\"
+unplugged-protection = \"block\"
+unplugged-access = \"report\"
 x-early-migration = true
 dynamic-memslots = false
 memslots = 1 (0x1)
