@@ -8,14 +8,19 @@ mod msix;
 mod requests;
 mod tables;
 
-use tests::Vm;
 use tests::oracle::transcript::Line;
+use tests::{Peer, Vm, program};
 
 use crate::replay::first_start;
 
 /// The first machine of a transcript, with all monitors and qtest.
+/// Memory that is not plugged is left as open as QEMU leaves it.
 fn start(steps: &[Line]) -> Vm {
-    Vm::new().args(first_start(steps)).qmp().hmp().qtest().start()
+    let vm = Vm::new().args(first_start(steps)).qmp().hmp().qtest();
+    match program::peer() {
+        Peer::Pliant => vm.line("-global virtio-mem.unplugged-protection=off").start(),
+        Peer::Qemu => vm.start(),
+    }
 }
 
 /// As the recorder, a Python program, wrote truth.
