@@ -57,9 +57,6 @@ pub trait MemoryDevice: Send + Sync {
     /// Its NUMA node.
     fn node(&self) -> u32;
 
-    /// Path of the device in the object tree.
-    fn qom_path(&self) -> String;
-
     /// What becomes of a guest that touches memory which is not plugged; `None` if the device lets it.
     fn on_unplugged_access(&self) -> Option<OnAccess>;
 

@@ -8,6 +8,7 @@ use qapi::types::MemoryDeviceInfo;
 
 use super::*;
 use crate::mem::placement::Wanted;
+use crate::mem::unplugged::OnAccess;
 
 /// A device of which only the parts matter.
 struct Parts {
@@ -48,6 +49,9 @@ impl MemoryDevice for Parts {
     }
     fn node(&self) -> u32 {
         0
+    }
+    fn on_unplugged_access(&self) -> Option<OnAccess> {
+        None
     }
     fn info(&self) -> MemoryDeviceInfo {
         unreachable!("nobody asks")

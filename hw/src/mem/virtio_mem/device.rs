@@ -402,10 +402,6 @@ impl MemoryDevice for VirtioMem {
         self.lock().config.node
     }
 
-    fn qom_path(&self) -> String {
-        self.proxy().map_or_else(String::new, |proxy| (proxy as ObjectRef).path())
-    }
-
     fn on_unplugged_access(&self) -> Option<OnAccess> {
         let inner = self.lock();
         let protects = inner.live.as_ref().is_some_and(|live| live.unit.blocks().is_protecting());
