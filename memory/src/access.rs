@@ -68,8 +68,8 @@ fn room(view: &FlatView, range: &FlatRange, at: u64, left: usize) -> u64 {
     }
     let base = range.addr.wrapping_sub(range.offset);
     let same = |r: &&FlatRange| r.region() == range.region() && r.addr.wrapping_sub(r.offset) == base;
-    let first = view.ranges().partition_point(|r| r.addr <= at);
-    let later = view.ranges()[first..].iter().take_while(|r| r.addr <= end);
+    let ranges = view.ranges();
+    let later = ranges.slice(ranges.position(at) + 1..ranges.len()).take_while(|r| r.addr <= end);
     later.filter(same).last().map_or(range.last, |r| r.last)
 }
 

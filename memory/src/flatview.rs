@@ -2,12 +2,13 @@
 //!
 //! A view is immutable and published whole; whoever holds it may look up addresses without a lock.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::guest_memory::GuestRam;
 use crate::ioeventfd::IoEventFd;
 use crate::listener::Section;
 use crate::ram::RamBlock;
+use crate::ranges::Ranges;
 use crate::region::{RegionCore, RegionId, RegionKind};
 
 /// A range of a view: guest addresses that one region answers.
@@ -86,21 +87,13 @@ impl FlatRange {
 pub struct FlatView {
     /// The region that was rendered, after following whole aliases and only children; none if nothing is there.
     pub(crate) root: Option<RegionId>,
-    pub(crate) ranges: Vec<FlatRange>,
+    pub(crate) ram: GuestRam,
     pub(crate) ioeventfds: Vec<IoEventFd>,
-    /// Every region that was looked at while rendering, sorted: a change to any other cannot change this view.
-    pub(crate) seen: Arc<[RegionId]>,
-    ram: OnceLock<GuestRam>,
 }
 
 impl FlatView {
-    pub(crate) fn new(
-        root: Option<RegionId>,
-        ranges: Vec<FlatRange>,
-        ioeventfds: Vec<IoEventFd>,
-        seen: Arc<[RegionId]>,
-    ) -> Self {
-        Self { root, ranges, ioeventfds, seen, ram: OnceLock::new() }
+    pub(crate) fn new(root: Option<RegionId>, ranges: Ranges, ioeventfds: Vec<IoEventFd>) -> Self {
+        Self { root, ram: GuestRam(ranges), ioeventfds }
     }
 
     /// The region the view was rendered from.
@@ -109,8 +102,8 @@ impl FlatView {
     }
 
     /// Ranges by ascending address.
-    pub fn ranges(&self) -> &[FlatRange] {
-        &self.ranges
+    pub fn ranges(&self) -> &Ranges {
+        &self.ram.0
     }
 
     /// Event descriptors by ascending address, with guest addresses.
@@ -120,18 +113,16 @@ impl FlatView {
 
     /// The range that holds an address.
     pub fn lookup(&self, addr: u64) -> Option<&FlatRange> {
-        let at = self.ranges.partition_point(|r| r.last < addr);
-        self.ranges.get(at).filter(|r| r.addr <= addr)
+        self.ranges().reaching(addr).filter(|r| r.addr <= addr)
     }
 
     /// The start of the first range above an address where nothing is.
     pub(crate) fn next_start(&self, addr: u64) -> Option<u64> {
-        let at = self.ranges.partition_point(|r| r.last < addr);
-        self.ranges.get(at).map(|r| r.addr)
+        self.ranges().reaching(addr).map(|r| r.addr)
     }
 
-    /// The RAM of the view for `vm-memory` users such as `virtio-queue`; built on first use.
+    /// The RAM of the view for `vm-memory` users such as `virtio-queue`.
     pub fn guest_memory(&self) -> &GuestRam {
-        self.ram.get_or_init(|| GuestRam::new(&self.ranges))
+        &self.ram
     }
 }

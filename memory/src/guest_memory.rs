@@ -12,6 +12,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, Volatil
 use crate::discard_manager::Pin;
 use crate::flatview::FlatRange;
 use crate::ram::RamBlock;
+use crate::ranges::Ranges;
 
 /// Marks writes in the dirty bitmap of a block; the type parameter of [`GuestRam`].
 #[derive(Debug, Clone)]
@@ -74,47 +75,28 @@ impl Bitmap for DirtySlice<'_> {
     }
 }
 
-#[derive(Debug)]
-struct RamSection {
-    start: u64,
-    last: u64,
-    offset: u64,
-    block: Arc<RamBlock>,
-    writable: bool,
-}
-
-/// The RAM sections of a view, by ascending address.
+/// The ranges of a view, of which those that are RAM count.
 #[derive(Debug, Default)]
-pub struct GuestRam(Vec<RamSection>);
+pub struct GuestRam(pub(crate) Ranges);
 
 impl GuestRam {
-    pub(crate) fn new(ranges: &[FlatRange]) -> Self {
-        let section = |r: &FlatRange| {
-            Some(RamSection {
-                start: r.addr,
-                last: r.last,
-                offset: r.offset,
-                block: r.block()?.clone(),
-                writable: !r.readonly && r.block()?.is_writable(),
-            })
-        };
-        Self(ranges.iter().filter_map(section).collect())
-    }
-
     fn slice(
         &self,
         addr: u64,
         count: usize,
         access: Permissions,
     ) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
-        let section = self.section(addr, access)?;
-        let left = usize::try_from(section.last - addr).unwrap_or(usize::MAX).saturating_add(1);
-        section.block.slice(section.offset + (addr - section.start), count.min(left))
+        let (range, block) = self.section(addr, access)?;
+        let left = usize::try_from(range.last - addr).unwrap_or(usize::MAX).saturating_add(1);
+        block.slice(range.offset + (addr - range.addr), count.min(left))
     }
 
-    fn section(&self, addr: u64, access: Permissions) -> Option<&RamSection> {
-        let at = self.0.partition_point(|s| s.last < addr);
-        self.0.get(at).filter(|s| s.start <= addr && (s.writable || !access.has_write()))
+    /// The RAM at an address, if the access is allowed.
+    fn section(&self, addr: u64, access: Permissions) -> Option<(&FlatRange, &RamBlock)> {
+        let range = self.0.reaching(addr).filter(|r| r.addr <= addr)?;
+        let block = range.block()?;
+        let allowed = !access.has_write() || !range.readonly && block.is_writable();
+        allowed.then_some((range, &**block))
     }
 }
 
@@ -125,15 +107,15 @@ impl GuestMemory for GuestRam {
     fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
         let (mut at, mut left) = (addr.0, count as u64);
         while left > 0 {
-            let Some(section) = self.section(at, access) else { return false };
-            let inside = left.min((section.last - at).saturating_add(1));
-            if !section.block.is_accessible(section.offset + (at - section.start), inside) {
+            let Some((range, block)) = self.section(at, access) else { return false };
+            let inside = left.min((range.last - at).saturating_add(1));
+            if !block.is_accessible(range.offset + (at - range.addr), inside) {
                 return false;
             }
-            let Some(beyond) = left.checked_sub(section.last - at + 1).filter(|&b| b > 0) else {
+            let Some(beyond) = left.checked_sub(range.last - at + 1).filter(|&b| b > 0) else {
                 return true;
             };
-            let Some(next) = section.last.checked_add(1) else { return false };
+            let Some(next) = range.last.checked_add(1) else { return false };
             (at, left) = (next, beyond);
         }
         true

@@ -37,6 +37,7 @@
 
 mod access;
 mod backend;
+mod children;
 mod damage;
 mod discard_manager;
 mod discard_policy;
@@ -51,6 +52,7 @@ mod memory;
 mod object;
 mod ops;
 mod ram;
+mod ranges;
 mod region;
 mod render;
 mod space;
@@ -72,6 +74,7 @@ pub use ram::{
     Backing, BlockRange, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec, create_memfd,
     file_page_size, host_page_size,
 };
+pub use ranges::Ranges;
 pub use region::{Owner, RegionDesc, RegionId, RegionKind};
 pub use space::AddressSpace;
 pub use text::MtreeOptions;

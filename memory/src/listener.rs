@@ -116,20 +116,24 @@ pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView, chan
     if listeners.is_empty() {
         return;
     }
-    let (was, is) = (&old.ranges[change.old.clone()], &new.ranges[change.new.clone()]);
+    let (was, is) = (old.ranges().slice(change.old.clone()), new.ranges().slice(change.new.clone()));
     let curious: Vec<_> = listeners.iter().filter(|l| l.wants_kept()).collect();
-    let kept = |ranges: &[FlatRange]| {
-        for section in ranges.iter().filter(|_| !curious.is_empty()).map(FlatRange::section) {
-            curious.iter().for_each(|l| l.region_nop(&section));
+    let tell_kept = |range: &FlatRange| {
+        let section = range.section();
+        curious.iter().for_each(|l| l.region_nop(&section));
+    };
+    let all_kept = |indices| {
+        if !curious.is_empty() {
+            new.ranges().slice(indices).for_each(tell_kept);
         }
     };
-    for step in diff(was, is) {
+    for step in diff(was.clone(), is.clone()) {
         if let Step::Removed(range) = step {
             let section = range.section();
             listeners.iter().rev().for_each(|l| l.region_del(&section));
         }
     }
-    kept(&new.ranges[..change.new.start]);
+    all_kept(0..change.new.start);
     for step in diff(was, is) {
         match step {
             Step::Removed(_) => {}
@@ -138,7 +142,9 @@ pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView, chan
                 listeners.iter().for_each(|l| l.region_add(&section));
             }
             Step::Kept { was, is } => {
-                kept(std::slice::from_ref(is));
+                if !curious.is_empty() {
+                    tell_kept(is);
+                }
                 if is.log && !was.log {
                     let section = is.section();
                     listeners.iter().for_each(|l| l.log_start(&section));
@@ -149,7 +155,7 @@ pub(crate) fn notify(listeners: &Listeners, old: &FlatView, new: &FlatView, chan
             }
         }
     }
-    kept(&new.ranges[change.new.end..]);
+    all_kept(change.new.end..new.ranges().len());
 }
 
 /// Tells the listeners which event descriptors go and come. Both lists are sorted.
@@ -168,8 +174,11 @@ enum Step<'a> {
     Kept { was: &'a FlatRange, is: &'a FlatRange },
 }
 
-fn diff<'a>(old: &'a [FlatRange], new: &'a [FlatRange]) -> impl Iterator<Item = Step<'a>> {
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+fn diff<'a>(
+    old: impl Iterator<Item = &'a FlatRange>,
+    new: impl Iterator<Item = &'a FlatRange>,
+) -> impl Iterator<Item = Step<'a>> {
+    let (mut old, mut new) = (old.peekable(), new.peekable());
     std::iter::from_fn(move || match (old.peek(), new.peek()) {
         (Some(was), Some(is)) if was.same_mapping(is) => {
             old.next().zip(new.next()).map(|(was, is)| Step::Kept { was, is })

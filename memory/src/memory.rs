@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use qom::ObjectRef;
 
 use crate::backend::BackendDefaults;
-use crate::damage::{Change, Damage, redraw};
+use crate::damage::{Change, Damage, Shown, redraw};
 use crate::discard_policy::DiscardPolicy;
 use crate::error::Result;
 use crate::flatview::FlatView;
@@ -191,7 +191,8 @@ impl Memory {
         let topology = self.topology();
         for entry in topology.spaces.iter().filter(|e| !e.listeners.is_empty()) {
             let view = entry.space.view();
-            for range in view.ranges.iter().filter(|r| r.block().is_some() && (r.log || topology.global_log))
+            for range in
+                view.ranges().iter().filter(|r| r.block().is_some() && (r.log || topology.global_log))
             {
                 let section = range.section();
                 entry.listeners.iter().for_each(|l| l.log_sync(&section));
@@ -203,14 +204,14 @@ impl Memory {
 impl Topology {
     /// Adds an address space; its view is rendered by the next commit.
     pub(crate) fn add_space(&mut self, space: Arc<AddressSpace>) {
-        self.arena[space.root()].uses += 1;
+        self.arena[space.root()].spaces += 1;
         self.spaces.push(SpaceEntry { space, fresh: true, decided_by: Vec::new(), listeners: Vec::new() });
     }
 
     pub(crate) fn remove_space(&mut self, space: &Arc<AddressSpace>) {
         if let Some(at) = self.spaces.iter().position(|e| Arc::ptr_eq(&e.space, space)) {
             let entry = self.spaces.remove(at);
-            self.arena[entry.space.root()].uses -= 1;
+            self.arena[entry.space.root()].spaces -= 1;
             let (old, nothing) = (entry.space.publish(Arc::default()), FlatView::default());
             entry.listeners.iter().for_each(|l| l.begin());
             listener::notify(&entry.listeners, &old, &nothing, &Change::all(&old, &nothing));
@@ -222,7 +223,7 @@ impl Topology {
     /// Brings the views that could show any of the damage up to date and tells their listeners.
     pub(crate) fn commit(&mut self, damage: &[Damage]) {
         let mut updates = self.updates(damage);
-        // What looks as before is published (it knows more regions), and no listener hears of it.
+        // What looks as before is published (others may have it already), and no listener hears of it.
         updates.retain(|update| {
             let nothing = update.change.is_nothing(&update.old, &update.new);
             if nothing {
@@ -234,7 +235,7 @@ impl Topology {
         updates.iter().flat_map(listeners).for_each(|l| l.begin());
         for Update { space, old, new, change } in &updates {
             let entry = &self.spaces[*space];
-            tracing::debug!(space = entry.space.name(), ranges = new.ranges.len(), "view changed");
+            tracing::debug!(space = entry.space.name(), ranges = new.ranges().len(), "view changed");
             listener::notify(&entry.listeners, old, new, change);
             entry.space.publish(new.clone());
             if old.ioeventfds != new.ioeventfds {
@@ -246,12 +247,16 @@ impl Topology {
 
     /// New views for the address spaces that the damage could touch. Those with the same root share one.
     fn updates(&mut self, damage: &[Damage]) -> Vec<Update> {
-        let hit = |ids: &[RegionId]| damage.iter().any(|d| ids.binary_search(&d.region).is_ok());
+        let roots = self.spaces.iter().filter_map(|entry| entry.space.view().root);
+        let shown = Shown::new(&self.arena, roots, damage);
+        let decides = |ids: &[RegionId]| damage.iter().any(|d| ids.binary_search(&d.region).is_ok());
         let mut views: HashMap<Option<RegionId>, Drawn> = HashMap::new();
         let mut affected = Vec::new();
         for (index, entry) in self.spaces.iter().enumerate() {
             let view = entry.space.view();
-            if entry.fresh || hit(&entry.decided_by) || hit(&view.seen) {
+            // A root that moved is among those that decide.
+            let hull = view.root.and_then(|root| shown.hull(root));
+            if entry.fresh || decides(&entry.decided_by) || hull.is_some() {
                 affected.push((index, view));
             } else {
                 views.insert(view.root, Drawn { view, from: None });
@@ -265,7 +270,8 @@ impl Topology {
             decided_by.dedup();
             let entry = &mut self.spaces[space];
             (entry.fresh, entry.decided_by) = (false, decided_by);
-            let drawn = views.entry(root).or_insert_with(|| Drawn::new(&self.arena, root, &old, damage));
+            let drawn =
+                views.entry(root).or_insert_with(|| Drawn::new(&self.arena, root, &old, damage, &shown));
             if Arc::ptr_eq(&old, &drawn.view) {
                 continue;
             }
@@ -295,13 +301,24 @@ struct Drawn {
 }
 
 impl Drawn {
-    fn new(arena: &Arena, root: Option<RegionId>, old: &Arc<FlatView>, damage: &[Damage]) -> Self {
-        let moved = damage.iter().any(|d| d.moved && Some(d.region) == root);
-        if root.is_none() || root != old.root || moved {
+    fn new(
+        arena: &Arena,
+        root: Option<RegionId>,
+        old: &Arc<FlatView>,
+        damage: &[Damage],
+        shown: &Shown,
+    ) -> Self {
+        let (Some(id), true) = (root, root == old.root) else {
+            return Self { view: Arc::new(render(arena, root)), from: None };
+        };
+        if damage.iter().any(|d| d.moved && d.region == id) {
             return Self { view: Arc::new(render(arena, root)), from: None };
         }
-        match redraw(arena, old, damage) {
-            Some((view, change)) => Self { view: Arc::new(view), from: Some((old.clone(), change)) },
+        match shown.hull(id) {
+            Some(hull) => {
+                let (view, change) = redraw(arena, old, id, hull);
+                Self { view: Arc::new(view), from: Some((old.clone(), change)) }
+            }
             None => Self { view: old.clone(), from: None },
         }
     }

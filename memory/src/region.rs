@@ -3,11 +3,13 @@
 //! A region is named by a [`RegionId`] with a generation, so that an id kept after
 //! [`destroy`](crate::Transaction::destroy) never names another region.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
 use qom::{Object, ObjectRef};
 
+use crate::children::Children;
 use crate::ioeventfd::IoEventFd;
 use crate::ops::RegionOps;
 use crate::ram::RamBlock;
@@ -133,16 +135,6 @@ impl PartialEq for RegionCore {
     }
 }
 
-/// A subregion, with what decides whether a walk has to look at it at all: walking past is two comparisons in memory
-/// that lies in a row.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Child {
-    pub(crate) id: RegionId,
-    pub(crate) priority: i32,
-    pub(crate) addr: u64,
-    pub(crate) size: u128,
-}
-
 /// A region as the topology holds it.
 pub(crate) struct Region {
     pub(crate) core: Arc<RegionCore>,
@@ -160,10 +152,11 @@ pub(crate) struct Region {
     /// Whether writes are logged for a client of this region.
     pub(crate) log: bool,
     pub(crate) alias_offset: u64,
-    /// How many aliases and address spaces name this region.
-    pub(crate) uses: u32,
-    /// Highest priority first; of equals, the one added last first.
-    pub(crate) subregions: Vec<Child>,
+    /// The aliases that name this region: a change goes up through them, too.
+    pub(crate) aliases: BTreeSet<RegionId>,
+    /// How many address spaces have it as root.
+    pub(crate) spaces: u32,
+    pub(crate) subregions: Children,
     pub(crate) ioeventfds: Vec<IoEventFd>,
 }
 
@@ -206,8 +199,9 @@ impl Arena {
             unmergeable: false,
             log: false,
             alias_offset: 0,
-            uses: 0,
-            subregions: Vec::new(),
+            aliases: BTreeSet::new(),
+            spaces: 0,
+            subregions: Children::default(),
             ioeventfds: Vec::new(),
         });
         id

@@ -2,15 +2,14 @@
 //!
 //! Rendering walks the tree from the root with a window that shrinks at each level; higher priorities come first, so
 //! a region fills only what is still free. Aliases continue in their target with the window moved. A commit renders
-//! only the part of a view that changed ([`crate::damage`]), and no view that never looked at a changed region
-//! (`FlatView::seen`).
+//! only the part of a view that changed ([`crate::damage`]).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::flatview::{FlatRange, FlatView};
 use crate::ioeventfd::{self, IoEventFd};
-use crate::region::{Arena, Child, RegionId};
+use crate::ranges::Ranges;
+use crate::region::{Arena, RegionId};
 
 /// Attributes a region hands down to everything below it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,10 +29,8 @@ impl Window {
     /// All addresses.
     pub(crate) const ALL: Self = Self { start: 0, end: 1 << 64 };
 
-    /// Whether a child of a region at `base` reaches into the window.
-    pub(crate) fn touches(self, base: i128, child: &Child) -> bool {
-        let start = base + i128::from(child.addr);
-        start < self.end && start + child.size as i128 > self.start
+    pub(crate) fn shifted(self, by: i128) -> Self {
+        Self { start: self.start + by, end: self.end + by }
     }
 
     pub(crate) fn union(self, other: Self) -> Self {
@@ -50,50 +47,32 @@ struct Renderer<'a> {
     arena: &'a Arena,
     /// Rendered so far, by first address.
     ranges: BTreeMap<u64, FlatRange>,
-    /// Regions that were looked at before, sorted.
-    known: &'a [RegionId],
-    /// Those that were not.
-    seen: Vec<RegionId>,
 }
 
 /// A part of a view.
 pub(crate) struct Drawn {
     pub(crate) ranges: Vec<FlatRange>,
     pub(crate) ioeventfds: Vec<IoEventFd>,
-    pub(crate) seen: Arc<[RegionId]>,
 }
 
 /// Renders what `root` shows of the 64-bit address space.
 pub(crate) fn render(arena: &Arena, root: Option<RegionId>) -> FlatView {
     let Some(id) = root else { return FlatView::default() };
-    let drawn = render_window(arena, id, Window::ALL, &Arc::default());
-    FlatView::new(root, drawn.ranges, drawn.ioeventfds, drawn.seen)
+    let drawn = render_window(arena, id, Window::ALL);
+    FlatView::new(root, Ranges::new(drawn.ranges), drawn.ioeventfds)
 }
 
-/// Renders what `root` shows in a window. `known` are regions that were looked at for other parts of the same view.
-pub(crate) fn render_window(arena: &Arena, root: RegionId, window: Window, known: &Arc<[RegionId]>) -> Drawn {
-    let mut renderer = Renderer { arena, ranges: BTreeMap::new(), known, seen: Vec::new() };
+/// Renders what `root` shows in a window.
+pub(crate) fn render_window(arena: &Arena, root: RegionId, window: Window) -> Drawn {
+    let mut renderer = Renderer { arena, ranges: BTreeMap::new() };
     renderer.walk(root, 0, window, Inherited::default());
-    let Renderer { ranges, mut seen, .. } = renderer;
-    let ranges = merge(ranges.into_values());
+    let ranges = merge(renderer.ranges.into_values());
     let ioeventfds = ioeventfd::collect(arena, &ranges);
-    let seen = if seen.is_empty() {
-        known.clone()
-    } else {
-        // Regions that are gone drop out on this occasion.
-        seen.extend(known.iter().filter(|&&id| arena.get(id).is_some()));
-        seen.sort_unstable();
-        seen.dedup();
-        seen.into()
-    };
-    Drawn { ranges, ioeventfds, seen }
+    Drawn { ranges, ioeventfds }
 }
 
 impl Renderer<'_> {
     fn walk(&mut self, id: RegionId, base: i128, window: Window, mut inherited: Inherited) {
-        if self.known.binary_search(&id).is_err() {
-            self.seen.push(id);
-        }
         let region = &self.arena[id];
         if !region.enabled {
             return;
@@ -107,7 +86,8 @@ impl Renderer<'_> {
             let base = base - i128::from(self.arena[target].addr) - i128::from(region.alias_offset);
             return self.walk(target, base, window, inherited);
         }
-        for child in region.subregions.iter().filter(|c| window.touches(base, c)) {
+        let inside = window.shifted(-base);
+        for child in region.subregions.touching(inside.start..inside.end) {
             self.walk(child.id, base, window, inherited);
         }
         if region.terminates() {
@@ -185,9 +165,8 @@ pub(crate) fn view_root(arena: &Arena, root: RegionId, seen: &mut Vec<RegionId>)
                 continue;
             }
         } else if !region.terminates() {
-            let children = region.subregions.iter().map(|c| c.id);
-            seen.extend(children.clone());
-            let mut enabled = children.filter(|&c| arena[c].enabled);
+            seen.extend(region.subregions.ids());
+            let mut enabled = region.subregions.ids().filter(|&c| arena[c].enabled);
             match (enabled.next(), enabled.next()) {
                 (None, _) => return None,
                 (Some(only), None) if arena[only].addr == 0 && region.size >= arena[only].size => {

@@ -110,7 +110,7 @@ impl Printer<'_> {
             self.owner(out, region);
             out.push('\n');
         }
-        let mut children = region.subregions.clone();
+        let mut children = region.subregions.topmost_first();
         children.sort_by_key(|c| (c.addr, -i64::from(c.priority)));
         for child in children {
             self.tree(out, child.id, level + 1, start, shown);
@@ -176,11 +176,11 @@ impl Printer<'_> {
         }
         let root = view.root.map_or("(none)", |id| &*self.arena[id].core.name);
         put!(out, " Root memory region: {root}\n");
-        if view.ranges.is_empty() {
+        if view.ranges().is_empty() {
             out.push_str("  No rendered FlatView\n\n");
             return;
         }
-        for range in &view.ranges {
+        for range in view.ranges().iter() {
             let region = &self.arena[range.region()];
             let kind = match region.core.kind {
                 RegionKind::Ram(_) if range.readonly => "rom",

@@ -4,6 +4,7 @@ use std::sync::{Arc, MutexGuard};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::children::Child;
 use crate::damage::Damage;
 use crate::discard_manager::DiscardManager;
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::ioeventfd::IoEventFd;
 use crate::memory::Topology;
 use crate::ops::RegionOps;
 use crate::ram::RamBlock;
-use crate::region::{Child, Region, RegionDesc, RegionId, RegionKind};
+use crate::region::{Region, RegionDesc, RegionId, RegionKind};
 use crate::space::AddressSpace;
 
 /// A batch of changes under the topology lock; dropping it commits them: affected views are rendered once and
@@ -79,8 +80,8 @@ impl<'a> Transaction<'a> {
 
     /// A window onto `target`, starting `offset` bytes into it.
     pub fn alias(&mut self, desc: RegionDesc, target: RegionId, offset: u64) -> RegionId {
-        self.topology.arena[target].uses += 1;
         let id = self.insert(desc, RegionKind::Alias(target));
+        self.topology.arena[target].aliases.insert(id);
         self.topology.arena[id].alias_offset = offset;
         id
     }
@@ -101,9 +102,7 @@ impl<'a> Transaction<'a> {
         self.change_child(parent, child);
         let arena = &mut self.topology.arena;
         let entry = Child { id: child, priority, addr: offset, size: arena[child].size };
-        let siblings = &mut arena[parent].subregions;
-        let at = siblings.partition_point(|s| s.priority > priority);
-        siblings.insert(at, entry);
+        arena[parent].subregions.insert(entry);
     }
 
     /// Takes `child` out of `parent`; not being in it is no error.
@@ -112,15 +111,17 @@ impl<'a> Transaction<'a> {
             return;
         }
         self.change_child(parent, child);
-        self.topology.arena[child].container = None;
-        self.topology.arena[parent].subregions.retain(|s| s.id != child);
+        let region = &mut self.topology.arena[child];
+        region.container = None;
+        let addr = region.addr;
+        self.topology.arena[parent].subregions.remove(addr, child);
     }
 
     fn reaches(&self, from: RegionId, to: RegionId) -> bool {
         let region = &self.topology.arena[from];
         from == to
             || region.alias_target().is_some_and(|t| self.reaches(t, to))
-            || region.subregions.iter().any(|s| self.reaches(s.id, to))
+            || region.subregions.ids().any(|child| self.reaches(child, to))
     }
 
     /// Shows or hides a region with everything below it.
@@ -160,11 +161,10 @@ impl<'a> Transaction<'a> {
             // Also in the container: the region may be taken out later in the same transaction.
             let region = &self.topology.arena[id];
             if let Some(parent) = region.container {
-                let start = u128::from(region.addr);
-                let range = start..start + old.max(size);
+                let addr = region.addr;
+                let range = u128::from(addr)..u128::from(addr) + old.max(size);
                 self.damage.push(Damage { region: parent, range, moved: false });
-                let siblings = &mut self.topology.arena[parent].subregions;
-                siblings.iter_mut().filter(|s| s.id == id).for_each(|s| s.size = size);
+                self.topology.arena[parent].subregions.resize(addr, id, size);
             }
         }
     }
@@ -248,17 +248,17 @@ impl<'a> Transaction<'a> {
     /// [`Error::RegionInUse`] while an alias or an address space names it.
     pub fn destroy(&mut self, id: RegionId) -> Result<()> {
         let region = &self.topology.arena[id];
-        if region.uses > 0 {
+        if region.spaces > 0 || !region.aliases.is_empty() {
             return Err(Error::RegionInUse(region.core.name.to_string()));
         }
         if let Some(parent) = region.container {
             self.del_subregion(parent, id);
         }
-        for child in self.topology.arena[id].subregions.clone() {
+        for child in self.topology.arena[id].subregions.topmost_first() {
             self.del_subregion(id, child.id);
         }
         if let Some(target) = self.topology.arena[id].alias_target() {
-            self.topology.arena[target].uses -= 1;
+            self.topology.arena[target].aliases.remove(&id);
         }
         self.topology.hide(id);
         self.topology.arena.remove(id);
