@@ -22,9 +22,9 @@ enum Op {
     Log { region: usize, on: bool },
 }
 
-/// Regions: 0 root container, 1 and 2 containers, 3 and 4 I/O, 5 and 6 RAM, 7 alias of 1, 8 of 5, 9 of 6, 10 of 3.
-const REGIONS: usize = 11;
-const ALIASES: [(usize, usize); 4] = [(7, 1), (8, 5), (9, 6), (10, 3)];
+/// Regions: 0 root container, 1 and 2 containers, 3 and 4 I/O, 5 and 6 RAM, the rest aliases (of the second one each).
+const REGIONS: usize = 13;
+const ALIASES: [(usize, usize); 6] = [(7, 1), (8, 5), (9, 6), (10, 3), (11, 1), (12, 5)];
 
 #[derive(Debug, Clone)]
 struct Node {
@@ -157,7 +157,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (region.clone(), on).prop_map(|(region, on)| Op::Enable { region, on }),
         1 => (region.clone(), 0..24u64).prop_map(|(region, offset)| Op::Move { region, offset }),
         1 => (region.clone(), 0..20u64).prop_map(|(region, size)| Op::Size { region, size }),
-        1 => (0..4usize, 0..16u64).prop_map(|(alias, offset)| Op::Window { region: ALIASES[alias].0, offset }),
+        1 => (0..ALIASES.len(), 0..16u64).prop_map(|(alias, offset)| Op::Window { region: ALIASES[alias].0, offset }),
         1 => (region.clone(), any::<bool>()).prop_map(|(region, on)| Op::Readonly { region, on }),
         1 => (region.clone(), any::<bool>()).prop_map(|(region, on)| Op::Unmergeable { region, on }),
         1 => (3..7usize, any::<bool>()).prop_map(|(region, on)| Op::Log { region, on }),
