@@ -200,9 +200,9 @@ impl Printer<'_> {
             out.push('\n');
         }
         if self.options.dispatch_tree {
-            let dispatch = Dispatch::new(view.ranges.iter().map(|range| (range.addr, range.last)));
+            let dispatch = Dispatch::new(view.ranges().iter().map(|range| (range.addr, range.last)));
             let label = |number: usize| {
-                let range = &view.ranges[number];
+                let range = &view.ranges()[number];
                 (range.name(), Some(range.region()) == view.root)
             };
             put!(out, "{}", dispatch.text(label));
