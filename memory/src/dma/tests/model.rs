@@ -71,6 +71,9 @@ impl Model {
         let regions = [blocks[0].region, blocks[1].region, vm.ram("ram", 4 * GRANULE)];
         let cover = vm.io(3 * PAGE);
         let mut tx = vm.memory.transaction();
+        // Where it was mapped sticks to a region, and an address space that shows all of it, and nothing else, shows it there: as
+        // in QEMU, whose BARs the oracle has at two places for it.
+        tx.set_address(vm.sparse.region, 0);
         let windows = WINDOWS.map(|(block, first, count)| {
             let desc = RegionDesc::new("window", (count * GRANULE).into());
             tx.alias(desc, regions[block], first * GRANULE)
