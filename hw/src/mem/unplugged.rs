@@ -45,24 +45,23 @@ struct Pending {
     more: u64,
 }
 
-/// A machine extension; see the module.
-pub(super) struct AccessReports {
+/// See the module.
+struct AccessReports {
     machine: Weak<Machine>,
     pending: Mutex<Pending>,
 }
+
+/// The extension of a machine whose accesses are followed.
+struct Watched;
 
 /// Follows the accesses of `machine` from now on. Twice does no harm.
 pub(super) fn watch(machine: &Arc<Machine>) {
     machine.extension(|| {
         let reports = Arc::new(AccessReports { machine: Arc::downgrade(machine), pending: Mutex::default() });
-        let noting = Arc::clone(&reports);
-        machine.on_failed_access(move |cpu, addr, write| noting.note(Access { cpu, addr, write }));
-        Reports(reports)
+        machine.on_failed_access(move |cpu, addr, write| reports.note(Access { cpu, addr, write }));
+        Watched
     });
 }
-
-/// Keeps the extension's type apart from what the listener shares.
-struct Reports(#[expect(dead_code, reason = "keeps what the listener needs")] Arc<AccessReports>);
 
 impl AccessReports {
     fn note(self: &Arc<Self>, access: Access) {
