@@ -13,8 +13,6 @@
 //! - Populating more than the budget allows is refused before anything is mapped: a virtio-mem guest gets BUSY and may go on.
 //! - A section that comes when the budget is used up (or that the sink refuses) cannot be refused: [`DmaMapper::attach`] fails; later
 //!   the sink is told that its map is [`incomplete`](DmaSink::incomplete), and whoever owns it stops the device.
-//!   A memory slot of virtio-mem is such a section: it is mapped after listeners agreed to what is plugged in it, and they listen to
-//!   what they see. So the first block in a new slot is not refused but missing.
 //! - When what could be populated exceeds the budget, the user is warned, in QEMU's words, once a mapper.
 //!
 //! ```

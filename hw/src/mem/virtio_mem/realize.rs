@@ -60,7 +60,8 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
         Memslots::new(machine.memory(), policy, names(policy), &owner, region, layout.region_size, parts)
     });
     let mapped = slots.as_ref().map_or(region, Memslots::container);
-    let unit = Unit::new(layout, block, blocks, slots, config.prealloc, config.requested);
+    let prealloc = config.prealloc.then(|| backend.prealloc_threads());
+    let unit = Unit::new(layout, block, blocks, slots, prealloc, config.requested);
     let features = features(config, machine);
     let machine = Arc::downgrade(machine);
     inner.live = Some(Live { unit, region: mapped, machine, devices, features, _discards: discards });

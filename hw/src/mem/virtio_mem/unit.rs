@@ -24,8 +24,8 @@ pub struct Unit {
     blocks: Arc<DiscardManager>,
     /// Present when the memory is mapped in parts.
     slots: Option<Memslots>,
-    /// Whether plugged blocks get their pages at once.
-    prealloc: bool,
+    /// How many threads give plugged blocks their pages at once, if they get them.
+    prealloc: Option<u32>,
     requested: u64,
     usable: u64,
     warned: bool,
@@ -41,7 +41,7 @@ impl Unit {
         block: Arc<RamBlock>,
         blocks: Arc<DiscardManager>,
         mut slots: Option<Memslots>,
-        prealloc: bool,
+        prealloc: Option<u32>,
         requested: u64,
     ) -> Self {
         let usable = usable_region(requested, layout.region_size, layout.block_size);
@@ -151,9 +151,10 @@ impl Unit {
         if let Some(slots) = &mut self.slots {
             slots.plugged(range);
         }
-        let (block, prealloc) = (&self.block, self.prealloc);
-        let ready =
-            || if prealloc { block.prealloc(range.start, range.end - range.start, 1) } else { Ok(()) };
+        let (block, threads) = (&self.block, self.prealloc);
+        let ready = || {
+            threads.map_or(Ok(()), |threads| block.prealloc(range.start, range.end - range.start, threads))
+        };
         let Err(error) = self.blocks.populate_with(range.clone(), ready) else { return Ok(()) };
         let host = matches!(error, memory::Error::Prealloc(_) | memory::Error::Protect(_));
         // Once a device: a guest may ask again and again.

@@ -88,6 +88,26 @@ fn a_device_reaches_what_the_guest_has_plugged_and_its_budget_makes_the_guest_wa
 }
 
 #[test]
+fn the_first_block_of_a_new_memory_slot_is_refused_like_any_other() {
+    let mut d = guest("on");
+    let (memory, space) = (Arc::clone(d.rig.machine.memory()), Arc::clone(d.rig.machine.system_space()));
+    let server = Arc::<Server>::default();
+    let attach = |max_mappings| {
+        let limits = DmaLimits { max_mappings, ..DmaLimits::default() };
+        DmaMapper::attach(&memory, &space, Arc::clone(&server) as _, limits).unwrap()
+    };
+    let ram = attach(None).mappings();
+    let mapper = attach(Some(ram + 2));
+    assert_eq!(d.plug(block(0), 3), BUSY);
+    assert_eq!(d.plug(block(0), 2), 0);
+    assert_eq!(d.plug(block(512), 1), BUSY, "the other slot");
+    assert_eq!((server.blocks(), mapper.fault()), (vec![0, 1], None));
+    assert_eq!(d.unplug(block(1), 1), 0);
+    assert_eq!(d.plug(block(512), 1), 0);
+    assert_eq!(server.blocks(), [0, 512]);
+}
+
+#[test]
 fn memory_slots_that_come_and_go_take_their_blocks_along() {
     let mut d = guest("on");
     let (memory, space) = (Arc::clone(d.rig.machine.memory()), Arc::clone(d.rig.machine.system_space()));

@@ -22,7 +22,7 @@ const REGION: u64 = 32 * M;
 const ADDR: u64 = 0x1_4000_0000;
 const LAYOUT: Layout = Layout { addr: ADDR, region_size: REGION, block_size: BLOCK };
 
-fn unit_on(backing: Backing, requested: u64, prealloc: bool) -> Unit {
+fn unit_on(backing: Backing, requested: u64, prealloc: Option<u32>) -> Unit {
     let spec = RamSpec::anonymous("mem0", REGION).backing(backing);
     let block = Memory::new().create_ram(spec).unwrap();
     let blocks = Arc::new(DiscardManager::new(REGION, BLOCK));
@@ -30,7 +30,7 @@ fn unit_on(backing: Backing, requested: u64, prealloc: bool) -> Unit {
 }
 
 fn unit(requested: u64) -> Unit {
-    unit_on(Backing::Anonymous, requested, false)
+    unit_on(Backing::Anonymous, requested, None)
 }
 
 fn span(first: u64, blocks: u16) -> Span {
@@ -94,7 +94,7 @@ fn a_tebibyte_costs_next_to_nothing_until_it_is_used() {
     let spec = RamSpec { reserve: false, ..RamSpec::anonymous("mem0", size) };
     let block = Memory::new().create_ram(spec).unwrap();
     let blocks = Arc::new(DiscardManager::new(size, BLOCK));
-    let mut unit = Unit::new(layout, block, blocks, None, false, size);
+    let mut unit = Unit::new(layout, block, blocks, None, None, size);
     assert_eq!(plug(&mut unit, 1000, 65535), Response::Ack);
     assert_eq!(unit.serve(Request::UnplugAll, false), Response::Ack);
     let grown = anonymous_kib().saturating_sub(before);
@@ -106,7 +106,7 @@ fn the_usable_region_grows_at_once_and_shrinks_with_unplug_all() {
     let layout = Layout { region_size: 1 << 30, ..LAYOUT };
     let block = Memory::new().create_ram(RamSpec::anonymous("mem0", 1 << 30)).unwrap();
     let blocks = Arc::new(DiscardManager::new(1 << 30, BLOCK));
-    let mut unit = Unit::new(layout, block, blocks, None, false, 64 * M);
+    let mut unit = Unit::new(layout, block, blocks, None, None, 64 * M);
     assert_eq!(unit.usable(), 320 * M);
     unit.set_requested(128 * M);
     assert_eq!(unit.usable(), 384 * M);
@@ -172,7 +172,7 @@ fn occupied(file: &std::fs::File) -> u64 {
 #[test]
 fn unplugged_anonymous_memory_is_given_back() {
     for backing in [Backing::Anonymous, Backing::AnonymousShared] {
-        let mut unit = unit_on(backing, REGION, false);
+        let mut unit = unit_on(backing, REGION, None);
         plug(&mut unit, 0, 16);
         fill(&unit, 0, 16);
         assert_eq!(resident(&unit), REGION / 4096);
@@ -187,7 +187,7 @@ fn unplugged_anonymous_memory_is_given_back() {
 fn unplugged_file_memory_is_given_back_by_mapping_and_file() {
     for (backing, file) in [memfd(true), memfd(false), on_disk(true), on_disk(false)] {
         let shared = matches!(&backing, Backing::File(f) if f.shared);
-        let mut unit = unit_on(backing, REGION, false);
+        let mut unit = unit_on(backing, REGION, None);
         plug(&mut unit, 0, 16);
         fill(&unit, 0, 16);
         let full = occupied(&file);
@@ -204,7 +204,7 @@ fn unplugged_file_memory_is_given_back_by_mapping_and_file() {
 
 #[test]
 fn preallocated_blocks_are_there_before_the_guest_touches_them() {
-    let mut unit = unit_on(Backing::Anonymous, REGION, true);
+    let mut unit = unit_on(Backing::Anonymous, REGION, Some(3));
     assert_eq!(plug(&mut unit, 3, 2), Response::Ack);
     assert_eq!(resident(&unit), 2 * BLOCK / 4096);
     unplug(&mut unit, 3, 2);
@@ -232,7 +232,7 @@ impl DiscardListener for Picky {
 
 #[test]
 fn a_veto_is_busy_and_leaves_nothing_half_plugged() {
-    let mut unit = unit_on(Backing::Anonymous, REGION, true);
+    let mut unit = unit_on(Backing::Anonymous, REGION, Some(3));
     let picky = Arc::new(Picky { refuses: 5 * BLOCK, holds: Mutex::default() });
     unit.blocks().register(0..REGION, Arc::clone(&picky) as _).unwrap();
     assert_eq!(plug(&mut unit, 4, 2), Response::Busy);
@@ -278,7 +278,7 @@ fn a_file_that_cannot_be_punched_keeps_its_blocks_plugged() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(REGION).unwrap();
     let backing = Backing::File(FileBacking { file, offset: 0, shared: false, readonly_fd: true });
-    let mut unit = unit_on(backing, REGION, false);
+    let mut unit = unit_on(backing, REGION, None);
     plug(&mut unit, 0, 4);
     assert_eq!(unplug(&mut unit, 0, 1), Response::Busy);
     assert_eq!(unit.serve(Request::UnplugAll, false), Response::Busy);
@@ -298,7 +298,7 @@ fn in_parts(policy: Policy, backing: Backing) -> (Unit, Arc<AddressSpace>) {
     let parts = Parts { size: 4 * BLOCK, count: 4 };
     let slots = Memslots::new(&memory, policy, names, &Owner::None, region, REGION, parts);
     let space = memory.transaction().address_space("test", slots.container());
-    (Unit::new(LAYOUT, block, blocks, Some(slots), false, 0), space)
+    (Unit::new(LAYOUT, block, blocks, Some(slots), None, 0), space)
 }
 
 fn mapped(unit: &Unit) -> u64 {
