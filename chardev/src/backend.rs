@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::connection::{Connection, Patience};
 use crate::stream::Stream;
 
 /// The host's side of a character device.
@@ -48,6 +49,23 @@ pub(crate) trait Backend: Send + Sync {
     /// The next descriptor that came with the last input.
     fn take_fd(&self) -> Option<OwnedFd> {
         None
+    }
+
+    /// A copy of the socket to the peer, while there is one that can pass descriptors.
+    fn connection(&self) -> Option<Connection> {
+        None
+    }
+
+    /// Ends connection `id`, if it is still the present one. Loop thread.
+    fn hang_up(&self, id: u64) {
+        if let Some(stream) = self.stream() {
+            stream.end(id);
+        }
+    }
+
+    /// Waits until the peer is there. Loop thread.
+    fn wait_connected(&self, _patience: Patience) -> qapi::Result<()> {
+        Ok(())
     }
 
     /// The ring buffer, if this is one.

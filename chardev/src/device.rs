@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::Backend;
+use crate::connection::{Connection, Patience};
 use crate::frontend::Frontend;
 use crate::options::LogFile;
 use crate::sink::{MAX_MUX_PORTS, Sink};
@@ -219,6 +220,28 @@ impl Port {
     /// takes are closed when others come or the peer leaves.
     pub fn take_fd(&self) -> Option<OwnedFd> {
         self.chardev.backend.take_fd()
+    }
+
+    /// A copy of the socket to the peer, for a front end that speaks on it itself; see [`Connection`]. `None` while nobody is
+    /// connected, and always for anything but a unix socket.
+    pub fn connection(&self) -> Option<Connection> {
+        self.chardev.backend.connection()
+    }
+
+    /// Ends connection `id`, unless it ended already: the front end hears `Closed` before this returns (if it heard `Opened`), and
+    /// [`Self::wait_connected`] makes a new one. Loop thread only; on others, shut the copy of the socket down.
+    pub fn hang_up(&self, id: u64) {
+        self.chardev.backend.hang_up(id);
+    }
+
+    /// Waits until a socket is connected. Other devices have nothing to wait for. On the loop thread; the events follow from
+    /// the loop as always.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be connected, or that a signal ended the wait.
+    pub fn wait_connected(&self, patience: Patience) -> qapi::Result<()> {
+        self.chardev.backend.wait_connected(patience)
     }
 }
 

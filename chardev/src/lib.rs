@@ -12,8 +12,8 @@
 //! - Memory is bounded: [`Port::write`] takes at most [`WRITE_QUEUE`] bytes more than the host takes,
 //!   [`Port::write_all`] at most [`QUEUE_CAP`].
 //!
-//! The only thing that blocks is opening a socket server with `wait=on`, and connecting a socket client that has no
-//! `reconnect`, as in QEMU.
+//! The only thing that blocks is opening a socket server with `wait=on`, connecting a socket client that has no
+//! `reconnect`, and [`Port::wait_connected`], as in QEMU.
 //!
 //! | back end | maturity |
 //! | --- | --- |
@@ -47,6 +47,7 @@
 mod backend;
 mod base64;
 mod commands;
+mod connection;
 mod device;
 mod file;
 mod frontend;
@@ -63,6 +64,7 @@ mod stdio;
 mod stream;
 mod tty;
 
+pub use connection::{Connection, Patience};
 pub use device::{Chardev, Port};
 pub use frontend::{CharEvent, Frontend};
 pub use legacy::{Legacy, parse_legacy};

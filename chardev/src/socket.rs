@@ -10,14 +10,16 @@ mod telnet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use mainloop::{Clock, Interest, Timer, Watch};
 use qapi::{Error, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, accept_with, sockopt};
 
 use crate::backend::Backend;
+use crate::connection::{Connection, Patience};
 use crate::file::strerror;
 use crate::options::SocketOptions;
 use crate::set::Notice;
@@ -54,6 +56,33 @@ struct Inner {
     timer: Option<Timer>,
     /// A failure to connect was reported; the next ones in a row are not.
     complained: bool,
+    /// Under way on a thread of its own.
+    attempt: Option<Arc<Attempt>>,
+}
+
+/// An attempt to connect on another thread.
+struct Attempt {
+    /// Readable once it ended.
+    ended: OwnedFd,
+    result: Mutex<Option<Result<OwnedFd>>>,
+}
+
+impl Attempt {
+    fn new() -> std::result::Result<Arc<Self>, Errno> {
+        let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Arc::new(Self { ended, result: Mutex::default() }))
+    }
+
+    fn end(&self, result: Result<OwnedFd>) {
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        // The count was zero, so there is room for this one.
+        let _ = rustix::io::write(&self.ended, &1u64.to_ne_bytes());
+    }
+
+    /// What it came to; for whoever asks first.
+    fn take(&self) -> Option<Result<OwnedFd>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Socket {
@@ -84,7 +113,7 @@ impl Socket {
         } else if options.reconnect_ms > 0 {
             state.connect_in_background();
         } else {
-            let fd = address::connect(&options.address)?;
+            let fd = address::connect(&options.address, None)?;
             state.adopt(fd).map_err(|error| Error::generic(strerror(&error)))?;
             sink.set_open(true);
         }
@@ -116,7 +145,7 @@ impl SocketState {
         if self.options.wait {
             notify(Notice::Waiting(format!("info: QEMU waiting for connection on: {}", self.filename())));
             let signals = self.sink.handle().signal_fds().map_err(failed)?;
-            let client = wait_for_client(&fd, &signals)?;
+            let client = wait_for_client(&fd, &signals, None)?;
             self.adopt(client).map_err(failed)?;
             self.sink.set_open(true);
             interest = Interest::NONE;
@@ -169,23 +198,35 @@ impl SocketState {
 
     /// Connects on a thread of its own and comes back to the loop.
     fn connect_in_background(&self) {
+        if self.is_connected() {
+            return;
+        }
+        let attempt = match Attempt::new() {
+            Ok(attempt) => attempt,
+            Err(errno) => return self.attempt_ended(Err(Error::generic(strerror(&errno.into())))),
+        };
+        self.lock().attempt = Some(Arc::clone(&attempt));
         let address = self.options.address.clone();
         let this = self.this.clone();
         let handle = self.sink.handle().clone();
-        let attempt = move || {
-            let result = address::connect(&address);
+        let running = Arc::clone(&attempt);
+        let connect = move || {
+            running.end(address::connect(&address, None));
             handle.post(move || {
-                if let Some(state) = this.upgrade() {
+                // Gone already if somebody waited for it.
+                if let (Some(state), Some(result)) = (this.upgrade(), running.take()) {
                     state.attempt_ended(result);
                 }
             });
         };
-        if let Err(error) = thread::Builder::new().name(format!("connect {}", self.label)).spawn(attempt) {
+        if let Err(error) = thread::Builder::new().name(format!("connect {}", self.label)).spawn(connect) {
             self.attempt_ended(Err(Error::generic(strerror(&error))));
         }
     }
 
+    /// An attempt in the background ended.
     fn attempt_ended(&self, result: Result<OwnedFd>) {
+        self.lock().attempt = None;
         let result = result.and_then(|fd| self.adopt(fd).map_err(|error| Error::generic(strerror(&error))));
         match result {
             Ok(()) => {
@@ -193,11 +234,16 @@ impl SocketState {
                 self.sink.set_open_now(true);
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.lock().complained, true) {
-                    tracing::error!("Unable to connect character device {}: {error}", self.label);
-                }
+                self.complain(&error);
                 self.reconnect_later();
             }
+        }
+    }
+
+    /// Says that connecting failed, once in a row.
+    fn complain(&self, error: &Error) {
+        if !std::mem::replace(&mut self.lock().complained, true) {
+            tracing::error!("Unable to connect character device {}: {error}", self.label);
         }
     }
 
@@ -207,6 +253,77 @@ impl SocketState {
     }
 
     // --- both ---
+
+    fn is_connected(&self) -> bool {
+        self.lock().connected_name.is_some()
+    }
+
+    /// See [`crate::Port::wait_connected`].
+    fn wait_connected(&self, patience: Patience) -> Result<()> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| Error::generic(strerror(&error));
+        let signals = self.sink.handle().signal_fds().map_err(failed)?;
+        let limit = match patience {
+            Patience::Endless => None,
+            Patience::Once(limit) => Some(limit),
+        };
+        let peer = if self.options.server {
+            let listener = self.lock().listener.as_ref().map(|listener| listener.fd.try_clone());
+            let listener = listener.ok_or_else(|| Error::generic("the character device was shut down"))?;
+            let client = wait_for_client(&listener.map_err(failed)?, &signals, limit)?;
+            self.set_accepting(false);
+            client
+        } else {
+            self.connect_until(limit, &signals)?
+        };
+        self.adopt(peer).map_err(failed)?;
+        {
+            let mut inner = self.lock();
+            (inner.timer, inner.complained) = (None, false);
+        }
+        self.sink.set_open(true);
+        Ok(())
+    }
+
+    /// Connects. Without a limit a client with `reconnect` tries until it succeeds or a signal comes.
+    fn connect_until(&self, limit: Option<Duration>, signals: &[OwnedFd]) -> Result<OwnedFd> {
+        loop {
+            let error = match self.connect_once(limit, signals) {
+                Ok(fd) => return Ok(fd),
+                Err(error) if self.options.reconnect_ms == 0 => return Err(error),
+                Err(error) => error,
+            };
+            if limit.is_some() {
+                // It goes on in the background.
+                if self.lock().attempt.is_none() {
+                    self.reconnect_later();
+                }
+                return Err(error);
+            }
+            self.complain(&error);
+            let pause = Duration::from_millis(self.options.reconnect_ms);
+            if wait_for_any(&[], signals, Some(pause))? == Waited::Signal {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The result of the attempt that is under way, or of one made here.
+    fn connect_once(&self, limit: Option<Duration>, signals: &[OwnedFd]) -> Result<OwnedFd> {
+        let Some(attempt) = self.lock().attempt.clone() else {
+            return address::connect(&self.options.address, limit);
+        };
+        // A second connection would be one too many for a server that takes one client at a time.
+        match wait_for_any(&[&attempt.ended], signals, limit)? {
+            Waited::Ready => {}
+            Waited::Signal => return Err(Error::generic("terminated by a signal while connecting")),
+            Waited::TimedOut => return Err(Error::generic("no connection in time")),
+        }
+        self.lock().attempt = None;
+        attempt.take().unwrap_or_else(|| address::connect(&self.options.address, limit))
+    }
 
     fn after(&self, ns: i64, work: impl FnOnce(&Self) + Send + 'static) {
         let this = self.this.clone();
@@ -250,18 +367,44 @@ impl SocketState {
     }
 }
 
-/// Start-up with `wait=on`: the one place that blocks. A watched signal ends the wait, and start-up with it.
-fn wait_for_client(listener: &OwnedFd, signals: &[OwnedFd]) -> Result<OwnedFd> {
-    let failed = |errno: Errno| Error::generic(format!("Failed to accept: {}", strerror(&errno.into())));
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Ready,
+    Signal,
+    TimedOut,
+}
+
+/// Blocks until one of `fds` is readable, a watched signal is pending, or the time is up.
+fn wait_for_any(fds: &[&OwnedFd], signals: &[OwnedFd], limit: Option<Duration>) -> Result<Waited> {
+    let failed = |errno: Errno| Error::generic(format!("Failed to poll: {}", strerror(&errno.into())));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
-        let sources = std::iter::once(listener).chain(signals);
-        let mut fds: Vec<_> = sources.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let sources = fds.iter().copied().chain(signals);
+        let mut polled: Vec<_> = sources.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut polled, left.as_ref()) {
+            Ok(0) => return Ok(Waited::TimedOut),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
             Err(errno) => return Err(failed(errno)),
         }
-        if fds[1..].iter().any(|fd| fd.revents().contains(PollFlags::IN)) {
-            return Err(Error::generic("terminated by a signal while waiting for a connection"));
+        let signalled = polled[fds.len()..].iter().any(|fd| fd.revents().contains(PollFlags::IN));
+        return Ok(if signalled { Waited::Signal } else { Waited::Ready });
+    }
+}
+
+/// Waits for a client: start-up with `wait=on`, or a front end that needs its peer. A watched signal ends the wait.
+fn wait_for_client(listener: &OwnedFd, signals: &[OwnedFd], limit: Option<Duration>) -> Result<OwnedFd> {
+    let failed = |errno: Errno| Error::generic(format!("Failed to accept: {}", strerror(&errno.into())));
+    loop {
+        match wait_for_any(&[listener], signals, limit)? {
+            Waited::Ready => {}
+            Waited::Signal => {
+                return Err(Error::generic("terminated by a signal while waiting for a connection"));
+            }
+            Waited::TimedOut => return Err(Error::generic("nobody connected in time")),
         }
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
@@ -281,6 +424,17 @@ impl Backend for Socket {
 
     fn take_fd(&self) -> Option<OwnedFd> {
         self.state.stream.take_fd()
+    }
+
+    fn connection(&self) -> Option<Connection> {
+        let (id, socket) = self.state.stream.socket()?;
+        let unix = sockopt::socket_domain(&socket).is_ok_and(|family| family == AddressFamily::UNIX);
+        let copy = unix.then(|| socket.try_clone());
+        copy?.ok().map(|socket| Connection { id, socket })
+    }
+
+    fn wait_connected(&self, patience: Patience) -> Result<()> {
+        self.state.wait_connected(patience)
     }
 
     fn shut_down(&self) {

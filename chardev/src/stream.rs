@@ -163,8 +163,15 @@ impl Stream {
         }
     }
 
+    /// The socket in use and its epoch.
+    pub(crate) fn socket(&self) -> Option<(u64, Arc<OwnedFd>)> {
+        let inner = self.lock();
+        let source = inner.source.as_ref().filter(|end| inner.open && end.kind != FdKind::File)?;
+        Some((inner.epoch, Arc::clone(&source.fd)))
+    }
+
     /// Closes the stream of `epoch` and tells the owner. Loop thread only.
-    fn end(&self, epoch: u64) {
+    pub(crate) fn end(&self, epoch: u64) {
         let current = {
             let inner = self.lock();
             inner.epoch == epoch && inner.open

@@ -1,6 +1,7 @@
 //! Claims about devices as their users see them, on real sockets, pipes and terminals.
 
 mod files;
+mod lending;
 mod sockets;
 mod terminals;
 

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use qapi::{Error, Result};
 use rustix::io::Errno;
@@ -163,12 +164,13 @@ fn listen_inet(addresses: &[SocketAddr], to: Option<u16>) -> Result<OwnedFd> {
     Err(error)
 }
 
-/// Connects, waiting for the answer.
-pub(crate) fn connect(address: &SocketAddress) -> Result<OwnedFd> {
+/// Connects, waiting for the answer; no longer than `limit` if there is one.
+pub(crate) fn connect(address: &SocketAddress, limit: Option<Duration>) -> Result<OwnedFd> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => {
             let to = unix_address(path, *abstract_, *tight)?;
             let fd = stream_socket(AddressFamily::UNIX, SocketFlags::empty())?;
+            bound(&fd, limit)?;
             // A path without name is no address, but it was refused, not mistyped.
             let result = if path.is_empty() { Err(Errno::CONNREFUSED) } else { connect_socket(&fd, &to) };
             result.map_err(|errno| failed(&format!("Failed to connect to '{path}'"), errno))?;
@@ -183,6 +185,7 @@ pub(crate) fn connect(address: &SocketAddress) -> Result<OwnedFd> {
             for to in resolve(host, port, (*ipv4, *ipv6))? {
                 let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
                 let fd = stream_socket(family, SocketFlags::empty())?;
+                bound(&fd, limit)?;
                 match connect_socket(&fd, &to) {
                     Ok(()) => return Ok(fd),
                     Err(errno) => last = errno,
@@ -192,6 +195,15 @@ pub(crate) fn connect(address: &SocketAddress) -> Result<OwnedFd> {
         }
         SocketAddress::Fd(number) => passed(number),
     }
+}
+
+/// Has connecting take no longer than `limit`: a server whose backlog is full would keep its client waiting.
+fn bound(fd: &OwnedFd, limit: Option<Duration>) -> Result<()> {
+    if limit.is_none() {
+        return Ok(());
+    }
+    sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, limit)
+        .map_err(|errno| failed("Failed to use socket", errno))
 }
 
 fn passed(number: &str) -> Result<OwnedFd> {
