@@ -2,9 +2,10 @@
 //!
 //! Specification: virtio 1.3. A device is two halves: a back end ([`VirtioDevice`], as `virtio-mem`) that knows what
 //! requests mean, and a proxy ([`pci`]) that owns registers, rings and interrupts. The proxy's lock comes before the
-//! back end's; the back end tells the proxy of changes through a [`Notifier`] after it let go of its own.
+//! back end's; the back end tells the proxy of changes through a [`Notifier`] after it let go of its own. A back end may have a
+//! [`RingServer`] serve its rings elsewhere ([`vhost`]).
 //!
-//! Left out: packed rings, legacy and transitional devices, virtio-mmio, vhost.
+//! Left out: packed rings, legacy and transitional devices, virtio-mmio.
 
 mod backend;
 mod device;
@@ -12,15 +13,19 @@ pub mod features;
 pub mod pci;
 pub mod query;
 pub mod ring;
+mod ring_server;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod vhost;
 
 pub use backend::{GenericProperties, VirtioBackend, VirtioCommon, generic_properties};
 pub use device::{Notifier, NotifierSlot, Violation, VirtioDevice};
+pub use ring_server::{Done, RingServer, RingServerStatus, RingSetup, RingStart};
 
 /// Registers the abstract classes and the buses of virtio.
 pub fn register(registry: &mut qom::Registry) {
     registry.register(backend::class());
     pci::register(registry);
+    vhost::register(registry);
 }

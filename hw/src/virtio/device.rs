@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::ring::Chain;
+use super::ring_server::RingServer;
 
 /// The driver broke the protocol; the device stops until it is reset.
 ///
@@ -41,6 +42,16 @@ pub trait VirtioDevice: Send + Sync {
 
     /// The driver writes `data` at `offset` of the configuration space; may reach beyond its end.
     fn write_config(&self, _offset: usize, _data: &[u8]) {}
+
+    /// Which of the generic features in `generic` (virtio 1.3 §6) its rings have.
+    fn ring_features(&self, generic: u64) -> u64 {
+        generic
+    }
+
+    /// Who serves the rings, if the transport does not do it through [`serve`](Self::serve). Asked once, when the device is realized.
+    fn ring_server(&self) -> Option<Arc<dyn RingServer>> {
+        None
+    }
 
     /// Serves one buffer of queue `queue`; gives how many bytes were written into it.
     ///

@@ -8,6 +8,8 @@
 //! Express capabilities (devices sit on root buses), ATS.
 
 pub mod common;
+mod external;
+mod kicks;
 mod proxy;
 mod stop;
 mod transport;

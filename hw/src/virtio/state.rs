@@ -96,7 +96,7 @@ impl VirtioState {
     /// The state after power-on of `device` with the generic features `generic`.
     pub fn new(device: &dyn VirtioDevice, generic: Generic) -> Self {
         Self {
-            offered: generic.bits() | device.features(),
+            offered: device.ring_features(generic.bits()) | device.features(),
             accepted: 0,
             status: 0,
             generation: 0,
@@ -207,6 +207,17 @@ impl VirtioState {
         self.isr |= ISR_CONFIG;
         self.generation = self.generation.wrapping_add(1);
         Due { config: Some(self.config_vector), queue: None }
+    }
+
+    /// Somebody else used buffers of queue `index`: an interrupt, if the device runs.
+    pub fn queue_used(&mut self, index: u16) -> Due {
+        match self.queues.get(usize::from(index)) {
+            Some(queue) if self.is_running() => {
+                self.isr |= ISR_QUEUE;
+                Due { config: None, queue: Some(queue.vector) }
+            }
+            _ => Due::default(),
+        }
     }
 
     /// The interrupt causes, without clearing them.

@@ -9,7 +9,7 @@ use memory::{RegionDesc, RegionId, RegionOps};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
-use super::stop::finish_when_stopped;
+use super::stop::follow_run_state;
 use super::transport::{NOTIFY_MULTIPLIER, Parts, Transport, Window, WindowOps};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
@@ -198,7 +198,7 @@ impl VirtioPci {
             ioeventfd: self.props().ioeventfd,
         });
         let live = self.map(machine, &transport, cfg_cap);
-        finish_when_stopped(machine, &transport);
+        follow_run_state(machine, &transport);
         backend.common().notifier.set(Some(Arc::clone(&transport) as _));
         *self.live() = Some(live);
         Ok(())

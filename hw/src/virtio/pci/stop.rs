@@ -1,5 +1,5 @@
-//! All transports of a machine, for the moment in which it stops: what a driver announced before its vCPU stopped is served before clients
-//! hear of the stop, and nothing after it.
+//! All transports of a machine, for the moments in which it stops and goes on: what a driver announced before its vCPU stopped is
+//! served before clients hear of the stop, and nothing after it; rings that are served elsewhere are served while it runs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -11,15 +11,13 @@ type List = Arc<Mutex<Vec<Weak<Transport>>>>;
 /// A machine extension; see the module.
 struct Transports(List);
 
-/// Has `transport` finish its work whenever `machine` stops, as long as it lives.
-pub(super) fn finish_when_stopped(machine: &Machine, transport: &Arc<Transport>) {
+/// Tells `transport` whenever `machine` stops and goes on, as long as it lives.
+pub(super) fn follow_run_state(machine: &Machine, transport: &Arc<Transport>) {
     let transports = machine.extension(|| {
         let list = List::default();
         let stopped = Arc::clone(&list);
         machine.on_run_state(move |running, _| {
-            if !running {
-                living(&stopped).iter().for_each(|transport| transport.finish_notified());
-            }
+            living(&stopped).iter().for_each(|transport| transport.set_machine_running(running));
         });
         Transports(list)
     });

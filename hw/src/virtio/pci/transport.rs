@@ -3,16 +3,15 @@
 //! One lock guards the state. It is held while the back end serves buffers and let go before interrupts are raised,
 //! the back end settles, or event descriptors are mapped.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use mainloop::{Interest, Watch};
 use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::common::{self, Effect, Selectors};
+use super::external::External;
+use super::kicks::Kicks;
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
 use crate::virtio::device::Notifier;
@@ -45,10 +44,12 @@ pub(super) struct Parts {
 
 /// See the module.
 pub struct Transport {
-    me: Weak<Self>,
-    parts: Parts,
+    pub(super) me: Weak<Self>,
+    pub(super) parts: Parts,
     inner: Mutex<Inner>,
-    kicks: Mutex<Kicks>,
+    pub(super) kicks: Kicks,
+    /// What is there in addition if somebody else serves the rings.
+    external: Option<External>,
     /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
     pin: Mutex<()>,
     /// Queues whose next turn is posted to the main loop, a bit each.
@@ -60,16 +61,9 @@ fn deferred_bit(queue: u16) -> u64 {
     1 << (queue & 63)
 }
 
-struct Inner {
-    state: VirtioState,
-    selectors: Selectors,
-}
-
-/// Event descriptors that notify queues, while the driver runs.
-#[derive(Default)]
-struct Kicks {
-    region: Option<RegionId>,
-    mapped: Vec<(u64, Arc<EventFd>, Watch)>,
+pub(super) struct Inner {
+    pub(super) state: VirtioState,
+    pub(super) selectors: Selectors,
 }
 
 fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,11 +75,13 @@ impl Transport {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let generic = parts.backend.common().generic();
         let state = VirtioState::new(&*parts.backend, generic.features);
+        let external = parts.backend.ring_server().map(External::new);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             parts,
             inner: Mutex::new(Inner { state, selectors: Selectors::default() }),
-            kicks: Mutex::default(),
+            kicks: Kicks::default(),
+            external,
             pin: Mutex::default(),
             deferred: AtomicU64::new(0),
         })
@@ -101,7 +97,7 @@ impl Transport {
         look(&self.lock().state)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         unpoisoned(&self.inner)
     }
 
@@ -112,13 +108,16 @@ impl Transport {
 
     /// Where notifications arrive; needed before the driver starts the device.
     pub(super) fn set_notify_region(&self, region: RegionId) {
-        unpoisoned(&self.kicks).region = Some(region);
+        self.kicks.set_region(region);
     }
 
     /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
     /// descriptors, else where the driver writes.
     pub fn kick(&self, queue: u16) {
-        self.serve(queue, TURN_TIME);
+        match &self.external {
+            Some(_) => self.pass_kick(queue),
+            None => self.serve(queue, TURN_TIME),
+        }
     }
 
     fn serve(&self, queue: u16, patience: Duration) {
@@ -158,14 +157,13 @@ impl Transport {
     /// Serves what the driver notified of and the main loop has not seen yet, or left to a later turn. Main loop thread,
     /// vCPUs stopped; the longest queue is shorter than what is served at once.
     pub(super) fn finish_notified(&self) {
+        if self.external.is_some() {
+            return;
+        }
         let deferred = self.deferred.load(Ordering::Acquire);
-        let notified: Vec<u64> = {
-            let kicks = unpoisoned(&self.kicks);
-            let signalled = kicks.mapped.iter().filter(|(_, fd, _)| fd.read().is_ok());
-            signalled.map(|(offset, ..)| offset / NOTIFY_MULTIPLIER).collect()
-        };
+        let notified = self.kicks.take_signalled();
         for queue in 0..self.queue_count() {
-            if notified.contains(&queue.into()) || deferred & deferred_bit(queue) != 0 {
+            if notified.contains(&queue) || deferred & deferred_bit(queue) != 0 {
                 self.serve(queue, Duration::MAX);
             }
         }
@@ -180,7 +178,7 @@ impl Transport {
         self.parts.backend.settle();
     }
 
-    fn deliver(&self, due: Due) {
+    pub(super) fn deliver(&self, due: Due) {
         if due == Due::default() {
             return;
         }
@@ -195,7 +193,7 @@ impl Transport {
     }
 
     /// Sets the interrupt pin to what the causes say.
-    fn update_pin(&self) {
+    pub(super) fn update_pin(&self) {
         let Some(function) = self.parts.function.upgrade() else { return };
         let _ordered = unpoisoned(&self.pin);
         let by_message = self.parts.msix.as_ref().is_some_and(|msix| msix.is_enabled());
@@ -205,31 +203,57 @@ impl Transport {
 
     /// A reset of the machine or the bus.
     pub(super) fn reset(&self) {
+        if let Some(external) = &self.external {
+            external.server.reset_now();
+        }
+        let _ordered = self.external.as_ref().map(External::order);
+        self.reset_state();
+    }
+
+    /// Everything of ours back to its value after power-on.
+    pub(super) fn reset_state(&self) {
         {
             let mut inner = self.lock();
             inner.state.reset();
             inner.selectors = Selectors::default();
         }
+        if let Some(external) = &self.external {
+            external.reset();
+        }
         self.parts.backend.driver_reset();
         self.update_pin();
     }
 
+    /// The machine runs, or stopped. Main loop thread.
+    pub(super) fn set_machine_running(&self, running: bool) {
+        match &self.external {
+            Some(external) => external.server.set_machine_running(running),
+            None if !running => self.finish_notified(),
+            None => {}
+        }
+    }
+
     /// Bus mastering went off or on: without it the device stops.
     pub(super) fn set_bus_master(&self, on: bool) {
+        let _ordered = self.external.as_ref().map(External::order);
         let mut inner = self.lock();
         inner.state.set_disabled(!on);
         let running = inner.state.status() & status::DRIVER_OK != 0;
         if !on && running {
             let stopped = inner.state.status() & !status::DRIVER_OK;
             inner.state.set_status(&*self.parts.backend, stopped);
+            if let Some(external) = &self.external {
+                external.server.halt();
+            }
         }
     }
 
     /// Ends it: nothing is served any more. A vCPU that is inside a register access now may still start the device; without a
     /// region there is nothing that it could map event descriptors on.
     pub(super) fn shut_down(&self) {
-        self.stop_kicks();
+        self.kicks.stop(self.parts.memory.upgrade());
         {
+            let _ordered = self.external.as_ref().map(External::order);
             let mut inner = self.lock();
             inner.state.reset();
             inner.state.set_disabled(true);
@@ -239,7 +263,13 @@ impl Transport {
 
     fn status_changed(&self, change: StatusChange) {
         match change {
-            StatusChange::None | StatusChange::Stopped => {}
+            StatusChange::None => {}
+            StatusChange::Stopped => {
+                if let Some(external) = &self.external {
+                    external.server.halt();
+                }
+            }
+            StatusChange::Started if self.external.is_some() => self.start_external(),
             StatusChange::Started => {
                 self.start_kicks();
                 // Buffers may be there already; their notification came before anybody listened.
@@ -254,63 +284,23 @@ impl Transport {
         }
     }
 
-    fn queue_count(&self) -> u16 {
+    pub(super) fn queue_count(&self) -> u16 {
         // Devices have a handful of queues.
         self.with_state(|state| state.queues().len() as u16)
     }
 
-    /// Maps an event descriptor for each queue when a driver first starts the device, for as long as the device is there: each
-    /// one that comes or goes makes the kernel wait for all vCPUs, and a guest may reset its devices as often as it likes. A
-    /// device that does not run takes no notice of them. Where the host has none left, the notification is served where
-    /// the driver writes.
+    /// Has the main loop hear of notifications.
     fn start_kicks(&self) {
-        let mut kicks = unpoisoned(&self.kicks);
-        let Some(region) = kicks.region.filter(|_| self.parts.ioeventfd && kicks.mapped.is_empty()) else {
-            return;
-        };
-        for queue in 0..self.queue_count() {
-            match self.watch(queue) {
-                Ok((fd, watch)) => kicks.mapped.push((u64::from(queue) * NOTIFY_MULTIPLIER, fd, watch)),
-                Err(error) => {
-                    tracing::warn!(%error, "no event descriptor for a virtqueue");
-                    break;
+        let Some(memory) = self.parts.memory.upgrade().filter(|_| self.parts.ioeventfd) else { return };
+        let serve = |queue| {
+            let me = self.me.clone();
+            move || {
+                if let Some(transport) = me.upgrade() {
+                    transport.kick(queue);
                 }
             }
-        }
-        let Some(memory) = self.parts.memory.upgrade() else { return };
-        let mut tx = memory.transaction();
-        for (offset, fd, _) in &kicks.mapped {
-            tx.add_ioeventfd(region, *offset, 0, None, Arc::clone(fd));
-        }
-    }
-
-    fn watch(&self, queue: u16) -> io::Result<(Arc<EventFd>, Watch)> {
-        let fd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let (me, seen) = (self.me.clone(), Arc::clone(&fd));
-        let watch = self.parts.mainloop.watch(memory::event_descriptor(&fd)?, Interest::READ, move |_| {
-            // Empty already when two watches of one descriptor raced: nothing to do then.
-            if seen.read().is_ok()
-                && let Some(transport) = me.upgrade()
-            {
-                transport.kick(queue);
-            }
-        })?;
-        Ok((fd, watch))
-    }
-
-    /// For good: the region goes next.
-    fn stop_kicks(&self) {
-        let mut kicks = unpoisoned(&self.kicks);
-        let Some(region) = kicks.region.take() else { return };
-        let mapped = std::mem::take(&mut kicks.mapped);
-        if mapped.is_empty() {
-            return;
-        }
-        let Some(memory) = self.parts.memory.upgrade() else { return };
-        let mut tx = memory.transaction();
-        for (offset, fd, _) in &mapped {
-            tx.del_ioeventfd(region, *offset, 0, None, fd);
-        }
+        };
+        self.kicks.start(self.queue_count(), &memory, &self.parts.mainloop, Some(serve));
     }
 
     pub(super) fn read_common(&self, offset: u64) -> u32 {
@@ -318,7 +308,16 @@ impl Transport {
         common::read(&inner.selectors, &inner.state, offset)
     }
 
+    /// What only devices have whose rings are served elsewhere.
+    pub(super) fn external(&self) -> Option<&External> {
+        self.external.as_ref()
+    }
+
     pub(super) fn write_common(&self, offset: u64, value: u32) {
+        let _ordered = self.external.as_ref().map(External::order);
+        if self.takes_over(offset, value) {
+            return;
+        }
         let vectors = self.vectors();
         let effect = {
             let mut inner = self.lock();

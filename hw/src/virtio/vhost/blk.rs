@@ -1,0 +1,327 @@
+//! `vhost-user-blk`: a disk (virtio 1.3 §5.2) whose requests another process serves, as `qemu-storage-daemon` does.
+//!
+//! What a disk is (its size, its limits) the back end knows; here are the features that are passed on, and the one byte of the configuration
+//! space that a driver may write. Left out: zoned disks, secure erase, `x-pliant` timeouts.
+
+mod pci;
+mod properties;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use chardev::{Patience, Port};
+use qapi::{Error, Result};
+use qom::{Class, TypeInfo};
+
+use super::client::{Client, Needs, Owner, PATIENCE, Surroundings};
+use crate::core::{Category, Device, DeviceClass, DeviceState, Machine};
+use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_RESET};
+use crate::virtio::ring::{Chain, MAX_DESCRIPTORS};
+use crate::virtio::ring_server::RingServer;
+use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
+
+/// Virtio device ID of disks.
+const DEVICE_ID: u16 = 2;
+/// `num-queues` when the user left it to the device.
+#[doc(alias = "VHOST_USER_BLK_AUTO_NUM_QUEUES")]
+pub(super) const AUTO_QUEUES: u16 = u16::MAX;
+/// Queues at most.
+#[doc(alias = "VIRTIO_QUEUE_MAX")]
+const MAX_QUEUES: u16 = 1024;
+
+/// Feature bits of disks.
+mod feature {
+    pub(super) const SIZE_MAX: u64 = 1 << 1;
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const GEOMETRY: u64 = 1 << 4;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const CONFIG_WCE: u64 = 1 << 11;
+    pub(super) const MQ: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// Offsets in the configuration space.
+mod config {
+    /// Whether the disk's cache is on; the driver may write it.
+    pub(super) const WRITEBACK: usize = 32;
+    /// Number of queues, two bytes.
+    pub(super) const NUM_QUEUES: usize = 34;
+    /// Where it ends, by the last feature there is.
+    pub(super) const END_BASIC: usize = 36;
+    pub(super) const END_DISCARD: usize = 48;
+    pub(super) const END_WRITE_ZEROES: usize = 57;
+}
+
+/// What properties set.
+pub(super) struct Config {
+    chardev: Option<String>,
+    num_queues: u16,
+    queue_size: u32,
+    config_wce: bool,
+    discard: bool,
+    write_zeroes: bool,
+}
+
+impl Config {
+    /// The features that are offered if the back end has them.
+    fn wanted_features(&self) -> u64 {
+        use feature::*;
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        SIZE_MAX
+            | SEG_MAX
+            | GEOMETRY
+            | RO
+            | BLK_SIZE
+            | FLUSH
+            | TOPOLOGY
+            | bit(self.config_wce, CONFIG_WCE)
+            | bit(self.num_queues > 1, MQ)
+            | bit(self.discard, DISCARD)
+            | bit(self.write_zeroes, WRITE_ZEROES)
+    }
+
+    fn config_size(&self) -> usize {
+        match (self.write_zeroes, self.discard) {
+            (true, _) => config::END_WRITE_ZEROES,
+            (false, true) => config::END_DISCARD,
+            (false, false) => config::END_BASIC,
+        }
+    }
+
+    /// The size of each queue.
+    fn check(&self) -> Result<u16> {
+        let error = |text: &str| Err(Error::generic(text));
+        if self.num_queues == 0 || self.num_queues > MAX_QUEUES {
+            return error("invalid number of IO queues");
+        }
+        if self.queue_size == 0 {
+            return error("queue size must be non-zero");
+        }
+        if self.queue_size as usize > MAX_DESCRIPTORS {
+            return Err(Error::generic(format!("queue size must not exceed {MAX_DESCRIPTORS}")));
+        }
+        if !self.queue_size.is_power_of_two() {
+            return error("queue size must be a power of two");
+        }
+        // At most `MAX_DESCRIPTORS`.
+        Ok(self.queue_size as u16)
+    }
+}
+
+/// See the module.
+pub(super) struct VhostUserBlk {
+    me: Weak<Self>,
+    common: VirtioCommon,
+    config: Mutex<Config>,
+    queue_sizes: OnceLock<Vec<u16>>,
+    client: Mutex<Option<Arc<Client>>>,
+}
+crate::device_object!(VhostUserBlk, common.dev);
+
+impl VhostUserBlk {
+    fn new(class: &Arc<Class>) -> Arc<Self> {
+        let config = Config {
+            chardev: None,
+            num_queues: AUTO_QUEUES,
+            queue_size: 128,
+            config_wce: true,
+            discard: true,
+            write_zeroes: true,
+        };
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            common: VirtioCommon::new(class),
+            config: Mutex::new(config),
+            queue_sizes: OnceLock::new(),
+            client: Mutex::default(),
+        })
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Config> {
+        // Plain values, assigned whole.
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self) -> Option<Arc<Client>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decides how many queues there are, if the user did not: one for each vCPU of `cpus`. Gives their number.
+    fn settle_queues(&self, cpus: u32) -> u16 {
+        let mut config = self.settings();
+        if config.num_queues == AUTO_QUEUES {
+            config.num_queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).clamp(1, MAX_QUEUES);
+        }
+        config.num_queues
+    }
+
+    fn reserve_chardev(&self, machine: &Machine) -> Result<Port> {
+        let id = self.settings().chardev.clone().filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| Error::generic("chardev is mandatory"))?;
+        let property = "Property 'vhost-user-blk.chardev'";
+        let chardev = machine
+            .chardevs()
+            .get(&id)
+            .ok_or_else(|| Error::generic(format!("{property} can't find value '{id}'")))?;
+        let taken = |e: Error| Error::generic(format!("{property} can't take value '{id}': {}", e.desc()));
+        chardev.reserve().map_err(taken)
+    }
+
+    fn connect(&self, machine: &Arc<Machine>) -> Result<Arc<Client>> {
+        self.common.check()?;
+        let port = self.reserve_chardev(machine)?;
+        let (queue_size, needs, wanted) = {
+            let config = self.settings();
+            let needs =
+                Needs { device: "vhost-user-blk", queues: config.num_queues, config: config.config_size() };
+            (config.check()?, needs, config.wanted_features())
+        };
+        if self.common.generic().features.iommu_platform {
+            return Err(Error::generic("iommu_platform=true is not supported by the device"));
+        }
+        self.queue_sizes.get_or_init(|| vec![queue_size; needs.queues.into()]);
+        let surroundings = Surroundings {
+            needs,
+            port,
+            memory: Arc::clone(machine.memory()),
+            space: Arc::clone(machine.system_space()),
+            mainloop: machine.mainloop().clone(),
+            running: machine.is_running(),
+        };
+        // A machine that runs waits for nobody; one that is being started is of no use without its disk.
+        let connecting = if machine.is_ready() { Patience::Once(PATIENCE) } else { Patience::Endless };
+        let client = Client::connect(surroundings, connecting, PATIENCE)?;
+        let owner: Weak<dyn Owner> = self.me.clone();
+        // Ring features as well: what the first back end has is what the transport offers.
+        let generic = self.common.generic().features.bits();
+        if let Err(error) = client.begin(owner, wanted | generic) {
+            client.shut_down();
+            return Err(error);
+        }
+        Ok(client)
+    }
+}
+
+impl Device for VhostUserBlk {
+    fn dev(&self) -> &DeviceState {
+        &self.common.dev
+    }
+
+    fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        self.settle_queues(1);
+        let client = self.connect(machine)?;
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        Ok(())
+    }
+
+    fn unrealize(self: Arc<Self>, _machine: &Arc<Machine>) {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(client) = client {
+            client.shut_down();
+        }
+    }
+}
+
+impl Owner for VhostUserBlk {
+    fn config_changed(&self) {
+        self.common.notifier.config_changed();
+    }
+}
+
+impl VirtioBackend for VhostUserBlk {
+    fn common(&self) -> &VirtioCommon {
+        &self.common
+    }
+
+    fn feature_texts(&self) -> &'static [(u64, &'static str)] {
+        use feature::*;
+        &[
+            (
+                BAD_FEATURE,
+                "VHOST_USER_F_PROTOCOL_FEATURES: Vhost-user protocol features negotiation supported",
+            ),
+            (1 << 26, "VHOST_F_LOG_ALL: Logging write descriptors supported"),
+            (CONFIG_WCE, "VIRTIO_BLK_F_CONFIG_WCE: Cache writeback and writethrough modes supported"),
+            (FLUSH, "VIRTIO_BLK_F_FLUSH: Flush command supported"),
+            (WRITE_ZEROES, "VIRTIO_BLK_F_WRITE_ZEROES: Write zeroes command supported"),
+            (DISCARD, "VIRTIO_BLK_F_DISCARD: Discard command supported"),
+            (MQ, "VIRTIO_BLK_F_MQ: Multiqueue supported"),
+            (TOPOLOGY, "VIRTIO_BLK_F_TOPOLOGY: Topology information available"),
+            (BLK_SIZE, "VIRTIO_BLK_F_BLK_SIZE: Block size of disk available"),
+            (RO, "VIRTIO_BLK_F_RO: Device is read-only"),
+            (GEOMETRY, "VIRTIO_BLK_F_GEOMETRY: Legacy geometry available"),
+            (SEG_MAX, "VIRTIO_BLK_F_SEG_MAX: Max segments in a request is seg_max"),
+            (SIZE_MAX, "VIRTIO_BLK_F_SIZE_MAX: Max segment size is size_max"),
+        ]
+    }
+}
+
+impl VirtioDevice for VhostUserBlk {
+    fn name(&self) -> &'static str {
+        "virtio-blk"
+    }
+
+    fn device_id(&self) -> u16 {
+        DEVICE_ID
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        self.queue_sizes.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn features(&self) -> u64 {
+        let wanted = self.settings().wanted_features();
+        self.client().map_or(0, |client| client.features() & wanted)
+    }
+
+    /// One queue cannot be reset alone, and addresses are the guest's own.
+    fn ring_features(&self, generic: u64) -> u64 {
+        let had = self.client().map_or(0, |client| client.features());
+        generic & had & !(RING_RESET | ACCESS_PLATFORM)
+    }
+
+    fn ring_server(&self) -> Option<Arc<dyn RingServer>> {
+        self.client().map(|client| client as Arc<dyn RingServer>)
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let mut bytes = self.client().map(|client| client.config()).unwrap_or_default();
+        // What the device has, which may be less than its back end has.
+        let queues = self.settings().num_queues.to_le_bytes();
+        if let Some(place) = bytes.get_mut(config::NUM_QUEUES..config::NUM_QUEUES + 2) {
+            place.copy_from_slice(&queues);
+        }
+        bytes
+    }
+
+    fn write_config(&self, offset: usize, data: &[u8]) {
+        let Some(client) = self.client() else { return };
+        let Some(&value) = config::WRITEBACK.checked_sub(offset).and_then(|at| data.get(at)) else { return };
+        if client.config().get(config::WRITEBACK) != Some(&value) {
+            client.set_config(config::WRITEBACK, &[value]);
+        }
+    }
+
+    fn serve(&self, _queue: u16, _buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
+        Err(Violation("vhost-user-blk: rings are served by the back end".into()))
+    }
+}
+
+/// Registers `vhost-user-blk` and `vhost-user-blk-pci`.
+pub(super) fn register(registry: &mut qom::Registry) {
+    registry.register(
+        TypeInfo::new("vhost-user-blk")
+            .parent("virtio-device")
+            .instance(VhostUserBlk::new)
+            .properties(properties::all())
+            .cast::<VhostUserBlk, dyn Device>(|d| d)
+            .cast::<VhostUserBlk, dyn VirtioBackend>(|d| d)
+            .extension(DeviceClass::on("virtio-bus").category(Category::Storage)),
+    );
+    let backend = Arc::clone(registry.lookup("vhost-user-blk").expect("registered above"));
+    let bus = Arc::clone(registry.lookup("virtio-pci-bus").expect("virtio::pci comes before vhost"));
+    registry.register(pci::class(&backend, &bus));
+}
