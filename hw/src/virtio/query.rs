@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use qapi::types::{VirtioDeviceFeatures, VirtioDeviceStatus, VirtioInfo, VirtioStatus};
+use qapi::types::{
+    VhostDeviceProtocols, VhostStatus, VirtioDeviceFeatures, VirtioDeviceStatus, VirtioInfo, VirtioStatus,
+};
 use qapi::{Error, Result};
 use qom::{ObjectRef, Resolve, Tree, cast};
 
 use super::backend::VirtioBackend;
 use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
 use super::pci::{Proxy, Transport};
+use super::ring_server::RingServerStatus;
 use crate::core::{Device, Machine};
 
 /// A realized device and its transport.
@@ -57,10 +60,11 @@ pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
     let generic = backend.common().generic();
     let legacy = |on: bool, bit: u64| if on { bit } else { 0 };
     let texts = backend.feature_texts();
+    let server = backend.ring_server().map(|server| server.status());
     Ok(transport.with_state(|state| VirtioStatus {
         name: backend.name().to_owned(),
         device_id: backend.device_id(),
-        vhost_started: false,
+        vhost_started: server.as_ref().is_some_and(|server| server.started),
         device_endian: "little".to_owned(),
         guest_features: features(state.accepted(), texts),
         host_features: features(
@@ -85,8 +89,34 @@ pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
         disable_legacy_check: generic.disable_legacy_check,
         bus_name: String::new(),
         use_guest_notifier_mask: true,
-        vhost_dev: None,
+        vhost_dev: server.as_ref().map(|server| vhost_status(server, state.queues().len(), texts)),
     }))
+}
+
+fn vhost_status(
+    server: &RingServerStatus,
+    queues: usize,
+    texts: &'static [(u64, &'static str)],
+) -> VhostStatus {
+    let protocols = &server.protocol_texts;
+    VhostStatus {
+        n_mem_sections: server.memory_sections as i64,
+        n_tmp_sections: server.visible_sections as i64,
+        // At most 1024.
+        nvqs: queues as u32,
+        vq_index: 0,
+        features: features(server.features, texts),
+        acked_features: features(server.acked_features, texts),
+        backend_features: features(server.features & BAD_FEATURE, texts),
+        protocol_features: VhostDeviceProtocols {
+            protocols: protocols.iter().map(|text| (*text).to_owned()).collect(),
+            unknown_protocols: None,
+        },
+        max_queues: server.max_queues,
+        backend_cap: 0,
+        log_enabled: false,
+        log_size: 0,
+    }
 }
 
 fn features(bits: u64, device: &'static [(u64, &'static str)]) -> VirtioDeviceFeatures {

@@ -82,10 +82,12 @@ pub struct RingServerStatus {
     pub max_queues: u64,
     /// Pieces of memory that it has.
     pub memory_sections: u64,
+    /// Pieces of memory that it may have.
+    pub visible_sections: u64,
     /// Features it has.
     pub features: u64,
     /// Features in use.
     pub acked_features: u64,
-    /// Features of the protocol that are in use.
-    pub protocol_features: u64,
+    /// Features of the protocol that are in use, a sentence each.
+    pub protocol_texts: Vec<&'static str>,
 }

@@ -15,8 +15,13 @@ mod frontend;
 mod message;
 mod regions;
 mod session;
+#[cfg(test)]
+mod testing;
 
 /// Registers the devices.
 pub(crate) fn register(registry: &mut qom::Registry) {
     blk::register(registry);
 }
+
+#[cfg(test)]
+mod tests;

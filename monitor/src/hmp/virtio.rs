@@ -1,6 +1,4 @@
 //! `info virtio` and `info virtio-status`: what the virtio queries answer, as QEMU's console lays it out.
-//!
-//! Left out: the state of vhost back ends, which no device here has.
 
 use std::fmt::Write as _;
 
@@ -21,7 +19,9 @@ pub(super) fn status(x: &dyn Execute, args: &Args) -> Result<String> {
     let path = args.word("path");
     let s = x.execute("x-query-virtio-status", Dict::new().with("path", path))?;
     // Writing to a String cannot fail, here and below.
-    let mut out = format!("{path}:\n  device_name:             {} \n", text(&s, "name"));
+    let vhost = member(&s, "vhost-dev");
+    let elsewhere = if vhost.is_some() { "(vhost)" } else { "" };
+    let mut out = format!("{path}:\n  device_name:             {} {elsewhere}\n", text(&s, "name"));
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "  {:<24} {value}", format!("{name}:"));
     };
@@ -59,7 +59,46 @@ pub(super) fn status(x: &dyn Execute, args: &Args) -> Result<String> {
             let _ = writeln!(out, "  unknown-features(0x{unknown:016x})");
         }
     }
+    if let Some(vhost) = vhost {
+        vhost_status(&mut out, vhost);
+    }
     Ok(out)
+}
+
+/// What is known of a back end that serves the queues elsewhere.
+fn vhost_status(out: &mut String, vhost: &Value) {
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(out, "\n  VHost:");
+    for (title, name) in [
+        ("nvqs:", "nvqs"),
+        ("vq_index:", "vq-index"),
+        ("max_queues:", "max-queues"),
+        ("n_mem_sections:", "n-mem-sections"),
+        ("n_tmp_sections:", "n-tmp-sections"),
+        ("backend_cap:", "backend-cap"),
+    ] {
+        let _ = writeln!(out, "    {title:<15} {}", number(vhost, name));
+    }
+    let _ = writeln!(out, "    {:<15} {}", "log_enabled:", flag(vhost, "log-enabled"));
+    let _ = writeln!(out, "    {:<15} {}", "log_size:", number(vhost, "log-size"));
+    for (title, name) in [
+        ("Features", "features"),
+        ("Acked features", "acked-features"),
+        ("Backend features", "backend-features"),
+    ] {
+        let _ = writeln!(out, "    {title}:");
+        let features = member(vhost, name).unwrap_or(&Value::Null);
+        if member(features, "transports").is_none_or(|list| items(list).is_empty()) {
+            out.push('\n');
+        }
+        bits(out, features, "transports");
+        bits(out, features, "dev-features");
+        if let Some(unknown) = member(features, "unknown-dev-features").and_then(Value::as_u64) {
+            let _ = writeln!(out, "  unknown-features(0x{unknown:016x})");
+        }
+    }
+    let _ = writeln!(out, "    Protocol features:");
+    bits(out, member(vhost, "protocol-features").unwrap_or(&Value::Null), "protocols");
 }
 
 /// A list of decoded bits, one a line.

@@ -2,9 +2,11 @@
 //!
 //! Nothing else was negotiated; anything else ends the connection. Reading never waits.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mainloop::Watch;
+use mainloop::{Interest, Watch};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
@@ -14,14 +16,70 @@ use super::message::{CONFIG_CHANGE, HEADER, Header};
 /// Requests of one turn of the main loop.
 const REQUESTS_PER_TURN: usize = 16;
 
-/// Our end, watched by the main loop for as long as this lives.
-pub(super) struct BackendChannel {
-    _watch: Watch,
+/// Our end, watched by the main loop for as long as this lives and the back end keeps to the rules.
+pub(super) struct BackendChannel(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    watch: Option<Watch>,
+    fault: Option<Fault>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl BackendChannel {
-    pub(super) fn new(watch: Watch) -> Self {
-        Self { _watch: watch }
+    /// Has the main loop read `ours`. `heard` is called on its thread: the configuration space changed, or it is over, and
+    /// [`fault`](Self::fault) says why.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn watch(
+        ours: OwnedFd,
+        mainloop: &mainloop::Handle,
+        heard: impl Fn(Result<(), ()>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let watched = ours.try_clone()?;
+        let (mut requests, theirs) = (Requests::new(ours), Arc::downgrade(&shared));
+        let watch = mainloop.watch(watched, Interest::READ, move |_| {
+            let Some(shared) = theirs.upgrade() else { return };
+            match requests.read() {
+                Ok(false) => {}
+                Ok(true) => heard(Ok(())),
+                Err(fault) => {
+                    // Nothing that it says any more may wake the loop.
+                    let watch = {
+                        let mut state = shared.lock();
+                        state.fault = Some(fault);
+                        state.watch.take()
+                    };
+                    drop(watch);
+                    heard(Err(()));
+                }
+            }
+        })?;
+        {
+            let mut state = shared.lock();
+            // It may be over already.
+            if state.fault.is_none() {
+                state.watch = Some(watch);
+            }
+        }
+        Ok(Self(shared))
+    }
+
+    /// Why it is over, if it is.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.0.lock().fault.clone()
     }
 }
 
@@ -34,14 +92,14 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Reads requests.
-pub(super) struct Requests {
+struct Requests {
     socket: OwnedFd,
     head: [u8; HEADER],
     have: usize,
 }
 
 impl Requests {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd) -> Self {
         Self { socket, head: [0; HEADER], have: 0 }
     }
 
@@ -49,7 +107,7 @@ impl Requests {
     ///
     /// # Errors
     /// The back end hung up, or sent what nobody asked for.
-    pub(super) fn read(&mut self) -> Result<bool, Fault> {
+    fn read(&mut self) -> Result<bool, Fault> {
         let mut changed = false;
         for _ in 0..REQUESTS_PER_TURN {
             match self.next()? {

@@ -1,19 +1,21 @@
 //! `vhost-user-blk`: a disk (virtio 1.3 §5.2) whose requests another process serves, as `qemu-storage-daemon` does.
 //!
 //! What a disk is (its size, its limits) the back end knows; here are the features that are passed on, and the one byte of the configuration
-//! space that a driver may write. Left out: zoned disks, secure erase, `x-pliant` timeouts.
+//! space that a driver may write. Left out: zoned disks, secure erase.
 
 mod pci;
 mod properties;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use chardev::{Patience, Port};
 use qapi::{Error, Result};
-use qom::{Class, TypeInfo};
+use qom::{Class, ObjectRef, TypeInfo};
 
-use super::client::{Client, Needs, Owner, PATIENCE, Surroundings};
+use super::client::{Client, Needs, Owner, Surroundings};
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine};
+use crate::mem::slot_plan::SlotPlan;
 use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_RESET};
 use crate::virtio::ring::{Chain, MAX_DESCRIPTORS};
 use crate::virtio::ring_server::RingServer;
@@ -27,6 +29,9 @@ pub(super) const AUTO_QUEUES: u16 = u16::MAX;
 /// Queues at most.
 #[doc(alias = "VIRTIO_QUEUE_MAX")]
 const MAX_QUEUES: u16 = 1024;
+
+/// How long the back end is waited for by default.
+const TIMEOUT_MS: u32 = 1000;
 
 /// Feature bits of disks.
 mod feature {
@@ -63,6 +68,7 @@ pub(super) struct Config {
     config_wce: bool,
     discard: bool,
     write_zeroes: bool,
+    timeout_ms: u32,
 }
 
 impl Config {
@@ -81,6 +87,11 @@ impl Config {
             | bit(self.num_queues > 1, MQ)
             | bit(self.discard, DISCARD)
             | bit(self.write_zeroes, WRITE_ZEROES)
+    }
+
+    /// How long the back end is waited for.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.into())
     }
 
     fn config_size(&self) -> usize {
@@ -106,6 +117,9 @@ impl Config {
         if !self.queue_size.is_power_of_two() {
             return error("queue size must be a power of two");
         }
+        if self.timeout_ms == 0 {
+            return error("x-pliant-timeout-ms must be non-zero");
+        }
         // At most `MAX_DESCRIPTORS`.
         Ok(self.queue_size as u16)
     }
@@ -130,6 +144,7 @@ impl VhostUserBlk {
             config_wce: true,
             discard: true,
             write_zeroes: true,
+            timeout_ms: TIMEOUT_MS,
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -170,14 +185,21 @@ impl VhostUserBlk {
         chardev.reserve().map_err(taken)
     }
 
+    /// What people know the device by.
+    fn title(&self) -> String {
+        let proxy = self.common.dev.parent_bus().and_then(|bus| bus.bus().parent());
+        let id = proxy.as_ref().and_then(|proxy| proxy.dev().id());
+        id.or_else(|| proxy.map(|proxy| (proxy as ObjectRef).path())).unwrap_or_default()
+    }
+
     fn connect(&self, machine: &Arc<Machine>) -> Result<Arc<Client>> {
         self.common.check()?;
         let port = self.reserve_chardev(machine)?;
-        let (queue_size, needs, wanted) = {
+        let (queue_size, needs, wanted, patience) = {
             let config = self.settings();
             let needs =
                 Needs { device: "vhost-user-blk", queues: config.num_queues, config: config.config_size() };
-            (config.check()?, needs, config.wanted_features())
+            (config.check()?, needs, config.wanted_features(), config.patience())
         };
         if self.common.generic().features.iommu_platform {
             return Err(Error::generic("iommu_platform=true is not supported by the device"));
@@ -185,15 +207,18 @@ impl VhostUserBlk {
         self.queue_sizes.get_or_init(|| vec![queue_size; needs.queues.into()]);
         let surroundings = Surroundings {
             needs,
+            title: self.title(),
+            plan: SlotPlan::of(machine),
             port,
             memory: Arc::clone(machine.memory()),
             space: Arc::clone(machine.system_space()),
             mainloop: machine.mainloop().clone(),
             running: machine.is_running(),
+            patience,
         };
         // A machine that runs waits for nobody; one that is being started is of no use without its disk.
-        let connecting = if machine.is_ready() { Patience::Once(PATIENCE) } else { Patience::Endless };
-        let client = Client::connect(surroundings, connecting, PATIENCE)?;
+        let connecting = if machine.is_ready() { Patience::Once(patience) } else { Patience::Endless };
+        let client = Client::connect(surroundings, connecting)?;
         let owner: Weak<dyn Owner> = self.me.clone();
         // Ring features as well: what the first back end has is what the transport offers.
         let generic = self.common.generic().features.bits();

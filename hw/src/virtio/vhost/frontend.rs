@@ -245,3 +245,6 @@ impl FrontEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

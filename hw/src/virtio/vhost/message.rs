@@ -68,24 +68,29 @@ pub(super) mod protocol {
     pub(in super::super) const KNOWN: u64 =
         MQ | REPLY_ACK | BACKEND_REQ | CONFIG | INFLIGHT_SHMFD | CONFIGURE_MEM_SLOTS;
 
-    /// Names as `info virtio-status` has them, by bit.
-    pub(in super::super) const NAMES: [(u64, &str); 6] = [
-        (MQ, "VHOST_USER_PROTOCOL_F_MQ: Multiqueue protocol supported"),
-        (REPLY_ACK, "VHOST_USER_PROTOCOL_F_REPLY_ACK: Requested operation status ack. supported"),
-        (
-            BACKEND_REQ,
-            "VHOST_USER_PROTOCOL_F_BACKEND_REQ: Socket fd for back-end initiated requests supported",
-        ),
-        (
-            CONFIG,
-            "VHOST_USER_PROTOCOL_F_CONFIG: Vhost-user messaging for virtio device configuration space supported",
-        ),
-        (INFLIGHT_SHMFD, "VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: Shared inflight I/O buffers supported"),
+    /// Sentences of `info virtio-status`, in its order.
+    const TEXTS: [(u64, &str); 6] = [
         (
             CONFIGURE_MEM_SLOTS,
             "VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Configuration for memory slots supported",
         ),
+        (INFLIGHT_SHMFD, "VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: Shared inflight I/O buffers supported"),
+        (
+            CONFIG,
+            "VHOST_USER_PROTOCOL_F_CONFIG: Vhost-user messaging for virtio device configuration space supported",
+        ),
+        (
+            BACKEND_REQ,
+            "VHOST_USER_PROTOCOL_F_BACKEND_REQ: Socket fd for back-end initiated requests supported",
+        ),
+        (REPLY_ACK, "VHOST_USER_PROTOCOL_F_REPLY_ACK: Requested operation status ack. supported"),
+        (MQ, "VHOST_USER_PROTOCOL_F_MQ: Multiqueue protocol supported"),
     ];
+
+    /// The sentences for these features.
+    pub(in super::super) fn texts(features: u64) -> Vec<&'static str> {
+        TEXTS.iter().filter(|(bit, _)| features & bit != 0).map(|(_, text)| *text).collect()
+    }
 }
 
 /// The start of a message.

@@ -149,3 +149,6 @@ impl Regions {
 fn closed() -> Fault {
     Fault::Unusable("A memory block lost its file.".into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,8 +22,15 @@ pub(super) struct Link {
     /// The character device's number of it.
     pub(super) id: u64,
     pub(super) front: FrontEnd,
-    /// Where the back end's own requests come in; kept for as long as the connection.
-    pub(super) _requests: Option<BackendChannel>,
+    /// Where the back end's own requests come in.
+    pub(super) requests: Option<BackendChannel>,
+}
+
+impl Link {
+    /// Why the back end's own requests came to an end.
+    pub(super) fn own_fault(&self) -> Option<Fault> {
+        self.requests.as_ref().and_then(BackendChannel::fault)
+    }
 }
 
 /// Where a ring goes on.

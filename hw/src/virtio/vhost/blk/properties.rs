@@ -2,7 +2,7 @@
 
 use qom::Property;
 
-use super::{AUTO_QUEUES, Config, VhostUserBlk};
+use super::{AUTO_QUEUES, Config, TIMEOUT_MS, VhostUserBlk};
 
 type Flag = fn(&mut Config) -> &mut bool;
 
@@ -49,5 +49,14 @@ pub(super) fn all() -> Vec<Property> {
         flag("config-wce", |c| &mut c.config_wce),
         flag("discard", |c| &mut c.discard),
         flag("write-zeroes", |c| &mut c.write_zeroes),
+        Property::new("x-pliant-timeout-ms", "uint32")
+            .description("Milliseconds that the backend is waited for before it is disconnected")
+            .default(u64::from(TIMEOUT_MS))
+            .get(|d: &VhostUserBlk| Ok(u64::from(d.settings().timeout_ms).into()))
+            .set(|d: &VhostUserBlk, value, name| {
+                let value = value.to_uint(name, 32)? as u32;
+                d.settings().timeout_ms = value;
+                Ok(())
+            }),
     ]
 }

@@ -1,0 +1,88 @@
+//! Memory that comes and goes while a back end has it.
+
+use super::super::message::{Request, protocol};
+use super::*;
+
+const HIGH: u64 = 0x100_0000_0000;
+
+#[test]
+fn a_region_is_gone_at_the_back_end_before_the_change_is_over() {
+    for slots in [true, false] {
+        let mut script = Script::default();
+        if !slots {
+            script.protocol &= !protocol::CONFIGURE_MEM_SLOTS;
+        }
+        let world = World::with(script, "");
+        let early = world.map_page(HIGH);
+        world.start();
+        let late = world.map_page(HIGH + 0x1000);
+        let has = |world: &World| world.back_end.state().regions.keys().copied().collect::<Vec<_>>();
+        assert_eq!(has(&world), [0, HIGH, HIGH + 0x1000]);
+        world.unmap(early);
+        assert_eq!(has(&world), [0, HIGH + 0x1000]);
+        world.unmap(late);
+        assert_eq!(has(&world), [0]);
+    }
+}
+
+#[test]
+fn memory_follows_while_the_driver_is_away_but_the_back_end_has_it() {
+    let world = World::new();
+    world.start();
+    world.reset();
+    let page = world.map_page(HIGH);
+    assert!(world.back_end.state().regions.contains_key(&HIGH));
+    world.unmap(page);
+    assert!(!world.back_end.state().regions.contains_key(&HIGH));
+}
+
+#[test]
+fn changes_that_are_no_matter_of_the_back_end_are_not_told() {
+    let world = World::new();
+    world.start();
+    world.back_end.take_log();
+    world.map_page(HIGH);
+    let anonymous = world.rig.machine.memory().create_ram(RamSpec::anonymous("own", 4096)).unwrap();
+    let mut tx = world.rig.machine.memory().transaction();
+    let region = tx.ram(RegionDesc::new("own", 4096), anonymous);
+    tx.add_subregion(world.rig.machine.system_region(), HIGH + 0x1000, region, 0);
+    drop(tx);
+    world.unmap(region);
+    assert_eq!(world.back_end.take_log(), ["AddMemReg"]);
+}
+
+#[test]
+fn rings_that_the_back_end_cannot_see_are_not_started() {
+    let world = World::new();
+    let nowhere = [HIGH, HIGH + 0x1000, HIGH + 0x2000];
+    world.start_with(&[0], |_| nowhere);
+    world.reset();
+    assert!(!world.back_end.take_log().iter().any(|request| request.starts_with("SetVring")));
+    world.start();
+}
+
+#[test]
+fn more_regions_than_the_back_end_takes_cost_the_device_only() {
+    let world = World::with(Script { slots: 3, ..Script::default() }, "");
+    world.start();
+    let pages = [HIGH, HIGH + 0x1000].map(|addr| world.map_page(addr));
+    assert!(world.is_served());
+    let last = world.map_page(HIGH + 0x2000);
+    assert!(!world.is_served() && world.is_alive());
+    world.unmap(last);
+    pages.iter().for_each(|page| world.unmap(*page));
+}
+
+#[test]
+fn a_back_end_that_does_not_let_go_is_cut_off_before_the_change_is_over() {
+    for misdeed in [Misdeed::Stall, Misdeed::HangUp, Misdeed::Refuse] {
+        let world = World::impatient();
+        let page = world.map_page(HIGH);
+        world.start();
+        world.back_end.misbehave(Request::RemMemReg, misdeed);
+        world.unmap(page);
+        assert!(!world.is_served() && world.is_alive());
+        let page = world.map_page(HIGH);
+        world.unmap(page);
+    }
+}
