@@ -14,6 +14,7 @@
 //! - A vCPU is *broken* after an error or a triple fault: it stays parked under goal Run until a reset.
 //! - A reset is a flag that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
 //!   vCPU's registers belong to its thread.
+//! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on.
 //! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
 //!   device callback) counts as stopped for the time of the call; so two that do so at once do not wait for each other.
 //!
@@ -24,6 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+use crate::registers::Registers;
+
 /// What a vCPU thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -31,6 +34,8 @@ pub(crate) enum Step {
     Run,
     /// Load the reset state, then call [`Control::reset_done`] and ask again.
     Reset,
+    /// Read the registers, call [`Control::report`] and ask again.
+    Report,
     /// Return from the thread's function.
     Exit,
 }
@@ -69,6 +74,10 @@ struct Cpu {
     reset: bool,
     thread: Option<ThreadId>,
     stop: Arc<StopFlag>,
+    /// How often somebody asked for the registers, and up to which of these times the last report answers.
+    asked: u64,
+    answered: u64,
+    report: Option<Registers>,
 }
 
 #[derive(Debug)]
@@ -114,9 +123,16 @@ impl Control {
     pub(crate) fn add(&self) -> (usize, Arc<StopFlag>) {
         let mut inner = self.lock();
         let stop = Arc::new(StopFlag(AtomicBool::new(true)));
-        let cpu =
-            Cpu { phase: Phase::Parked, broken: false, reset: false, thread: None, stop: Arc::clone(&stop) };
-        inner.cpus.push(cpu);
+        inner.cpus.push(Cpu {
+            phase: Phase::Parked,
+            broken: false,
+            reset: false,
+            thread: None,
+            stop: Arc::clone(&stop),
+            asked: 0,
+            answered: 0,
+            report: None,
+        });
         (inner.cpus.len() - 1, stop)
     }
 
@@ -141,6 +157,7 @@ impl Control {
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
                 _ if this.reset => Some((Phase::Parked, Step::Reset)),
+                _ if this.asked != this.answered => Some((Phase::Parked, Step::Report)),
                 Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
                 Goal::Run | Goal::Pause => None,
             };
@@ -167,6 +184,43 @@ impl Control {
         inner.cpus[cpu].reset = false;
         inner.cpus[cpu].broken = false;
         self.changed.notify_all();
+    }
+
+    /// Called by a vCPU thread with what its registers hold now.
+    pub(crate) fn report(&self, cpu: usize, registers: Option<Registers>) {
+        let mut inner = self.lock();
+        let this = &mut inner.cpus[cpu];
+        // It has not run since it was told to report, so who asked meanwhile is answered as well.
+        this.answered = this.asked;
+        this.report = registers;
+        self.changed.notify_all();
+    }
+
+    /// Has a vCPU report its registers and waits for it; `kick` is called if it runs. `None` if it cannot: no such vCPU, it
+    /// ended, or it is the caller's own, which is inside a device callback.
+    pub(crate) fn registers(&self, cpu: usize, kick: impl Fn(usize)) -> Option<Registers> {
+        let mut inner = self.lock();
+        let this = inner.cpus.get_mut(cpu)?;
+        if this.phase != Phase::Parked && this.thread == Some(thread::current().id()) {
+            return None;
+        }
+        this.asked += 1;
+        let mine = this.asked;
+        this.stop.0.store(true, Ordering::SeqCst);
+        if this.phase == Phase::Running {
+            kick(cpu);
+        }
+        self.changed.notify_all();
+        loop {
+            let this = &inner.cpus[cpu];
+            if this.answered >= mine {
+                return this.report;
+            }
+            if inner.goal == Goal::Exit || this.phase == Phase::Gone {
+                return None;
+            }
+            inner = self.wait(inner);
+        }
     }
 
     /// Sets goal Run.

@@ -34,6 +34,7 @@ pub mod cpu;
 pub mod irq;
 pub mod kvm;
 pub mod qtest;
+mod registers;
 mod select;
 pub mod sim;
 
@@ -47,6 +48,7 @@ use memory::{AddressSpace, Memory};
 
 pub use cpu::CpuModel;
 pub use irq::{Interrupt, IrqChip, MsiMessage, MsiRoute, UserIrqChip};
+pub use registers::{DescriptorTable, Registers, Segment};
 pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
 
 /// The vCPUs to create.
@@ -135,6 +137,15 @@ pub trait Accel: Send + Sync {
 
     /// The vCPUs in order of index.
     fn vcpus(&self) -> Vec<VcpuInfo>;
+
+    /// Registers of vCPU `cpu` as of now. One that runs is taken out of the guest for a moment (what QEMU calls synchronizing),
+    /// one that is paused stays so; several that are to agree are read while paused. `None` if there is no such vCPU, it has
+    /// ended, or what it runs has no registers (`sim`). Called with no lock held that a device callback may want, and never
+    /// by such a callback.
+    #[doc(alias = "cpu_synchronize_state")]
+    fn registers(&self, _cpu: u32) -> Option<Registers> {
+        None
+    }
 
     /// The boot processor's state at the next resets; `None` is the architecture's reset vector.
     fn set_boot(&self, boot: Option<BootState>);

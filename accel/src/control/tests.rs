@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use super::*;
 
+/// Registers by which a vCPU of a test is known.
+fn registers_of(cpu: usize) -> Registers {
+    Registers { rip: 0x1000 + cpu as u64, ..Registers::at_reset() }
+}
+
 /// A vCPU thread that "executes" by waiting on a channel: each kick wakes it, and it reports every step it takes.
 struct Model {
     control: Arc<Control>,
@@ -34,6 +39,7 @@ impl Model {
                             }
                         }
                         Step::Reset => control.reset_done(cpu),
+                        Step::Report => control.report(cpu, Some(registers_of(cpu))),
                         Step::Exit => return,
                     }
                 }
@@ -110,7 +116,7 @@ fn a_broken_cpu_stays_parked_until_its_reset() {
             sender.send(step).unwrap();
             match step {
                 Step::Reset => inner.reset_done(cpu),
-                Step::Run | Step::Exit => return,
+                Step::Run | Step::Exit | Step::Report => return,
             }
         }
     });
@@ -184,4 +190,70 @@ fn a_cpu_whose_thread_never_started_holds_nobody_up() {
     control.give_up(cpu);
     control.pause(|_| ());
     control.reset();
+}
+
+#[test]
+fn a_running_cpu_reports_its_registers_and_runs_on() {
+    let model = Model::new(2);
+    model.control.resume();
+    let mut ran = [model.step(), model.step()];
+    ran.sort_by_key(|(cpu, _)| *cpu);
+    assert_eq!(ran, [(0, Step::Run), (1, Step::Run)]);
+    for _ in 0..100 {
+        assert_eq!(model.control.registers(1, model.kick()), Some(registers_of(1)));
+        assert_eq!(model.step(), (1, Step::Report));
+        assert_eq!(model.step(), (1, Step::Run));
+    }
+    model.end();
+}
+
+#[test]
+fn a_paused_cpu_reports_its_registers_and_stays_paused() {
+    let model = Model::new(1);
+    for _ in 0..100 {
+        let nobody_runs = |_| panic!("nobody to kick");
+        assert_eq!(model.control.registers(0, nobody_runs), Some(registers_of(0)));
+        assert_eq!(model.step(), (0, Step::Report));
+    }
+    assert!(model.steps.try_recv().is_err());
+    model.end();
+}
+
+#[test]
+fn everybody_who_asks_for_registers_is_answered_while_the_cpu_is_paused_and_resumed() {
+    let model = Model::new(1);
+    let control = &model.control;
+    // An asker that is left out waits for ever.
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let kick = model.kicks[0].clone();
+            scope.spawn(move || {
+                for _ in 0..300 {
+                    let kick = |_| kick.send(()).unwrap();
+                    assert_eq!(control.registers(0, kick), Some(registers_of(0)));
+                }
+            });
+        }
+        for _ in 0..300 {
+            control.resume();
+            control.pause(model.kick());
+        }
+    });
+    model.end();
+}
+
+#[test]
+fn nobody_waits_for_registers_that_cannot_come() {
+    let control = Arc::new(Control::new());
+    let (own, _) = control.add();
+    let (gone, _) = control.add();
+    control.give_up(gone);
+    assert_eq!(control.registers(gone, |_| ()), None);
+    assert_eq!(control.registers(7, |_| ()), None);
+    // A vCPU that asks for its own from inside a device callback.
+    control.resume();
+    assert_eq!(control.next(own), Step::Run);
+    assert_eq!(control.registers(own, |_| panic!("its own thread")), None);
+    control.shutdown(|_| ());
+    assert_eq!(control.registers(own, |_| ()), None);
 }

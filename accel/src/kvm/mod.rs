@@ -30,6 +30,7 @@ mod irqchip;
 mod kick;
 mod listener;
 mod pvh;
+mod registers;
 mod slots;
 mod state;
 mod vcpu;
@@ -48,7 +49,7 @@ use qapi::{Error, Result};
 
 use crate::control::Control;
 use crate::cpu::Feature;
-use crate::{Accel, BootState, CpuModel, IrqChip, MemorySlots, VcpuConfig, VcpuEvents, VcpuInfo};
+use crate::{Accel, BootState, CpuModel, IrqChip, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo};
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
 use state::{ChipState, MsrIndices};
@@ -338,6 +339,10 @@ impl Accel for KvmAccel {
 
     fn vcpus(&self) -> Vec<VcpuInfo> {
         lock(&self.state).vcpus.clone()
+    }
+
+    fn registers(&self, cpu: u32) -> Option<Registers> {
+        self.shared.control.registers(usize::try_from(cpu).ok()?, self.kick())
     }
 
     fn set_boot(&self, boot: Option<BootState>) {

@@ -4,5 +4,6 @@ mod exits;
 mod guest_image;
 mod interrupts;
 mod memory_slots;
+mod registers;
 mod rig;
 mod unplugged;

@@ -13,7 +13,7 @@ use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{MsrIndices, ResetState};
-use super::{Shared, lock, os_error, pvh};
+use super::{Shared, lock, os_error, pvh, registers};
 use crate::VcpuEvents;
 use crate::control::{Step, StopFlag};
 
@@ -94,6 +94,12 @@ impl Vcpu {
                 Step::Reset => {
                     running.reset(&reset);
                     running.shared.control.reset_done(cpu);
+                }
+                Step::Report => {
+                    let result = registers::read(&running.runner.fd);
+                    let found =
+                        result.inspect_err(|error| tracing::warn!(%error, cpu = index, "no registers"));
+                    running.shared.control.report(cpu, found.ok());
                 }
                 Step::Exit => return,
             }

@@ -19,7 +19,7 @@ use memory::{AddressSpace, Memory};
 use qapi::Result;
 
 use crate::irq::{UserIrq, UserIrqChip};
-use crate::{Accel, BootState, IrqChip, VcpuConfig, VcpuEvents, VcpuInfo};
+use crate::{Accel, BootState, IrqChip, Registers, VcpuConfig, VcpuEvents, VcpuInfo};
 
 /// See the module documentation.
 pub struct QtestAccel {
@@ -69,6 +69,12 @@ impl Accel for QtestAccel {
 
     fn vcpus(&self) -> Vec<VcpuInfo> {
         self.lock().clone()
+    }
+
+    /// Nothing runs, so each vCPU stays as it was reset.
+    fn registers(&self, cpu: u32) -> Option<Registers> {
+        let there = usize::try_from(cpu).is_ok_and(|cpu| cpu < self.lock().len());
+        there.then(Registers::at_reset)
     }
 
     fn set_boot(&self, _boot: Option<BootState>) {}

@@ -46,6 +46,7 @@ impl<'a> SimBus<'a> {
         while self.end.is_none() && self.stop.is_set() {
             match self.shared.control.next(self.cpu) {
                 Step::Run => {}
+                Step::Report => self.shared.control.report(self.cpu, None),
                 step @ (Step::Reset | Step::Exit) => self.end = Some(step),
             }
         }

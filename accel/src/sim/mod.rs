@@ -194,6 +194,11 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
                 shared.control.reset_done(cpu);
                 shared.control.next(cpu)
             }
+            // The program is the host's own code: there are no registers to show.
+            Step::Report => {
+                shared.control.report(cpu, None);
+                shared.control.next(cpu)
+            }
             Step::Run => run_program(shared, cpu, stop, events).unwrap_or_else(|| {
                 // The program is over: halted until a reset.
                 shared.control.break_down(cpu);
