@@ -6,6 +6,7 @@ pub mod elf;
 pub mod firmware;
 pub mod host_bridge;
 pub mod layout;
+pub mod paging;
 mod pc;
 pub mod ram;
 
