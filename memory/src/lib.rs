@@ -71,8 +71,8 @@ pub use listener::{IoEventFdSection, MemoryListener, Section};
 pub use memory::Memory;
 pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
 pub use ram::{
-    Backing, BlockRange, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec, create_memfd,
-    file_page_size, host_page_size,
+    Backing, BlockRange, BlockReader, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec,
+    create_memfd, file_page_size, host_page_size,
 };
 pub use ranges::Ranges;
 pub use region::{Owner, RegionDesc, RegionId, RegionKind};

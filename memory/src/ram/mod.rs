@@ -9,11 +9,13 @@ mod discard;
 mod file;
 mod list;
 mod mapping;
+mod reader;
 
 pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
 pub use dirty::DirtyBitmap;
 pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
+pub use reader::BlockReader;
 
 pub(crate) use list::RamList;
 #[cfg(test)]

@@ -1,0 +1,190 @@
+//! Reading a block without making anything of it resident: what a guest never wrote costs the host nothing, and a dump of the
+//! guest must not change that.
+//!
+//! Which bytes there are is asked of the kernel: of a file by `SEEK_DATA`, of private pages by `/proc/self/pagemap`
+//! (Linux `Documentation/admin-guide/mm/pagemap.rst`, bits 62 and 63). Pages of a shared mapping are read from the file: touching a
+//! hole of a memfd would allocate it, and of hugetlbfs a whole huge page, or end the program where there is none left. Where the
+//! kernel does not tell, everything counts as data.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use super::block::{FileBacking, RamBlock};
+use super::file::host_page_size;
+use crate::error::Result;
+
+/// Bytes of an entry of the page map.
+const ENTRY: usize = 8;
+/// Entries read at a time: those of 2 MiB.
+const ENTRIES: usize = 512;
+/// Present, or swapped out.
+const OCCUPIED: u64 = 0b11 << 62;
+
+/// Reads one block.
+#[derive(Debug)]
+pub struct BlockReader {
+    block: Arc<RamBlock>,
+    /// Absent if the mapping has no pages of its own, or the kernel does not tell.
+    pagemap: Option<File>,
+}
+
+impl RamBlock {
+    /// A reader that leaves what was never written as it is.
+    pub fn reader(self: &Arc<Self>) -> BlockReader {
+        let private = self.backing().is_none_or(|file| !file.shared);
+        let pagemap = if private { File::open("/proc/self/pagemap").ok() } else { None };
+        BlockReader { block: Arc::clone(self), pagemap }
+    }
+}
+
+impl BlockReader {
+    /// The block.
+    pub fn block(&self) -> &Arc<RamBlock> {
+        &self.block
+    }
+
+    /// The first part of `range` that may hold something else than zeroes, in whole pages cut to the range; empty, at the range's
+    /// end, if there is none. What comes before it is zero.
+    pub fn next_data(&self, range: Range<u64>) -> Range<u64> {
+        let end = range.end.min(self.block.max_size());
+        let none = end.max(range.start)..end.max(range.start);
+        if range.start >= end {
+            return none;
+        }
+        let range = range.start..end;
+        let own = match (&self.pagemap, self.block.backing()) {
+            (Some(pagemap), _) => self.next_page(pagemap, range.clone()),
+            (None, Some(file)) if file.shared => None,
+            (None, _) => Some(range.clone()),
+        };
+        let in_file = self.block.backing().and_then(|file| next_in_file(file, range));
+        match (own, in_file) {
+            (None, None) => none,
+            (Some(one), None) | (None, Some(one)) => one,
+            // The rest follows when it is asked for.
+            (Some(one), Some(other)) => {
+                if one.start <= other.start {
+                    one
+                } else {
+                    other
+                }
+            }
+        }
+    }
+
+    /// Copies out of the block, as [`RamBlock::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len() as u64;
+        let end = offset.saturating_add(len);
+        let may_be_read = end <= self.block.max_size() && self.block.is_accessible(offset, len);
+        let Some(file) = self.block.backing().filter(|_| may_be_read) else {
+            return self.block.read(offset, buf);
+        };
+        // Where the mapping has no page of its own, the file has the contents.
+        let mut at = offset;
+        while at < end {
+            let own = match &self.pagemap {
+                Some(pagemap) => self.next_page(pagemap, at..end).unwrap_or(end..end),
+                None if file.shared => end..end,
+                None => at..end,
+            };
+            let mut part = |range: &Range<u64>, read: &dyn Fn(u64, &mut [u8]) -> Result<()>| {
+                read(range.start, &mut buf[(range.start - offset) as usize..(range.end - offset) as usize])
+            };
+            let foreign = at..own.start;
+            part(&foreign, &|at, buf| match read_file(file, at, buf) {
+                Ok(()) => Ok(()),
+                // No file to read from, such as a device: the mapping it is.
+                Err(_) => self.block.read(at, buf),
+            })?;
+            part(&own, &|at, buf| self.block.read(at, buf))?;
+            at = own.end;
+        }
+        Ok(())
+    }
+
+    /// The first run of pages in `range` that the mapping has for itself; it may end early.
+    fn next_page(&self, pagemap: &File, range: Range<u64>) -> Option<Range<u64>> {
+        let page = host_page_size();
+        let base = self.block.host_address() as u64 / page;
+        let (mut index, last) = (range.start / page, range.end.div_ceil(page));
+        let mut start = None;
+        let mut bytes = [0; ENTRIES * ENTRY];
+        while index < last {
+            let count = (last - index).min(ENTRIES as u64) as usize;
+            let bytes = &mut bytes[..count * ENTRY];
+            if pagemap.read_exact_at(bytes, (base + index) * ENTRY as u64).is_err() {
+                // Unknown counts as data.
+                return Some(cut(start.unwrap_or(index)..last, page, &range));
+            }
+            let occupied = bytes.chunks_exact(ENTRY).map(|entry| {
+                let mut raw = [0; ENTRY];
+                raw.copy_from_slice(entry);
+                u64::from_le_bytes(raw) & OCCUPIED != 0
+            });
+            for (at, occupied) in (index..).zip(occupied) {
+                match start {
+                    None if occupied => start = Some(at),
+                    Some(start) if !occupied => return Some(cut(start..at, page, &range)),
+                    _ => {}
+                }
+            }
+            index += count as u64;
+            // A long run is told in pieces.
+            if let Some(start) = start {
+                return Some(cut(start..index, page, &range));
+            }
+        }
+        None
+    }
+}
+
+/// Pages as bytes inside `range`.
+fn cut(pages: Range<u64>, page: u64, range: &Range<u64>) -> Range<u64> {
+    (pages.start * page).max(range.start)..(pages.end * page).min(range.end)
+}
+
+/// The first part of the block's `range` that the file has data for.
+fn next_in_file(file: &FileBacking, range: Range<u64>) -> Option<Range<u64>> {
+    let at = |offset: u64| offset.saturating_add(file.offset);
+    match seek(&file.file, SeekFrom::Data(at(range.start))) {
+        // Nothing from here to the end of the file.
+        Err(Errno::NXIO) => None,
+        Err(_) => Some(range),
+        Ok(data) => {
+            let hole = seek(&file.file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+            let start = data.saturating_sub(file.offset).max(range.start);
+            let end = hole.saturating_sub(file.offset).min(range.end);
+            (start < end).then_some(start..end)
+        }
+    }
+}
+
+/// Fills `buf` from the block's offset `at`; what is behind the end of the file is zero.
+fn read_file(file: &FileBacking, at: u64, buf: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.file.read_at(&mut buf[done..], file.offset + at + done as u64) {
+            Ok(0) => {
+                buf[done..].fill(0);
+                return Ok(());
+            }
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
