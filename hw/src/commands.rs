@@ -29,6 +29,11 @@ impl MachineHandlers {
     pub fn new(machine: Arc<Machine>) -> Self {
         Self(machine)
     }
+
+    /// The machine, for handlers of other rooms.
+    pub(crate) fn machine(&self) -> &Arc<Machine> {
+        &self.0
+    }
 }
 
 fn text(human_readable_text: String) -> HumanReadableText {

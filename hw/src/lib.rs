@@ -8,6 +8,7 @@
 //! | [`mod@char`] | serial ports |
 //! | [`virtio`] | queues, the PCI transport |
 //! | [`mem`] | memory devices, virtio-mem |
+//! | [`inspect`] | the guest's memory and registers, for people |
 //! | [`i386`] | the boards `pc`, `q35` and `none` |
 
 pub mod acpi;
@@ -15,6 +16,7 @@ pub mod char;
 pub mod commands;
 pub mod core;
 pub mod i386;
+pub mod inspect;
 pub mod isa;
 pub mod mem;
 pub mod pci;

@@ -117,7 +117,7 @@ impl FlatView {
     }
 
     /// The start of the first range above an address where nothing is.
-    pub(crate) fn next_start(&self, addr: u64) -> Option<u64> {
+    pub fn next_start(&self, addr: u64) -> Option<u64> {
         self.ranges().reaching(addr).map(|r| r.addr)
     }
 

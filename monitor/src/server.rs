@@ -9,7 +9,7 @@ use qapi::events::Event;
 use qapi::{Dict, Handlers, Result, Value};
 
 use crate::emit::Stamped;
-use crate::hmp::Console;
+use crate::hmp::{Console, LastFormat};
 use crate::qmp::{self, Peer};
 use crate::throttle::{Throttle, WINDOW_NS};
 
@@ -39,6 +39,7 @@ pub(crate) struct Server {
     /// Who holds the devices: handlers hold weak references, so that dropping these gives the devices back.
     peers: Mutex<Vec<Arc<Peer>>>,
     consoles: Mutex<Vec<Arc<Port>>>,
+    pub(crate) format: Mutex<LastFormat>,
     throttle: Mutex<Throttle<(&'static str, String), Stamped>>,
 }
 
@@ -51,6 +52,7 @@ impl Monitors {
             backend: OnceLock::new(),
             peers: Mutex::default(),
             consoles: Mutex::default(),
+            format: Mutex::default(),
             throttle: Mutex::new(Throttle::new()),
         }))
     }

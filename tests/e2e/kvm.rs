@@ -1,7 +1,7 @@
 //! The device path under a guest that really runs, on KVM and on `sim`: memory that comes and goes, interrupt pins, hostile drivers, and
 //! monitors that do not leave a busy machine alone.
 
-mod memory;
+pub(crate) mod memory;
 mod options;
 mod stress;
 

@@ -12,6 +12,7 @@ mod harness;
 mod hmp_behaviour;
 mod host_memory;
 mod hot_plug_errors;
+mod inspect;
 mod kvm;
 mod lifecycle;
 mod memslots;

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
@@ -30,16 +30,14 @@ const OCCUPIED: u64 = 0b11 << 62;
 #[derive(Debug)]
 pub struct BlockReader {
     block: Arc<RamBlock>,
-    /// Absent if the mapping has no pages of its own, or the kernel does not tell.
-    pagemap: Option<File>,
+    /// Opened when it is needed. Absent if the mapping has no pages of its own, or the kernel does not tell.
+    pagemap: OnceLock<Option<File>>,
 }
 
 impl RamBlock {
     /// A reader that leaves what was never written as it is.
     pub fn reader(self: &Arc<Self>) -> BlockReader {
-        let private = self.backing().is_none_or(|file| !file.shared);
-        let pagemap = if private { File::open("/proc/self/pagemap").ok() } else { None };
-        BlockReader { block: Arc::clone(self), pagemap }
+        BlockReader { block: Arc::clone(self), pagemap: OnceLock::new() }
     }
 }
 
@@ -47,6 +45,14 @@ impl BlockReader {
     /// The block.
     pub fn block(&self) -> &Arc<RamBlock> {
         &self.block
+    }
+
+    fn pagemap(&self) -> Option<&File> {
+        let open = || {
+            let private = self.block.backing().is_none_or(|file| !file.shared);
+            if private { File::open("/proc/self/pagemap").ok() } else { None }
+        };
+        self.pagemap.get_or_init(open).as_ref()
     }
 
     /// The first part of `range` that may hold something else than zeroes, in whole pages cut to the range; empty, at the range's
@@ -58,7 +64,7 @@ impl BlockReader {
             return none;
         }
         let range = range.start..end;
-        let own = match (&self.pagemap, self.block.backing()) {
+        let own = match (self.pagemap(), self.block.backing()) {
             (Some(pagemap), _) => self.next_page(pagemap, range.clone()),
             (None, Some(file)) if file.shared => None,
             (None, _) => Some(range.clone()),
@@ -92,7 +98,7 @@ impl BlockReader {
         // Where the mapping has no page of its own, the file has the contents.
         let mut at = offset;
         while at < end {
-            let own = match &self.pagemap {
+            let own = match self.pagemap() {
                 Some(pagemap) => self.next_page(pagemap, at..end).unwrap_or(end..end),
                 None if file.shared => end..end,
                 None => at..end,

@@ -1,9 +1,13 @@
 //! How the arguments of a console command are written, and what is said of one written wrongly.
 //!
-//! A command declares its arguments ([`Spec`]); [`parse`] turns the rest of a line into typed [`Args`]. Integer
-//! expressions, registers and `/fmt` belong to commands that are not here yet.
+//! A command declares its arguments ([`Spec`]); [`parse`] turns the rest of a line into typed [`Args`]. A number may be
+//! written as an expression ([`super::expr`]), wherever there is one.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::expr::{Registers, evaluate};
+use super::format::{Format, LastFormat};
 
 /// Kind of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +24,27 @@ pub(crate) enum Kind {
     Flag(char),
     /// `[TYPE,]k=v,…` as behind `-device`, a word that is split later. What is missing in it is said then.
     Options,
-    /// A decimal, octal or hexadecimal number of 32 bits.
+    /// A number of 32 bits.
     Number,
+    /// A number of 64 bits.
+    Long,
+    /// `/fmt`, of which everything may be missing.
+    Format,
 }
 
 /// Name and kind of an argument.
 pub(crate) type Spec = (&'static str, Kind);
+
+/// What arguments mean depends on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Env<'a> {
+    /// Registers of the CPU that the console looks at.
+    pub(crate) registers: &'a Registers<'a>,
+    /// The format that was used last.
+    pub(crate) format: &'a Mutex<LastFormat>,
+    /// That CPU, if one was chosen.
+    pub(crate) cpu: Option<i64>,
+}
 
 /// Parsed arguments.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,6 +52,8 @@ pub(crate) struct Args {
     words: BTreeMap<&'static str, String>,
     numbers: BTreeMap<&'static str, i64>,
     flags: Vec<&'static str>,
+    format: Option<Format>,
+    cpu: Option<i64>,
 }
 
 impl Args {
@@ -52,11 +73,19 @@ impl Args {
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.flags.contains(&name)
     }
+    /// The format of a command that has one.
+    pub(crate) fn format(&self) -> Option<Format> {
+        self.format
+    }
+    /// The CPU that the console looks at, if one was chosen.
+    pub(crate) fn cpu(&self) -> Option<i64> {
+        self.cpu
+    }
 }
 
 /// Parses `text` for a command whose names are `command` (as in the table). The error is what to print, with its line end.
-pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, String> {
-    let mut args = Args::default();
+pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) -> Result<Args, String> {
+    let mut args = Args { cpu: env.cpu, ..Args::default() };
     let mut rest = text;
     for (index, (name, kind)) in specs.iter().enumerate() {
         rest = rest.trim_start();
@@ -83,12 +112,18 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str) -> Result<Args, S
                     rest = after;
                 }
             }
-            Kind::Number => {
-                let (value, tail) = number(rest)?;
-                if !(0..=i64::from(u32::MAX)).contains(&value) {
+            Kind::Number | Kind::Long => {
+                let (value, tail) = evaluate(rest, env.registers)?;
+                if *kind == Kind::Number && !(0..=i64::from(u32::MAX)).contains(&value) {
                     return Err(format!("'{command}' has failed: integer is for 32-bit values\n"));
                 }
                 args.numbers.insert(name, value);
+                rest = tail;
+            }
+            Kind::Format => {
+                let mut last = env.format.lock().unwrap_or_else(PoisonError::into_inner);
+                let (format, tail) = Format::parse(rest, &mut last)?;
+                args.format = Some(format);
                 rest = tail;
             }
         }
@@ -149,90 +184,5 @@ fn word(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The number that `text` begins with, and what follows it.
-fn number(text: &str) -> Result<(i64, &str), String> {
-    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d.trim_start()));
-    match digits.chars().next() {
-        None => return Err("unexpected end of expression\n".to_owned()),
-        Some(c) if !c.is_ascii_digit() => return Err(format!("invalid char '{c}' in expression\n")),
-        Some(_) => {}
-    }
-    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-    let (digits, radix) = match hex.filter(|h| h.starts_with(|c: char| c.is_ascii_hexdigit())) {
-        Some(hex) => (hex, 16),
-        None if digits.starts_with('0') => (digits, 8),
-        None => (digits, 10),
-    };
-    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
-    let value = u64::from_str_radix(&digits[..end], radix).map_err(|_| "number too large\n".to_owned())?;
-    let value = value.cast_signed();
-    Ok((if negative { value.wrapping_neg() } else { value }, &digits[end..]))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SET: &[Spec] =
-        &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)];
-    const GET: &[Spec] = &[("path", Kind::Word), ("property", Kind::Word)];
-
-    #[test]
-    fn the_last_argument_of_qom_set_is_verbatim() {
-        let args = parse("qom-set", SET, "vm0 requested-size \"64M\" ").unwrap();
-        assert_eq!(args.word("value"), "\"64M\" ");
-        assert!(parse("qom-set", SET, "-j vm0 size 1").unwrap().flag("json"));
-        assert_eq!(parse("qom-set", SET, "-x vm0 a 1"), Err("qom-set: unsupported option -x\n".into()));
-        assert_eq!(parse("qom-set", SET, ""), Err("qom-set: string expected\n".into()));
-    }
-
-    #[test]
-    fn double_quotes_quote_and_single_ones_do_not() {
-        assert_eq!(parse("qom-get", GET, "\"vm0\" 'a'").unwrap().word("property"), "'a'");
-        assert_eq!(parse("qom-get", GET, "vm0 \"a\\nb\"").unwrap().word("property"), "a\nb");
-        assert_eq!(parse("qom-get", GET, "vm0 \"si"), Err("qom-get: string expected\n".into()));
-        assert_eq!(parse("qom-get", GET, "vm0 \"a\\qb\""), Err("qom-get: string expected\n".into()));
-        let extra = Err("qom-get: extraneous characters at the end of line\n".into());
-        assert_eq!(parse("qom-get", GET, "vm0 size # c"), extra);
-        assert_eq!(parse("quit", &[], "now"), Err("quit: extraneous characters at the end of line\n".into()));
-    }
-
-    #[test]
-    fn flags_stand_alone_once_and_in_the_order_of_the_table() {
-        let flags: &[Spec] = &[
-            ("flat", Kind::Flag('f')),
-            ("dispatch", Kind::Flag('d')),
-            ("owner", Kind::Flag('o')),
-            ("disabled", Kind::Flag('D')),
-        ];
-        let parse = |text| parse("mtree", flags, text);
-        for text in ["-f -d", "-f-d", "-d", "  -d -D  "] {
-            assert!(parse(text).unwrap().flag("dispatch"), "{text}");
-        }
-        // Each of these was asked of QEMU 10.0.2.
-        let extra = Err("mtree: extraneous characters at the end of line\n".into());
-        for text in ["-fd", "-fdo", "-D -o", "-f -D -o", "x"] {
-            assert_eq!(parse(text), extra, "{text}");
-        }
-        for (text, letter) in [
-            ("-f -f", 'f'),
-            ("-d -f", 'f'),
-            ("-o -d", 'd'),
-            ("-f -o -d", 'd'),
-            ("-d -d", 'd'),
-            ("-x", 'x'),
-            ("--f", '-'),
-        ] {
-            assert_eq!(parse(text), Err(format!("mtree: unsupported option -{letter}\n")), "{text}");
-        }
-        assert_eq!(parse("-f -d -"), Err("mtree: unsupported option -".into()));
-    }
-
-    #[test]
-    fn numbers_name_the_character_that_is_wrong() {
-        let one: &[Spec] = &[("size", Kind::Number)];
-        assert_eq!(parse("x", one, "0x10").unwrap().number("size"), Some(16));
-        assert_eq!(parse("x", one, "a"), Err("invalid char 'a' in expression\n".into()));
-        assert_eq!(parse("x", one, ""), Err("unexpected end of expression\n".into()));
-    }
-}
+mod tests;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use qapi::{Dict, Error, Result};
 
-use super::args::{self, Args, Kind, Spec};
+use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
-use super::{Execute, error_text, info, objects, virtio};
+use super::{Execute, Session, error_text, info, memory, objects, virtio};
 
 /// A console command.
 pub(crate) struct Command {
@@ -94,6 +94,14 @@ pub(crate) const COMMANDS: &[Command] = &[
         |_, _| help("info"),
     ),
     command(
+        "memsave",
+        &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
+        "addr size file",
+        "save to disk virtual memory dump starting at 'addr' of size 'size'",
+        &[],
+        memory::memsave,
+    ),
+    command(
         "object_add",
         &[("object", Kind::Rest)],
         "[qom-type=]type,id=str[,prop=value][,...]",
@@ -108,6 +116,22 @@ pub(crate) const COMMANDS: &[Command] = &[
         "destroy QOM object",
         &[Source::Objects],
         objects::object_del,
+    ),
+    command(
+        "pmemsave",
+        &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
+        "addr size file",
+        "save to disk physical memory dump starting at 'addr' of size 'size'",
+        &[],
+        memory::pmemsave,
+    ),
+    command(
+        "print|p",
+        &[("fmt", Kind::Format), ("expr", Kind::Long)],
+        "/fmt expr",
+        "print expression value (use $reg for CPU register access)",
+        &[],
+        memory::print,
     ),
     command(
         "qom-get",
@@ -155,6 +179,22 @@ pub(crate) const COMMANDS: &[Command] = &[
         simple(x, "system_powerdown")
     }),
     command("system_reset", &[], "", "reset the system", &[], |x, _| simple(x, "system_reset")),
+    command(
+        "x",
+        &[("fmt", Kind::Format), ("addr", Kind::Long)],
+        "/fmt addr",
+        "virtual memory dump starting at 'addr'",
+        &[],
+        memory::x,
+    ),
+    command(
+        "xp",
+        &[("fmt", Kind::Format), ("addr", Kind::Long)],
+        "/fmt addr",
+        "physical memory dump starting at 'addr'",
+        &[],
+        memory::xp,
+    ),
 ];
 
 /// `info` sub-commands by name.
@@ -265,8 +305,8 @@ fn unknown(name: &str) -> String {
     format!("unknown command: '{name}'\n")
 }
 
-/// Runs one line and gives the text to print, lines ended by `\n`. `history` is for `info history`.
-pub(crate) fn run_line(x: &dyn Execute, line: &str, history: &[String]) -> String {
+/// Runs one line and gives the text to print, lines ended by `\n`.
+pub(crate) fn run_line(x: &dyn Execute, line: &str, session: &Session<'_>) -> String {
     let name = command_name(line, 0);
     if name.end == 0 {
         return String::new();
@@ -274,7 +314,7 @@ pub(crate) fn run_line(x: &dyn Execute, line: &str, history: &[String]) -> Strin
     let Some(command) = find(COMMANDS, &line[name.clone()]) else { return unknown(&line[name]) };
     let rest = &line[name.end..];
     if !command.is("info") {
-        return run(x, command, &line[name.clone()], rest);
+        return run(x, command, &line[name.clone()], rest, session);
     }
     if rest.trim_start().is_empty() {
         return help("info").unwrap_or_else(|e| error_text(&e));
@@ -284,15 +324,17 @@ pub(crate) fn run_line(x: &dyn Execute, line: &str, history: &[String]) -> Strin
     match find(INFOS, &line[sub.clone()]) {
         None => unknown(&line[..sub.end]),
         Some(command) if command.is("history") && line[sub.end..].trim().is_empty() => {
-            history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect()
+            session.history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect()
         }
-        Some(command) => run(x, command, &line[..sub.end], &line[sub.end..]),
+        Some(command) => run(x, command, &line[..sub.end], &line[sub.end..], session),
     }
 }
 
 /// Runs `command`, called by what is `typed`, with what follows on the line.
-fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str) -> String {
-    match args::parse(command.names, command.args, rest) {
+fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str, session: &Session<'_>) -> String {
+    let registers = |name: &str| memory::register(x, session.cpu, name);
+    let env = Env { registers: &registers, format: session.format, cpu: session.cpu };
+    match args::parse(command.names, command.args, rest, &env) {
         Ok(args) => (command.run)(x, &args).unwrap_or_else(|e| error_text(&e)),
         Err(message) => format!("{message}Try \"help {typed}\" for more information\n"),
     }

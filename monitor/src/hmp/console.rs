@@ -7,7 +7,7 @@ use qapi::{Dict, Result, Value};
 
 use super::complete::candidates;
 use super::readline::{Key, LineEditor};
-use super::{Execute, run_line};
+use super::{Execute, Session, run_line};
 use crate::qmp::SessionHandler;
 use crate::server::Server;
 
@@ -75,7 +75,11 @@ impl Console {
     fn line(&mut self, line: &str) {
         self.flush();
         let history: Vec<String> = self.editor.history().collect();
-        let text = self.with_commands(|execute| run_line(execute, line, &history)).unwrap_or_default();
+        let text = self.server.upgrade().map(|server| {
+            let session = Session { history: &history, format: &server.format, cpu: None };
+            self.with_commands(|execute| run_line(execute, line, &session)).unwrap_or_default()
+        });
+        let text = text.unwrap_or_default();
         self.send(text.replace('\n', "\r\n").as_bytes());
         // `quit` is the last thing on the screen.
         if self.is_ready() {

@@ -7,17 +7,33 @@ mod args;
 mod command;
 mod complete;
 mod console;
+mod expr;
+mod format;
 mod info;
+mod memory;
 mod objects;
 mod pci;
 mod readline;
 mod virtio;
 
-pub(crate) use console::Console;
+use std::sync::Mutex;
 
 use qapi::{Dict, Error, Result, Value, json};
 
 pub(crate) use command::run_line;
+pub(crate) use console::Console;
+pub(crate) use format::LastFormat;
+
+/// What a line refers to besides the machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Session<'a> {
+    /// Lines before this one.
+    pub(crate) history: &'a [String],
+    /// The format that `x`, `xp` or `print` used last, whichever console it was.
+    pub(crate) format: &'a Mutex<LastFormat>,
+    /// The CPU that registers and linear addresses are those of; the first if none was chosen.
+    pub(crate) cpu: Option<i64>,
+}
 
 /// What executes QMP commands for the console.
 pub(crate) trait Execute {

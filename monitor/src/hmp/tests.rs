@@ -1,9 +1,11 @@
 //! The console against a recorded machine: replies as QEMU 10.0.2 gave them, text as it printed it.
 
+use std::sync::Mutex;
+
 use qapi::{Dict, Error, Result, Value, json};
 
 use super::complete::candidates;
-use super::run_line;
+use super::{LastFormat, Session};
 
 /// Answers the few commands the tests use, from the oracle's q35 session.
 fn machine(command: &str, arguments: Dict) -> Result<Value> {
@@ -55,14 +57,51 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
         "x-pliant-qom-set-text" => {
             return Err(Error::generic("Parameter 'requested-size' expects a number").with_hint("A hint."));
         }
+        "query-cpus-fast" => r#"[{"cpu-index": 0, "thread-id": 1}]"#,
+        "x-pliant-query-registers" => return registers(&arguments),
+        "x-pliant-read-memory" => return memory(&arguments),
+        "memsave" | "pmemsave" => {
+            return Err(Error::generic(format!("{command} {}", json::to_string(&arguments.into()))));
+        }
         "qom-list-types" => r#"[{"name": "virtio-mem"}, {"name": "virtio-mem-pci"}]"#,
         _ => return Err(Error::generic(format!("no {command}"))),
     };
     json::parse(reply)
 }
 
+/// The second CPU has other registers.
+fn registers(arguments: &Dict) -> Result<Value> {
+    json::parse(match arguments.get("cpu-index").and_then(Value::as_i64) {
+        None | Some(0) => {
+            r#"{"rax": 5, "rip": 65520, "rsp": 18446744073709551608, "r9": 9, "rflags": 2,
+                "cs": {"selector": 61440, "base": 4294901760, "limit": 65535, "flags": 39680}}"#
+        }
+        Some(1) => {
+            r#"{"rax": 6, "rip": 0, "cs": {"selector": 8, "base": 0, "limit": 4294967295, "flags": 0}}"#
+        }
+        Some(_) => return Err(Error::generic("no such CPU")),
+    })
+}
+
+/// 32 bytes at 0; at linear addresses they are one more.
+fn memory(arguments: &Dict) -> Result<Value> {
+    let number = |name: &str| arguments.get(name).and_then(Value::as_u64).unwrap();
+    let (address, size) = (number("address"), number("size"));
+    if size > 64 {
+        return Err(Error::generic("too much"));
+    }
+    let more = u64::from(arguments.get("physical").and_then(Value::as_bool) == Some(false));
+    let bytes =
+        (address.min(32)..(address.saturating_add(size)).min(32)).map(|byte| format!("{:02x}", byte + more));
+    Ok(Dict::new().with("data", bytes.collect::<String>()).into())
+}
+
+fn run_with(line: &str, history: &[String], format: &Mutex<LastFormat>) -> String {
+    super::run_line(&machine, line, &Session { history, format, cpu: None })
+}
+
 fn run(line: &str) -> String {
-    run_line(&machine, line, &[])
+    run_with(line, &[], &Mutex::default())
 }
 
 #[test]
@@ -80,8 +119,9 @@ fn memory_slots_are_two_tables() {
     );
     let none = r#"{"limit": 2048, "used": 0, "reserved": 0, "free": 2048, "users": [], "devices": []}"#;
     let machine = |_: &str, _: Dict| json::parse(none);
+    let session = Session { history: &[], format: &Mutex::default(), cpu: None };
     assert_eq!(
-        run_line(&machine, "info memslots", &[]),
+        super::run_line(&machine, "info memslots", &session),
         "user            limit  used  reserved  free\nmemory devices   2048     0         0  2048\n"
     );
 }
@@ -156,7 +196,7 @@ fn tab_knows_commands_paths_properties_and_ids() {
 #[test]
 fn lines_are_taken_apart_as_qemu_does() {
     // A name ends at the slash of a format; complaints quote what was typed, and name the command by all its names.
-    assert_eq!(run("x/4xb 0"), "unknown command: 'x'\n");
+    assert_eq!(run("foo/4xb 0"), "unknown command: 'foo'\n");
     assert_eq!(run("info  \"status\""), "unknown command: 'info  \"status\"'\n");
     let extraneous = |command: &str, typed: &str| {
         format!(
@@ -173,5 +213,91 @@ fn lines_are_taken_apart_as_qemu_does() {
     );
     assert_eq!(run("help stop"), run("? s x"));
     assert_eq!(run("info history"), "");
-    assert_eq!(run_line(&machine, "info history", &["stop".into(), "c".into()]), "0: 'stop'\n1: 'c'\n");
+    let history = run_with("info history", &["stop".into(), "c".into()], &Mutex::default());
+    assert_eq!(history, "0: 'stop'\n1: 'c'\n");
+}
+
+#[test]
+fn memory_is_shown_by_linear_and_by_physical_address() {
+    assert_eq!(run("xp /4xb 0x10"), "0000000000000010: 0x10 0x11 0x12 0x13\n");
+    assert_eq!(run("x/4xb 0x10"), "0000000000000010: 0x11 0x12 0x13 0x14\n");
+    assert_eq!(
+        run("xp /6xw 0x10"),
+        "0000000000000010: 0x13121110 0x17161514 0x1b1a1918 0x1f1e1d1c\n\
+         0000000000000020: Cannot access memory\n"
+    );
+    assert_eq!(run("xp 0x1000"), "0000000000001000: Cannot access memory\n");
+    assert_eq!(run("xp /4xb $rsp"), "unknown register\nTry \"help xp\" for more information\n");
+    assert_eq!(run("xp /0xb 0"), "");
+    assert_eq!(run("xp /65xb 0"), "Error: too much\n");
+    assert_eq!(run("xp /2i 0"), "Instructions cannot be shown: there is no disassembler\n");
+    assert_eq!(run("x"), "unexpected end of expression\nTry \"help x\" for more information\n");
+    assert_eq!(run("x /4z 0"), "invalid char in format: 'z'\nTry \"help x\" for more information\n");
+    let extraneous = "x: extraneous characters at the end of line\nTry \"help x\" for more information\n";
+    assert_eq!(run("x /4xb 0 0"), extraneous);
+    let nobody = |command: &str, _: Dict| match command {
+        "query-cpus-fast" => json::parse("[]"),
+        _ => Err(Error::generic("no CPU")),
+    };
+    let on_nobody = |line| {
+        let session = Session { history: &[], format: &Mutex::default(), cpu: None };
+        super::run_line(&nobody, line, &session)
+    };
+    assert_eq!(on_nobody("x 0"), "Can not dump without CPU\n");
+    assert_eq!(on_nobody("memsave 0 4 f"), "No CPU available\n");
+    assert_eq!(on_nobody("p $eax"), "unknown register\nTry \"help p\" for more information\n");
+}
+
+#[test]
+fn expressions_know_the_registers_of_the_chosen_cpu() {
+    for (expression, expected) in [
+        ("$eax", "0x5"),
+        ("$pc", "0xfffffff0"),
+        ("$cs.base+$eip", "0xfffffff0"),
+        ("$cs", "0xf000"),
+        ("$cs.limit", "0xffff"),
+        ("$sp", "0xfffffffffffffff8"),
+        ("$esp + 9", "0x1"),
+        ("$r9", "0x9"),
+        ("$eflags", "0x2"),
+    ] {
+        assert_eq!(run(&format!("print {expression}")), format!("{expected}\n"), "{expression}");
+    }
+    for unknown in ["$rax", "$cr0", "$r16", "$cs.selector", "$cs.flags", "$ldt", "$ldt.base", "$xmm0", "$"] {
+        let expected = "unknown register\nTry \"help print\" for more information\n";
+        assert_eq!(run(&format!("print {unknown}")), expected, "{unknown}");
+    }
+    let session = Session { history: &[], format: &Mutex::default(), cpu: Some(1) };
+    assert_eq!(super::run_line(&machine, "p/d $eax", &session), "6\n");
+    assert_eq!(super::run_line(&machine, "x/1xb $pc", &session), "0000000000000000: 0x01\n");
+}
+
+#[test]
+fn the_format_is_remembered_from_one_command_to_the_next() {
+    let format = Mutex::default();
+    let run = |line: &str| run_with(line, &[], &format);
+    assert_eq!(run("print 255"), "0xff\n");
+    assert_eq!(run("xp /2oh 0"), "0000000000000000:   0400  01402\n");
+    assert_eq!(run("print 8"), "010\n");
+    assert_eq!(run("xp 2"), "0000000000000002:  01402\n");
+    assert_eq!(run("p/c 65"), "'A'\n");
+}
+
+#[test]
+fn memory_is_saved_with_quoted_file_names() {
+    let sent = |line: &str| run(line);
+    assert_eq!(
+        sent("memsave 0 1+3 \"a b\""),
+        r#"Error: memsave {"filename": "a b", "size": 4, "val": 0}"#.to_owned() + "\n"
+    );
+    assert_eq!(
+        sent("pmemsave $eax 4 f"),
+        r#"Error: pmemsave {"filename": "f", "size": 4, "val": 5}"#.to_owned() + "\n"
+    );
+    let why = |line: &str| sent(line).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(why("memsave 0 10 /nonexistent/x"), "invalid char 'n' in expression");
+    assert_eq!(why("memsave 0 -1 \"f\""), "invalid char '\"' in expression");
+    assert_eq!(why("memsave 0 4"), "memsave: string expected");
+    assert_eq!(why("memsave 0"), "unexpected end of expression");
+    assert_eq!(why("pmemsave 0 0x100000000 f"), "'pmemsave' has failed: integer is for 32-bit values");
 }

@@ -7,7 +7,7 @@ use qapi::types::{CommandInfo, QMPCapability, VersionInfo, VersionTriple};
 use qapi::{Dict, Error, Result, ToValue, Value};
 
 use super::session::Session;
-use crate::hmp::run_line;
+use crate::hmp::{Session as Console, run_line};
 use crate::server::{Server, Version, lock};
 
 /// Where a command came from.
@@ -50,7 +50,8 @@ fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<Str
             return Err(Error::generic("Parameter 'cpu-index' expects a CPU number"));
         }
     }
-    Ok(run_line(&execute, line, &[]).replace('\n', "\r\n"))
+    let console = Console { history: &[], format: &server.format, cpu: cpu_index };
+    Ok(run_line(&execute, line, &console).replace('\n', "\r\n"))
 }
 
 impl SessionCommands for SessionHandler<'_> {

@@ -10,15 +10,15 @@ use crate::session::{guest_reached, guest_says};
 
 /// What `/proc/PID/smaps` says of the mapping of a backend of this size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// Bytes in page tables.
-    pub(super) rss: u64,
+    pub(crate) rss: u64,
     /// Bytes that files behind it hold.
-    pub(super) file: u64,
+    pub(crate) file: u64,
 }
 
 /// What a backend of `size` bytes holds of the host's memory.
-pub(super) fn held(vm: &Vm, size: u64) -> Held {
+pub(crate) fn held(vm: &Vm, size: u64) -> Held {
     let smaps = fs::read_to_string(proc(vm, "smaps")).unwrap();
     // A mapping is in pieces where parts of it are protected; and neighbours with the same properties may have become one.
     let mut rss = 0;
