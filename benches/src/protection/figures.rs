@@ -79,8 +79,6 @@ pub(crate) struct Usage {
     pub(crate) guest_tables: i64,
     /// What the kernel allocated in large pieces (reverse maps and bitmaps of slots), of the whole host.
     pub(crate) large: i64,
-    /// What the whole host has left.
-    pub(crate) available: i64,
 }
 
 impl Usage {
@@ -92,7 +90,6 @@ impl Usage {
             tables: field(&status, "VmPTE:"),
             guest_tables: field(&meminfo, "SecPageTables:"),
             large: field(&meminfo, "VmallocUsed:"),
-            available: field(&meminfo, "MemAvailable:"),
         }
     }
 
@@ -103,7 +100,6 @@ impl Usage {
             tables: self.tables - before.tables,
             guest_tables: self.guest_tables - before.guest_tables,
             large: self.large - before.large,
-            available: before.available - self.available,
         }
     }
 }

@@ -107,15 +107,7 @@ fn usage(setup: &Setup, plugged: &[Range<u64>]) -> io::Result<Option<Usage>> {
 pub(crate) fn memory() -> io::Result<()> {
     head(
         "Memory of a device of 1 TiB, MiB",
-        &[
-            "setup",
-            "plugged",
-            "resident",
-            "page tables",
-            "the guest's page tables",
-            "large pieces",
-            "all, from MemAvailable",
-        ],
+        &["setup", "plugged", "resident", "page tables", "the guest's page tables", "large pieces"],
     );
     let scattered: Vec<_> = (0..512).map(|n| n * 4 * BLOCK..(n * 4 + 1) * BLOCK).collect();
     let one = 0..GIB;
@@ -137,7 +129,6 @@ pub(crate) fn memory() -> io::Result<()> {
                 mib(usage.tables),
                 mib(usage.guest_tables),
                 mib(usage.large),
-                mib(usage.available),
             ]);
         }
     }
