@@ -26,3 +26,4 @@ mod scenarios;
 mod session;
 mod startup_errors;
 mod unplugged;
+mod vhost_user_io;
