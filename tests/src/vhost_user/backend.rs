@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -78,6 +79,9 @@ struct State {
     served: u64,
     spoiled: u64,
     unmapped: u64,
+    /// Requests that are being worked on, and connections that have ended.
+    busy: u64,
+    ended: usize,
     connection: Option<ShutdownHandle>,
     channel: Option<Channel>,
     ending: bool,
@@ -94,6 +98,8 @@ struct Shared {
 struct Device {
     shared: Arc<Shared>,
     memory: Arc<RwLock<Memory>>,
+    /// Whether the connection is there: changed under the lock of the state.
+    alive: Arc<AtomicBool>,
 }
 
 /// See the module.
@@ -147,6 +153,30 @@ impl Backend {
         self.shared.changed.notify_all();
     }
 
+    /// Ends the connection between two requests, as a process that is killed does: nothing is touched once this returns.
+    ///
+    /// # Panics
+    ///
+    /// If `hang_up` does not end it in time.
+    pub fn die(&self, hang_up: impl FnOnce()) {
+        let ended = self.shared.lock().ended;
+        self.stall();
+        hang_up();
+        let mut state = self.wait(|state| state.ended > ended);
+        assert!(state.ended > ended, "the connection does not end");
+        state.fault = None;
+    }
+
+    /// Takes no request off the rings until [`Backend::fault`] lifts it. What it is at now is done when this returns.
+    ///
+    /// # Panics
+    ///
+    /// If it is not done in time.
+    pub fn stall(&self) {
+        self.fault(Some(Fault::Stall));
+        assert_eq!(self.wait(|state| state.busy == 0).busy, 0, "requests are worked on for ever");
+    }
+
     /// Waits until so many requests were carried out in all.
     ///
     /// # Panics
@@ -170,6 +200,11 @@ impl Backend {
     /// Requests carried out.
     pub fn served(&self) -> u64 {
         self.shared.lock().served
+    }
+
+    /// Requests answered wrong.
+    pub fn spoiled(&self) -> u64 {
+        self.shared.lock().spoiled
     }
 
     /// Requests that named memory which is not mapped.
@@ -219,7 +254,12 @@ impl Shared {
 fn serve(shared: &Arc<Shared>, listener: &mut Listener) {
     while !shared.lock().ending {
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let device = Device { shared: Arc::clone(shared), memory: Arc::new(RwLock::new(memory.clone())) };
+        let device = Device {
+            shared: Arc::clone(shared),
+            memory: Arc::new(RwLock::new(memory.clone())),
+            alive: Arc::new(AtomicBool::new(true)),
+        };
+        let alive = Arc::clone(&device.alive);
         let mut daemon =
             VhostUserDaemon::new("vhost-user-blk".into(), device, memory).expect("threads are left");
         if daemon.start(listener).is_err() {
@@ -236,13 +276,19 @@ fn serve(shared: &Arc<Shared>, listener: &mut Listener) {
         if let Err(error) = daemon.wait() {
             eprintln!("vhost-user-blk back end: {error}");
         }
+        {
+            let mut state = shared.lock();
+            alive.store(false, Ordering::Relaxed);
+            state.regions.clear();
+            (state.connection, state.channel) = (None, None);
+        }
+        shared.changed.notify_all();
         for handler in daemon.get_epoll_handlers() {
             handler.send_exit_event();
         }
-        let mut state = shared.lock();
-        state.regions.clear();
-        (state.connection, state.channel) = (None, None);
-        drop(state);
+        // Waits for its threads.
+        drop(daemon);
+        shared.lock().ended += 1;
         shared.changed.notify_all();
     }
 }
@@ -318,13 +364,21 @@ impl VhostUserBackend for Device {
         let Some(vring) = vrings.get(usize::from(queue)) else { return Ok(()) };
         let memory = self.memory.read().expect("nobody panicked").clone();
         loop {
-            self.wait_out_stall();
+            if !self.begin() {
+                return Ok(());
+            }
             // A new view for each: regions come and go meanwhile.
             let chain = vring.get_mut().get_queue_mut().pop_descriptor_chain(memory.memory());
-            let Some(chain) = chain else { return Ok(()) };
-            let head = chain.head_index();
-            self.answer(vring, &memory, head, chain);
-            let _ = vring.signal_used_queue();
+            let found = chain.is_some();
+            if let Some(chain) = chain {
+                let head = chain.head_index();
+                self.answer(vring, &memory, head, chain);
+                let _ = vring.signal_used_queue();
+            }
+            self.count(|state| state.busy -= 1);
+            if !found {
+                return Ok(());
+            }
         }
     }
 }
@@ -333,11 +387,15 @@ impl VhostUserBackend for Device {
 type Buffers = Vec<(GuestAddress, usize, bool)>;
 
 impl Device {
-    fn wait_out_stall(&self) {
+    /// Waits until work may begin; false once the connection is gone.
+    fn begin(&self) -> bool {
         let mut state = self.shared.lock();
-        while state.fault == Some(Fault::Stall) {
+        while state.fault == Some(Fault::Stall) && self.alive.load(Ordering::Relaxed) {
             state = self.shared.changed.wait(state).expect("nobody panicked");
         }
+        let alive = self.alive.load(Ordering::Relaxed);
+        state.busy += u64::from(alive);
+        alive
     }
 
     fn answer<M>(&self, vring: &VringRwLock, memory: &Memory, head: u16, chain: DescriptorChain<M>)

@@ -19,6 +19,7 @@ pub struct StorageDaemon {
     child: Child,
     path: PathBuf,
     qmp: Qmp,
+    queues: u16,
 }
 
 impl StorageDaemon {
@@ -68,7 +69,18 @@ impl StorageDaemon {
         let (stream, _) = listener.accept().expect("a connection is waiting");
         let mut qmp = Qmp::new(Wire::new(stream.into()));
         qmp.negotiate().expect("a monitor greets");
-        Self { child, path, qmp }
+        Self { child, path, qmp, queues }
+    }
+
+    /// Kills it, and has another one in its place with the same file.
+    ///
+    /// # Panics
+    ///
+    /// If the other one does not come up.
+    pub fn start_over(&mut self, folder: &Path) {
+        let queues = self.queues;
+        self.end();
+        *self = Self::start_again(folder, queues);
     }
 
     /// Where it listens for the program.
@@ -82,9 +94,15 @@ impl StorageDaemon {
     }
 }
 
-impl Drop for StorageDaemon {
-    fn drop(&mut self) {
+impl StorageDaemon {
+    fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for StorageDaemon {
+    fn drop(&mut self) {
+        self.end();
     }
 }

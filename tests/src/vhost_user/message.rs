@@ -84,7 +84,7 @@ pub struct Message {
 
 impl Message {
     /// The answer to a request that is a word.
-    pub(super) fn answer(request: Request, value: u64) -> Self {
+    pub fn answer(request: Request, value: u64) -> Self {
         Self { request, flags: VERSION | REPLY, body: value.to_ne_bytes().into(), fds: Vec::new() }
     }
 
@@ -133,10 +133,14 @@ impl Message {
         Ok(Some(Self { request: Request(word(0)), flags: word(4), body, fds }))
     }
 
-    pub(super) fn write(&self, socket: &UnixStream) -> io::Result<()> {
+    /// The bytes of it.
+    pub fn bytes(&self) -> Vec<u8> {
         let header = [self.request.0, self.flags, self.body.len() as u32];
-        let mut bytes = header.map(u32::to_ne_bytes).concat();
-        bytes.extend(&self.body);
+        [&header.map(u32::to_ne_bytes).concat()[..], &self.body].concat()
+    }
+
+    pub(super) fn write(&self, socket: &UnixStream) -> io::Result<()> {
+        let bytes = self.bytes();
         let fds: Vec<BorrowedFd<'_>> = self.fds.iter().map(|fd| fd.as_fd()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);

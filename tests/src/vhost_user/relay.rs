@@ -104,9 +104,7 @@ impl Relay {
 
     /// Ends the connection there is, as a back end that dies does.
     pub fn hang_up(&self) {
-        let mut state = self.shared.lock();
-        Shared::cut(&mut state);
-        self.shared.changed.notify_all();
+        self.shared.hang_up();
     }
 
     /// What the program has asked since the last call, with the regions it named.
@@ -126,6 +124,20 @@ impl Relay {
     /// If it does not come in time.
     pub fn wait_for_connection(&self, n: usize) {
         self.wait(|state| state.connections >= n && !state.live.is_empty(), "a connection");
+    }
+
+    /// Connections that the program has made so far.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// Waits until there is no connection.
+    ///
+    /// # Panics
+    ///
+    /// If there is one for too long.
+    pub fn wait_for_hang_up(&self) {
+        self.wait(|state| state.live.is_empty(), "the end of the connection");
     }
 
     /// Waits until the program has asked this, since [`Relay::take_seen`].
@@ -194,6 +206,11 @@ impl Shared {
         state.resumed = state.stalls;
     }
 
+    fn hang_up(&self) {
+        Self::cut(&mut self.lock());
+        self.changed.notify_all();
+    }
+
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
         while let Ok((program, _)) = listener.accept() {
             // Without a back end the program is hung up on, as it would be without a relay.
@@ -211,7 +228,7 @@ impl Shared {
                 move || shared.pass_requests(&program, &backend)
             });
             self.pass_answers(&backend, &program);
-            Self::cut(&mut self.lock());
+            self.hang_up();
             let _ = requests.join();
         }
     }
@@ -228,8 +245,7 @@ impl Shared {
                 break;
             }
         }
-        Self::cut(&mut self.lock());
-        self.changed.notify_all();
+        self.hang_up();
     }
 
     /// Writes a request down and says what is to be done with it.
@@ -238,7 +254,6 @@ impl Shared {
         let regions = message.regions();
         state.seen.push((message.request, regions.clone()));
         self.changed.notify_all();
-        let mut verdict = Verdict::Pass;
         for rule in state.rules.clone() {
             match rule {
                 Rule::Stall(request) if request == message.request => {
@@ -250,14 +265,10 @@ impl Shared {
                     }
                 }
                 Rule::Refuse(request) if request == message.request => {
-                    let answer = Message::answer(request, 1);
-                    let header = [answer.request.0, answer.flags, answer.body.len() as u32];
-                    let bytes = [header.map(u32::to_ne_bytes).concat(), answer.body].concat();
-                    return if message.needs_reply() { Verdict::Answer(bytes) } else { Verdict::Drop };
+                    let no = Message::answer(request, 1).bytes();
+                    return if message.needs_reply() { Verdict::Answer(no) } else { Verdict::Drop };
                 }
-                Rule::Garble(request, bytes) if request == message.request => {
-                    verdict = Verdict::Answer(bytes);
-                }
+                Rule::Garble(request, bytes) if request == message.request => return Verdict::Answer(bytes),
                 Rule::HangUp(request) if request == message.request => return Verdict::HangUp,
                 _ => {}
             }
@@ -273,7 +284,7 @@ impl Shared {
             }
             _ => {}
         }
-        verdict
+        Verdict::Pass
     }
 
     fn pass_answers(&self, backend: &UnixStream, program: &UnixStream) {
