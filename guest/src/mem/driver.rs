@@ -181,6 +181,11 @@ impl Driver {
     /// Reads the configuration anew.
     pub fn refresh(&mut self, bus: &mut impl Bus) {
         let (config, generation) = Config::read(bus, &self.transport);
+        let aims = |config: &Config| (config.requested_size, config.usable_region_size);
+        if aims(&config) != aims(&self.config) {
+            // Whoever looks first, the driver acts on it.
+            (self.settled, self.retry_at) = (false, None);
+        }
         // The fixed fields were validated when the map was made; only the moving ones are taken over.
         self.config.usable_region_size = config.usable_region_size;
         self.config.plugged_size = config.plugged_size;

@@ -44,6 +44,16 @@ fn the_driver_follows_the_requested_size_both_ways() {
 }
 
 #[test]
+fn a_change_that_somebody_else_saw_first_is_followed_all_the_same() {
+    let (mut machine, mut driver) = opened(Device::new(1, 64, 10), Touch::Page);
+    settle(&mut machine, &mut driver);
+    machine.devices[0].request(3);
+    driver.refresh(&mut machine);
+    assert_eq!(settle(&mut machine, &mut driver), [Event::Reached]);
+    assert_eq!(driver.plugged(), 3 * BLOCK);
+}
+
+#[test]
 fn the_driver_negotiates_what_it_promises() {
     let (machine, driver) = opened(Device::new(1, 4, 0), Touch::None);
     let device = &machine.devices[0].pci;
