@@ -1,6 +1,7 @@
 //! The socket on which a back end sends requests of its own: that its configuration space changed.
 //!
-//! Nothing else was negotiated; anything else ends the connection. Reading never waits.
+//! Nothing else was negotiated; anything else ends the connection. A back end that has no such requests may close its end: it still
+//! serves. Reading never waits.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +28,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     watch: Option<Watch>,
+    /// Nothing is read any more.
+    over: bool,
     fault: Option<Fault>,
 }
 
@@ -37,8 +40,8 @@ impl Shared {
 }
 
 impl BackendChannel {
-    /// Has the main loop read `ours`. `heard` is called on its thread: the configuration space changed, or it is over, and
-    /// [`fault`](Self::fault) says why.
+    /// Has the main loop read `ours`. `heard` is called on its thread: the configuration space changed, or the back end
+    /// broke the rules, and [`fault`](Self::fault) says how.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -56,28 +59,32 @@ impl BackendChannel {
                 Ok(false) => {}
                 Ok(true) => heard(Ok(())),
                 Err(fault) => {
+                    let closed = fault == Fault::HungUp;
                     // Nothing that it says any more may wake the loop.
                     let watch = {
                         let mut state = shared.lock();
-                        state.fault = Some(fault);
+                        state.over = true;
+                        state.fault = Some(fault).filter(|_| !closed);
                         state.watch.take()
                     };
                     drop(watch);
-                    heard(Err(()));
+                    if !closed {
+                        heard(Err(()));
+                    }
                 }
             }
         })?;
         {
             let mut state = shared.lock();
             // It may be over already.
-            if state.fault.is_none() {
+            if !state.over {
                 state.watch = Some(watch);
             }
         }
         Ok(Self(shared))
     }
 
-    /// Why it is over, if it is.
+    /// What the back end did against the rules, if it did.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.0.lock().fault.clone()
     }
