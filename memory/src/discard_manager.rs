@@ -24,12 +24,14 @@
 //! The bitmap is one bit a granule: 64 KiB for 1 TiB in granules of 2 MiB, allocated zeroed, so that untouched parts
 //! of it cost nothing either.
 
+mod admission;
 mod barrier;
 mod bitmap;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use admission::Admission;
 pub(crate) use barrier::Pin;
 pub use bitmap::PopulatedBitmap;
 

@@ -60,7 +60,7 @@ mod text;
 mod transaction;
 
 pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};
-pub use discard_manager::{DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
+pub use discard_manager::{Admission, DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
 pub use discard_policy::{DiscardClaim, DiscardConflict, DiscardGuard, DiscardPolicy};
 pub use dma::{DmaError, DmaLimits, DmaMapper, DmaSink};
 pub use error::{DiscardError, Error, Result};

@@ -91,7 +91,7 @@ impl Barrier {
     }
 
     /// Maximal runs of closed units among those that the range touches, in bytes.
-    fn closed(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn closed(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for unit in self.units(range) {
             if self.open[(unit / 64) as usize].load(Ordering::SeqCst) & 1 << (unit % 64) == 0 {

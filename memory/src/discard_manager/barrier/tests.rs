@@ -53,6 +53,24 @@ fn discarded_memory_is_an_error_to_everybody_and_populated_memory_to_nobody() {
 }
 
 #[test]
+fn memory_that_is_being_readied_can_be_given_pages_and_is_closed_again_unless_it_is_populated() {
+    let (block, manager) = protected(16, 2);
+    manager.populate(0..PAGE).unwrap();
+    assert!(block.prealloc(4 * PAGE, 4 * PAGE, 1).is_err(), "closed");
+    let admission = manager.admit(0..8 * PAGE).unwrap();
+    block.prealloc(4 * PAGE, 4 * PAGE, 1).unwrap();
+    assert!(block.read(4 * PAGE, &mut [0]).is_err(), "nobody else gets in");
+    manager.populate(4 * PAGE..5 * PAGE).unwrap();
+    drop(admission);
+    assert!(kernel_reads(&block, 4 * PAGE) && block.write(5 * PAGE, &[1]).is_ok(), "the unit is populated");
+    assert!(kernel_reads(&block, PAGE), "as is what was populated before");
+    assert!(!kernel_reads(&block, 6 * PAGE) && !kernel_reads(&block, 2 * PAGE));
+    assert!(manager.admit(0..1).is_err() && manager.admit(0..17 * PAGE).is_err());
+    let open = Arc::new(DiscardManager::new(PAGE, PAGE));
+    drop(open.admit(0..PAGE).unwrap());
+}
+
+#[test]
 fn a_unit_is_open_while_something_in_it_is_populated() {
     let (block, manager) = protected(10, 4);
     manager.populate(5 * PAGE..6 * PAGE).unwrap();
