@@ -53,6 +53,13 @@ pub trait VirtioDevice: Send + Sync {
         None
     }
 
+    /// Works for some milliseconds at most on what serving the buffer will need; true once it can be served. Until then the buffer stays
+    /// in its queue and this is called again, in the main loop's next turns: with what is in the buffer then, which may have
+    /// changed.
+    fn prepare(&self, _queue: u16, _buffer: &Chain<'_>) -> bool {
+        true
+    }
+
     /// Serves one buffer of queue `queue`; gives how many bytes were written into it.
     ///
     /// # Errors

@@ -237,6 +237,12 @@ impl VirtQueue {
         Ok(u16::from_le(flags) & INDIRECT != 0)
     }
 
+    /// Makes the buffer that was popped last the next one again; `at` is what [`next_avail`](Self::next_avail) was before.
+    #[doc(alias = "virtqueue_unpop")]
+    pub fn put_back(&mut self, at: u16) {
+        self.ring.set_next_avail(at);
+    }
+
     /// Returns a buffer with `written` bytes in it.
     ///
     /// # Errors

@@ -57,6 +57,19 @@ pub struct Served {
     pub violation: Option<Violation>,
     /// The budget ended before the queue: serve it again.
     pub more: bool,
+    /// The next buffer is being prepared: serve it again (`more` is set too).
+    pub unready: bool,
+}
+
+/// What became of the next buffer of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It was served, or there was none until just now.
+    More,
+    /// There is none.
+    Empty,
+    /// It stays until it can be served.
+    Unready,
 }
 
 /// What a write to the status register came to.
@@ -306,25 +319,32 @@ impl VirtioState {
         };
         let mut served = Served::default();
         let mut used = false;
-        let mut step = || -> Result<bool, Violation> {
-            let Some(mut buffer) = queue.pop(memory, indirect)? else { return Ok(queue.rearm(memory)) };
+        let mut step = || -> Result<Step, Violation> {
+            let before = queue.next_avail();
+            let Some(mut buffer) = queue.pop(memory, indirect)? else {
+                return Ok(if queue.rearm(memory) { Step::More } else { Step::Empty });
+            };
+            if !device.prepare(index, &buffer) {
+                queue.put_back(before);
+                return Ok(Step::Unready);
+            }
             let written = device.serve(index, &mut buffer)?;
             let head = buffer.head();
             queue.push(memory, head, written)?;
             used = true;
-            Ok(true)
+            Ok(Step::More)
         };
-        let mut outcome = Ok(true);
+        let mut outcome = Ok(Step::More);
         for _ in 0..=budget {
             outcome = step();
-            if outcome != Ok(true) {
+            if outcome != Ok(Step::More) {
                 break;
             }
         }
         let interrupt = used && queue.should_interrupt(memory);
         let vector = queue.vector;
         match outcome {
-            Ok(more) => served.more = more,
+            Ok(step) => (served.more, served.unready) = (step != Step::Empty, step == Step::Unready),
             Err(violation) => served = self.broke(violation),
         }
         if interrupt {
@@ -340,7 +360,7 @@ impl VirtioState {
         self.status |= status::NEEDS_RESET;
         let due = self.config_changed();
         self.broken = true;
-        Served { due, violation: Some(violation), more: false }
+        Served { due, violation: Some(violation), ..Served::default() }
     }
 }
 

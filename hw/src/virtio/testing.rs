@@ -8,10 +8,12 @@ use super::ring::Chain;
 /// Feature bit the device insists on.
 pub(crate) const NEEDED: u64 = 2;
 
-/// Answers each buffer with its own bytes; one that starts with `!` is a violation.
+/// Answers each buffer with its own bytes; one that starts with `!` is a violation, one with `~` may take its time.
 #[derive(Default)]
 pub(crate) struct Echo {
     pub(crate) resets: Mutex<u32>,
+    /// How often the next buffer that starts with `~` is still to be prepared; what was seen of it.
+    pub(crate) unready: Mutex<(u32, Vec<Vec<u8>>)>,
 }
 
 impl VirtioDevice for Echo {
@@ -32,6 +34,17 @@ impl VirtioDevice for Echo {
     }
     fn config(&self) -> Vec<u8> {
         vec![1, 2, 3, 4, 5, 6]
+    }
+    fn prepare(&self, _queue: u16, buffer: &Chain<'_>) -> bool {
+        let mut data = [0; 16];
+        let count = buffer.read(&mut data);
+        let mut unready = self.unready.lock().unwrap();
+        if data[0] != b'~' || unready.0 == 0 {
+            return true;
+        }
+        unready.0 -= 1;
+        unready.1.push(data[..count].to_vec());
+        false
     }
     fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> Result<u32, Violation> {
         let mut data = [0; 16];

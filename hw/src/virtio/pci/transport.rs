@@ -130,13 +130,16 @@ impl Transport {
                 let view = self.parts.space.view();
                 inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, budget)
             };
-            let more = served.more;
+            let (more, unready) = (served.more, served.unready);
             self.finish(served);
             if !more {
                 return;
             }
-            left = left.saturating_sub(budget);
-            budget = (budget * 2).min(BUDGET);
+            // What is being prepared ends by itself; only time counts.
+            if !unready {
+                left = left.saturating_sub(budget);
+                budget = (budget * 2).min(BUDGET);
+            }
             if left == 0 || start.elapsed() >= patience {
                 break;
             }
