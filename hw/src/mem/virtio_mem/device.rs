@@ -198,22 +198,25 @@ impl VirtioMem {
         self.common.notifier.config_changed();
     }
 
-    /// Reads one request, serves it, answers it.
+    /// Serves one request and answers it.
     fn request(&self, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
-        let violation = |what: String| Violation(format!("virtio-mem protocol violation: {what}"));
-        let mut bytes = [0; REQUEST_SIZE];
-        if buffer.read(&mut bytes) != REQUEST_SIZE {
-            // The size that is wanted, not the one that came: QEMU's text.
-            return Err(violation(format!("invalid request size: {REQUEST_SIZE}")));
-        }
-        if buffer.writable_len() < RESPONSE_SIZE as u64 {
-            return Err(violation(format!("not enough space for response: {}", buffer.writable_len())));
-        }
-        let request = Request::parse(&bytes).map_err(|unknown| violation(unknown.to_string()))?;
-        let response = self.lock().serve(request);
+        let response = self.lock().serve(read_request(buffer)?);
         let written = buffer.write(&response);
         Ok(written as u32)
     }
+}
+
+fn read_request(buffer: &Chain<'_>) -> std::result::Result<Request, Violation> {
+    let violation = |what: String| Violation(format!("virtio-mem protocol violation: {what}"));
+    let mut bytes = [0; REQUEST_SIZE];
+    if buffer.read(&mut bytes) != REQUEST_SIZE {
+        // The size that is wanted, not the one that came: QEMU's text.
+        return Err(violation(format!("invalid request size: {REQUEST_SIZE}")));
+    }
+    if buffer.writable_len() < RESPONSE_SIZE as u64 {
+        return Err(violation(format!("not enough space for response: {}", buffer.writable_len())));
+    }
+    Request::parse(&bytes).map_err(|unknown| violation(unknown.to_string()))
 }
 
 impl Inner {
@@ -316,8 +319,22 @@ impl VirtioDevice for VirtioMem {
         inner.live.as_ref().map(|live| live.unit.config(inner.config.node).to_vec()).unwrap_or_default()
     }
 
+    fn prepare(&self, _queue: u16, buffer: &Chain<'_>) -> bool {
+        // Serving says what is wrong with it.
+        let Ok(request) = read_request(buffer) else { return true };
+        let mut inner = self.lock();
+        let Some(live) = &mut inner.live else { return true };
+        live.unit.prepare(request, live.devices.is_frozen())
+    }
+
     fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
         self.request(buffer)
+    }
+
+    fn driver_reset(&self) {
+        if let Some(live) = &mut self.lock().live {
+            live.unit.abandon();
+        }
     }
 
     fn settle(&self) {

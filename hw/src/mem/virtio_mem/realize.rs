@@ -103,7 +103,8 @@ pub(super) fn unrealize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) {
         let mut inner = device.lock();
         (inner.live.take(), inner.config.memdev.clone())
     };
-    let (Some(live), Some(backend)) = (live, backend) else { return };
+    let (Some(mut live), Some(backend)) = (live, backend) else { return };
+    live.unit.abandon();
     live.unit.block().unregister_name();
     live.unit.blocks().lift_protection();
     if let Some(slots) = live.unit.into_slots() {

@@ -4,6 +4,8 @@
 //! that knows which blocks are plugged. Every step that can fail comes before the first that cannot be undone, so a
 //! refused request has changed nothing.
 
+mod prepare;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use super::policy::{Decision, Layout, View, decide};
 use super::request::{Request, Response};
 use super::sizes::usable_region;
 use crate::mem::memslots::Memslots;
+use prepare::Preparing;
 
 /// Bytes of the configuration space.
 pub const CONFIG_SIZE: usize = 56;
@@ -26,6 +29,7 @@ pub struct Unit {
     slots: Option<Memslots>,
     /// How many threads give plugged blocks their pages at once, if they get them.
     prealloc: Option<u32>,
+    preparing: Option<Preparing>,
     requested: u64,
     usable: u64,
     warned: bool,
@@ -48,7 +52,7 @@ impl Unit {
         if let Some(slots) = &mut slots {
             slots.usable(usable);
         }
-        Self { layout, block, blocks, slots, prealloc, requested, usable, warned: false }
+        Self { layout, block, blocks, slots, prealloc, preparing: None, requested, usable, warned: false }
     }
 
     /// Where the memory is.
@@ -122,14 +126,11 @@ impl Unit {
 
     /// Serves a request. `busy`: somebody forbids changes for now.
     pub fn serve(&mut self, request: Request, busy: bool) -> Response {
-        let view = View {
-            layout: self.layout,
-            usable: self.usable,
-            requested: self.requested,
-            blocks: &self.blocks,
-            busy,
-        };
-        let done = match decide(request, &view) {
+        let decision = decide(request, &self.view(busy));
+        if self.preparing.as_ref().is_some_and(|p| decision != Decision::Plug(p.range.clone())) {
+            self.abandon();
+        }
+        let done = match decision {
             Decision::Reply(response) => return response,
             Decision::Plug(range) => self.plug(&range),
             Decision::Unplug(range) => self.unplug(&range),
@@ -139,6 +140,11 @@ impl Unit {
             Ok(()) => Response::Ack,
             Err(Busy) => Response::Busy,
         }
+    }
+
+    fn view(&self, busy: bool) -> View<'_> {
+        let (layout, usable, requested) = (self.layout, self.usable, self.requested);
+        View { layout, usable, requested, blocks: &self.blocks, busy }
     }
 
     /// A system reset: nothing is plugged afterwards, unless somebody forbids it.
@@ -151,7 +157,10 @@ impl Unit {
         if let Some(slots) = &mut self.slots {
             slots.plugged(range);
         }
-        let (block, threads) = (&self.block, self.prealloc);
+        // Kept until the blocks are populated or given up: it keeps their mapping open.
+        let prepared = self.preparing.take();
+        let threads = self.prealloc.filter(|_| !prepared.as_ref().is_some_and(|p| p.has_all_of(range)));
+        let block = &self.block;
         let ready = || {
             threads.map_or(Ok(()), |threads| block.prealloc(range.start, range.end - range.start, threads))
         };
@@ -165,6 +174,7 @@ impl Unit {
         if let Some(slots) = &mut self.slots {
             slots.before_discard(range, &self.blocks);
         }
+        drop(prepared);
         self.free(range);
         Err(Busy)
     }

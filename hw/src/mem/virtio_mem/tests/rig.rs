@@ -340,7 +340,7 @@ impl Raw {
         self.rig.mmio_write16(self.common + 0x3000, 0);
     }
 
-    fn used(&mut self) -> u16 {
+    pub(super) fn used(&mut self) -> u16 {
         self.rig.ram_read16(RINGS + 0x2002)
     }
 
