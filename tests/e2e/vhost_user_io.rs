@@ -3,6 +3,7 @@
 //!
 //! What a back end is told of memory is compared with what the machine says that it has mapped, after every step.
 
+mod by_hand;
 mod failures;
 mod resizes;
 
@@ -70,6 +71,14 @@ impl Rig {
         let relay = Relay::start(&builder.scratch().join("vhost"), path);
         let vm = builder.line(MEMORY).line(line).qmp().hmp().serial().start();
         Self { vm, relay, server }
+    }
+
+    /// Our own back end.
+    fn backend(&self) -> &Backend {
+        match &self.server {
+            Server::Own(backend) => backend,
+            Server::Daemon(_) => panic!("QEMU's daemon is not asked"),
+        }
     }
 
     /// The memory of ours that is mapped in the machine, neighbours made one.

@@ -77,6 +77,14 @@ impl Function {
         (raw, mask)
     }
 
+    /// Gives the function's BARs 4 and 1 (a virtio device's registers and its MSI-X table) addresses, and has it answer there.
+    pub fn assign(self, qtest: &mut Qtest, bar4: u64, bar1: u64) {
+        self.write(qtest, 0x14, 4, bar1);
+        self.write(qtest, 0x20, 4, bar4 & 0xffff_ffff);
+        self.write(qtest, 0x24, 4, bar4 >> 32);
+        self.write(qtest, COMMAND, 2, MEMORY_AND_MASTER);
+    }
+
     fn select(self, qtest: &mut Qtest, offset: u8) {
         let address = 0x8000_0000
             | u32::from(self.bus) << 16

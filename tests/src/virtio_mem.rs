@@ -3,7 +3,7 @@
 //! It does what a transcript says, right or wrong: requests of any type and size, unusual features, vectors out of range. The
 //! ring and the buffers are in low guest memory; one request is in flight at a time and completion is polled for.
 
-use crate::pci::{self, Function};
+use crate::pci::Function;
 use crate::{Qtest, wire};
 
 /// Vendor and device ID of virtio-mem on PCI.
@@ -109,10 +109,7 @@ impl VirtioMem {
         let ids = function.read(qtest, 0, 4);
         assert_eq!(ids, u64::from(vendor) | u64::from(device) << 16, "{function:?} is virtio-mem");
         let bar = BAR4 + 0x1_0000 * nth;
-        function.write(qtest, 0x14, 4, BAR1 + 0x1000 * nth);
-        function.write(qtest, 0x20, 4, bar);
-        function.write(qtest, 0x24, 4, 0);
-        function.write(qtest, pci::COMMAND, 2, pci::MEMORY_AND_MASTER);
+        function.assign(qtest, bar, BAR1 + 0x1000 * nth);
         let mut structures = [0; 5];
         for (at, id) in function.capabilities(qtest) {
             let kind = function.read(qtest, at + 3, 1) as usize;

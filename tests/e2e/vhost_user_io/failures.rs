@@ -23,13 +23,6 @@ fn at_work(accel: &str, options: Options, devices: &str) -> Rig {
 }
 
 impl Rig {
-    fn backend(&self) -> &Backend {
-        match &self.server {
-            Server::Own(backend) => backend,
-            Server::Daemon(_) => panic!("QEMU's daemon is not asked"),
-        }
-    }
-
     /// The back end dies.
     fn dies(&self) {
         self.backend().die(|| self.relay.hang_up());
