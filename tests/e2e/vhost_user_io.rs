@@ -5,6 +5,7 @@
 
 mod by_hand;
 mod failures;
+mod limits;
 mod resizes;
 
 use std::time::Instant;
