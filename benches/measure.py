@@ -1,23 +1,21 @@
-"""Measures pliant and QEMU side by side: start, memory of an idle machine, QMP commands, plugging.
+"""Measures pliant and QEMU side by side: start, memory of an idle machine, QMP commands, plugging, memory slots.
 
 Only the standard library is used. Each figure is the median of several runs, taken in turn (one of pliant, one of QEMU, ...), so that
 what the machine does meanwhile meets both alike. The last column is QEMU's figure over pliant's.
 """
 
-import json
 import os
-import select
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
+from machine import Machine, is_qemu
+from memslots import memslots
+from tebibyte import tebibyte
+
 RUNS = int(os.environ.get("RUNS", "20"))
-PATIENCE = 120
 
 # The command line of the first session, without accelerator and monitors.
 SESSION = (
@@ -38,104 +36,6 @@ PLUG = (
 ).split()
 
 
-class Machine:
-    """A running program with one QMP connection, which it makes itself so that nobody has to poll for it."""
-
-    def __init__(self, program, args, greet=True, serial=False):
-        self.folder = tempfile.mkdtemp(prefix="pliant-bench-")
-        path = os.path.join(self.folder, "qmp")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(1)
-        listener.settimeout(PATIENCE)
-        if serial:
-            guest = socket.socket(socket.AF_UNIX)
-            guest.bind(os.path.join(self.folder, "serial"))
-            guest.listen(1)
-            args = [*args, "-serial", f"unix:{self.folder}/serial"]
-        self.stderr = open(os.path.join(self.folder, "stderr"), "w+", encoding="utf-8", errors="replace")
-        self.begin = time.perf_counter()
-        self.process = subprocess.Popen(
-            [program, *args, "-chardev", f"socket,id=bench,path={path}", "-mon", "chardev=bench,mode=control"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self.stderr,
-            cwd=self.folder,
-        )
-        # Whichever is first: the connection or the program's end.
-        pidfd = os.pidfd_open(self.process.pid)
-        ready, _, _ = select.select([listener, pidfd], [], [], PATIENCE)
-        os.close(pidfd)
-        if listener not in ready:
-            self.fail("ended before it connected" if ready else "did not connect")
-        self.socket, _ = listener.accept()
-        listener.close()
-        self.socket.settimeout(PATIENCE)
-        self.reader = self.socket.makefile("r", encoding="utf-8")
-        self.greeted = None
-        if serial:
-            # The chardevs are all made before the machine is, so that the connection is there or is about to be.
-            guest.settimeout(PATIENCE)
-            self.serial = guest.accept()[0].makefile("rw", encoding="utf-8", errors="replace")
-            guest.close()
-        if greet:
-            self.read_greeting()
-            self.execute("qmp_capabilities")
-
-    def fail(self, what):
-        self.stderr.seek(0)
-        text = self.stderr.read()
-        self.end()
-        raise RuntimeError(f"{what}: {text.strip()}")
-
-    def read_greeting(self):
-        while True:
-            line = self.reader.readline()
-            if not line:
-                self.fail("hung up before its greeting")
-            if "QMP" in json.loads(line):
-                self.greeted = time.perf_counter() - self.begin
-                return
-
-    def execute(self, command, **arguments):
-        request = {"execute": command}
-        if arguments:
-            request["arguments"] = arguments
-        self.socket.sendall(json.dumps(request).encode() + b"\n")
-        while True:
-            line = self.reader.readline()
-            if not line:
-                self.fail(f"hung up at {command}")
-            message = json.loads(line)
-            if "event" not in message:
-                if "error" in message:
-                    self.fail(f"{command}: {message['error']['desc']}")
-                return message["return"]
-
-    def wait_guest(self, size):
-        """Waits until the guest says that it has this size and has written what it writes to new memory."""
-        wanted = f"plugged {size} of {size} requested"
-        for line in self.serial:
-            if wanted in line:
-                return
-        self.fail(f"hung up before the guest had {size}")
-
-    def guest_says(self, command, answer):
-        """Types a command for the guest and waits for a line with the answer."""
-        self.serial.write(command + "\r")
-        self.serial.flush()
-        for line in self.serial:
-            if answer in line:
-                return
-        self.fail(f"hung up at the guest's {command}")
-
-    def end(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.stderr.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def start(program, accel):
     """Seconds from the start of the process to the greeting, and to the answer to the first command."""
     machine = Machine(program, ["-accel", accel, *SESSION], greet=False)
@@ -152,12 +52,8 @@ def memory(program, accel):
     """Memory of an idle machine whose guest, if it has one, has come to rest."""
     machine = Machine(program, ["-accel", accel, *IDLE])
     machine.execute("query-status")
-    figures = {}
-    with open(f"/proc/{machine.process.pid}/status", encoding="ascii") as status:
-        for line in status:
-            name, _, rest = line.partition(":")
-            if name in ("VmRSS", "RssAnon"):
-                figures[f"{name}, MiB"] = int(rest.split()[0]) / 1024
+    fields = machine.memory()
+    figures = {f"{name}, MiB": fields[name] for name in ("VmRSS", "RssAnon")}
     with open(f"/proc/{machine.process.pid}/smaps_rollup", encoding="ascii") as smaps:
         for line in smaps:
             name, _, rest = line.partition(":")
@@ -192,17 +88,17 @@ def plug(program, accel):
     QEMU boots the guest's program by -kernel; BENCH_GUEST names its file (see benches/README.md).
     """
     args = ["-accel", accel, *PLUG]
-    if "qemu" in os.path.basename(program):
+    if is_qemu(program):
         args += ["-kernel", os.environ["BENCH_GUEST"]]
     machine = Machine(program, args, serial=True)
     size = 8 << 30
     # The first block tells that the guest is up.
-    machine.execute("qom-set", path="vm0", property="requested-size", value=2 << 20)
+    machine.request(2 << 20)
     machine.wait_guest(2 << 20)
     figures = {}
     for name, wanted in (("plug 8 GiB, s", size), ("unplug 8 GiB, s", 0)):
         begin = time.perf_counter()
-        machine.execute("qom-set", path="vm0", property="requested-size", value=wanted)
+        machine.request(wanted)
         machine.wait_guest(wanted)
         figures[name] = time.perf_counter() - begin
     machine.end()
@@ -215,7 +111,7 @@ def protection(level):
     # Nothing is written to plugged memory: zeroing it would be all that is seen.
     args = ["-accel", "kvm", *PLUG[:-1], f"{PLUG[-1]},unplugged-protection={level}", "-append", "touch=none"]
     machine = Machine(program, args, serial=True)
-    machine.execute("qom-set", path="vm0", property="requested-size", value=2 << 20)
+    machine.request(2 << 20)
     machine.wait_guest(2 << 20)
     figures = {}
 
@@ -225,7 +121,7 @@ def protection(level):
         figures[name] = (time.perf_counter() - begin) * 1e3
 
     def resize(wanted):
-        machine.execute("qom-set", path="vm0", property="requested-size", value=wanted)
+        machine.request(wanted)
         machine.wait_guest(wanted)
 
     timed("plug 8 GiB, ms", resize, size)
@@ -281,7 +177,7 @@ def compare(name, measure, accel, runs):
 
 def main():
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug"]
+    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug", "memslots", "tebibyte"]
     # Each program's own way of running without KVM.
     accel = "kvm"
     if not kvm:
@@ -293,6 +189,8 @@ def main():
         ("memory", memory, max(1, RUNS // 4)),
         ("qmp", qmp, max(1, RUNS // 4)),
         ("plug", plug, max(1, RUNS // 6)),
+        ("memslots", memslots, max(1, RUNS // 6)),
+        ("tebibyte", tebibyte, max(1, RUNS // 6)),
     ):
         if part in parts:
             compare(part, measure, accel, runs)
