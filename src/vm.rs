@@ -44,6 +44,7 @@ impl Backend for Vm {
             chardev: self.chardevs.as_ref(),
             pci: &self.machine,
             virtio: &self.machine,
+            dump: &self.machine,
             inspect: &self.machine,
         }
     }

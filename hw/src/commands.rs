@@ -17,6 +17,7 @@ use crate::core::help;
 use crate::core::machine::Machine;
 use crate::core::qdev;
 use crate::core::qtree;
+use crate::dump::{self, Dumps};
 use crate::pci::{PciBus, info};
 use crate::virtio::query;
 
@@ -28,6 +29,11 @@ impl MachineHandlers {
     /// Handlers for `machine`.
     pub fn new(machine: Arc<Machine>) -> Self {
         Self(machine)
+    }
+
+    /// A dump shows a guest that stands still.
+    fn may_change_state(&self) -> Result<()> {
+        if Dumps::of(&self.0).in_progress() { Err(dump::busy()) } else { Ok(()) }
     }
 
     /// The machine, for handlers of other rooms.
@@ -54,11 +60,13 @@ impl RunStateCommands for MachineHandlers {
     }
 
     fn stop(&self) -> Result<()> {
+        self.may_change_state()?;
         self.0.stop();
         Ok(())
     }
 
     fn cont(&self) -> Result<()> {
+        self.may_change_state()?;
         self.0.cont()
     }
 

@@ -8,6 +8,7 @@
 //! | [`mod@char`] | serial ports |
 //! | [`virtio`] | queues, the PCI transport |
 //! | [`mem`] | memory devices, virtio-mem |
+//! | `dump` | the guest's memory as a core file |
 //! | [`inspect`] | the guest's memory and registers, for people |
 //! | [`i386`] | the boards `pc`, `q35` and `none` |
 
@@ -15,6 +16,7 @@ pub mod acpi;
 pub mod char;
 pub mod commands;
 pub mod core;
+mod dump;
 pub mod i386;
 pub mod inspect;
 pub mod isa;

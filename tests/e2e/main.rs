@@ -6,6 +6,7 @@ mod command_line;
 mod console;
 mod device;
 mod dispatch;
+mod dump;
 mod garbage;
 mod guest;
 mod harness;

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod console;
+pub mod core_file;
 pub mod hmp;
 pub mod oracle;
 pub mod pci;

@@ -35,6 +35,8 @@ struct Inner {
     ended: bool,
     /// Whether the board's firmware has to run before the guest does.
     firmware_due: bool,
+    /// Whether a reset that is asked for waits.
+    resets_held: bool,
 }
 
 impl RunControl {
@@ -48,6 +50,7 @@ impl RunControl {
             powerdown: false,
             ended: false,
             firmware_due: false,
+            resets_held: false,
         };
         Self { inner: Mutex::new(inner), listeners: Mutex::default(), access_listener: OnceLock::new() }
     }
@@ -245,8 +248,23 @@ impl Machine {
         }
     }
 
+    /// Has resets wait for something that looks at the machine as it is, or carries out what has waited. Main loop thread.
+    pub(crate) fn hold_resets(self: &Arc<Self>, hold: bool) {
+        self.run.lock().resets_held = hold;
+        if !hold {
+            self.run_reset();
+        }
+    }
+
     fn run_reset(self: &Arc<Self>) {
-        let Some(cause) = self.run.lock().reset.take() else { return };
+        let cause = {
+            let mut inner = self.run.lock();
+            if inner.resets_held {
+                return;
+            }
+            inner.reset.take()
+        };
+        let Some(cause) = cause else { return };
         self.accel().pause();
         if let Err(error) = self.reset_devices(ResetKind::Cold) {
             tracing::error!(%error, "the guest cannot be loaded again");

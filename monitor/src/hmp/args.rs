@@ -24,10 +24,14 @@ pub(crate) enum Kind {
     Flag(char),
     /// `[TYPE,]k=v,…` as behind `-device`, a word that is split later. What is missing in it is said then.
     Options,
+    /// A word that names a file.
+    Filename,
     /// A number of 32 bits.
     Number,
     /// A number of 64 bits.
     Long,
+    /// A number of 64 bits that may be missing.
+    OptionalLong,
     /// `/fmt`, of which everything may be missing.
     Format,
 }
@@ -90,12 +94,13 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
     for (index, (name, kind)) in specs.iter().enumerate() {
         rest = rest.trim_start();
         match kind {
-            Kind::Word | Kind::OptionalWord | Kind::Options => {
-                if rest.is_empty() && *kind != Kind::Word {
+            Kind::Word | Kind::OptionalWord | Kind::Options | Kind::Filename => {
+                if rest.is_empty() && matches!(kind, Kind::OptionalWord | Kind::Options) {
                     continue;
                 }
+                let what = if *kind == Kind::Filename { "filename" } else { "string" };
                 let found = word(rest).filter(|(_, tail)| tail.len() < rest.len());
-                let (value, tail) = found.ok_or_else(|| format!("{command}: string expected\n"))?;
+                let (value, tail) = found.ok_or_else(|| format!("{command}: {what} expected\n"))?;
                 args.words.insert(name, value);
                 rest = tail;
             }
@@ -112,7 +117,8 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
                     rest = after;
                 }
             }
-            Kind::Number | Kind::Long => {
+            Kind::OptionalLong if rest.is_empty() => {}
+            Kind::Number | Kind::Long | Kind::OptionalLong => {
                 let (value, tail) = evaluate(rest, env.registers)?;
                 if *kind == Kind::Number && !(0..=i64::from(u32::MAX)).contains(&value) {
                     return Err(format!("'{command}' has failed: integer is for 32-bit values\n"));

@@ -6,7 +6,7 @@ use qapi::{Dict, Error, Result};
 
 use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
-use super::{Execute, Session, error_text, info, memory, objects, virtio};
+use super::{Execute, Session, dump, error_text, info, memory, objects, virtio};
 
 /// A console command.
 pub(crate) struct Command {
@@ -76,6 +76,25 @@ pub(crate) const COMMANDS: &[Command] = &[
         "remove device",
         &[Source::Devices],
         objects::device_del,
+    ),
+    command(
+        "dump-guest-memory",
+        &[
+            ("paging", Kind::Flag('p')),
+            ("detach", Kind::Flag('d')),
+            ("windmp", Kind::Flag('w')),
+            ("zlib", Kind::Flag('z')),
+            ("lzo", Kind::Flag('l')),
+            ("snappy", Kind::Flag('s')),
+            ("raw", Kind::Flag('R')),
+            ("filename", Kind::Filename),
+            ("begin", Kind::OptionalLong),
+            ("length", Kind::OptionalLong),
+        ],
+        "[-p] [-d] [-z|-l|-s|-w] [-R] filename [begin length]",
+        dump::HELP,
+        &[],
+        dump::dump_guest_memory,
     ),
     command(
         "help|?",
@@ -201,6 +220,7 @@ pub(crate) const COMMANDS: &[Command] = &[
 pub(crate) const INFOS: &[Command] = &[
     command("chardev", &[], "", "show the character devices", &[], |x, _| info::chardev(x)),
     command("cpus", &[], "", "show infos for each CPU", &[], |x, _| info::cpus(x)),
+    command("dump", &[], "", "Display the latest dump status", &[], |x, _| dump::info(x)),
     command("history", &[], "", "show the command line history", &[], |_, _| Ok(String::new())),
     command("hotpluggable-cpus", &[], "", "Show information about hotpluggable CPUs", &[], |x, _| {
         info::hotpluggable_cpus(x)

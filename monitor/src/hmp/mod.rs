@@ -7,6 +7,7 @@ mod args;
 mod command;
 mod complete;
 mod console;
+mod dump;
 mod expr;
 mod format;
 mod info;

@@ -60,7 +60,8 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
         "query-cpus-fast" => r#"[{"cpu-index": 0, "thread-id": 1}]"#,
         "x-pliant-query-registers" => return registers(&arguments),
         "x-pliant-read-memory" => return memory(&arguments),
-        "memsave" | "pmemsave" => {
+        "query-dump" => r#"{"status": "active", "completed": 1585152, "total": 67371008}"#,
+        "memsave" | "pmemsave" | "dump-guest-memory" => {
             return Err(Error::generic(format!("{command} {}", json::to_string(&arguments.into()))));
         }
         "qom-list-types" => r#"[{"name": "virtio-mem"}, {"name": "virtio-mem-pci"}]"#,
@@ -300,4 +301,41 @@ fn memory_is_saved_with_quoted_file_names() {
     assert_eq!(why("memsave 0 4"), "memsave: string expected");
     assert_eq!(why("memsave 0"), "unexpected end of expression");
     assert_eq!(why("pmemsave 0 0x100000000 f"), "'pmemsave' has failed: integer is for 32-bit values");
+}
+
+#[test]
+fn dumps_are_asked_for_with_qemus_flags() {
+    let sent = |line: &str| run(line).lines().next().unwrap_or_default().to_owned();
+    let asked = |paging, detach, format, rest: &str| {
+        let mut expected =
+            Dict::new().with("paging", paging).with("protocol", "file:f").with("detach", detach);
+        expected.insert("format", format);
+        for part in rest.split_whitespace() {
+            let (name, value) = part.split_once('=').unwrap();
+            expected.insert(name, value.parse::<i64>().unwrap());
+        }
+        format!("Error: dump-guest-memory {}", json::to_string(&expected.into()))
+    };
+    assert_eq!(sent("dump-guest-memory f"), asked(false, false, "elf", ""));
+    assert_eq!(sent("dump-guest-memory -p -d f 0 2*4096"), asked(true, true, "elf", "begin=0 length=8192"));
+    assert_eq!(sent("dump-guest-memory f 5"), asked(false, false, "elf", "begin=5"));
+    assert_eq!(sent("dump-guest-memory f 0 -1"), asked(false, false, "elf", "begin=-1"));
+    assert_eq!(sent("dump-guest-memory -R f"), asked(false, false, "elf", ""));
+    assert_eq!(sent("dump-guest-memory -z f"), asked(false, false, "kdump-zlib", ""));
+    assert_eq!(sent("dump-guest-memory -s -R f"), asked(false, false, "kdump-raw-snappy", ""));
+    assert_eq!(sent("dump-guest-memory -w -R f"), asked(false, false, "win-dmp", ""));
+    for (line, expected) in [
+        ("", "dump-guest-memory: filename expected"),
+        ("-p", "dump-guest-memory: filename expected"),
+        ("-x a", "dump-guest-memory: unsupported option -x"),
+        ("-z -l f", "Error: only one of '-z|-l|-s|-w' can be set"),
+        ("-z -w f", "dump-guest-memory: unsupported option -w"),
+        ("-d -p f", "dump-guest-memory: unsupported option -p"),
+        ("-pd /f", "invalid char '/' in expression"),
+        ("f 0 4096 x", "dump-guest-memory: extraneous characters at the end of line"),
+        ("f foo bar", "invalid char 'f' in expression"),
+    ] {
+        assert_eq!(sent(&format!("dump-guest-memory {line}")), expected, "{line}");
+    }
+    assert_eq!(run("info dump"), "Status: active\nFinished: 2.35 %\n");
 }

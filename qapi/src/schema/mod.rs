@@ -33,6 +33,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("chardev", include_str!("../../schema/chardev.json")),
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
+    ("dump", include_str!("../../schema/dump.json")),
     ("inspect", include_str!("../../schema/inspect.json")),
 ];
 

@@ -1,0 +1,140 @@
+//! The commands around dumps.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+
+use qapi::commands::DumpCommands;
+use qapi::types::{DumpGuestMemoryCapability, DumpGuestMemoryFormat, DumpQueryResult};
+use qapi::{Enum, Error, Result};
+
+use super::plan::Plan;
+use super::{Dumps, Progress, busy, write};
+use crate::commands::MachineHandlers;
+use crate::core::Machine;
+use crate::inspect::output::errno_text;
+
+/// Memory of a guest is for its owner alone.
+const MODE: u32 = 0o400;
+
+impl DumpCommands for MachineHandlers {
+    fn dump_guest_memory(
+        &self,
+        paging: bool,
+        protocol: String,
+        detach: Option<bool>,
+        begin: Option<i64>,
+        length: Option<i64>,
+        format: Option<DumpGuestMemoryFormat>,
+    ) -> Result<()> {
+        let machine = self.machine();
+        let dumps = Dumps::of(machine);
+        if dumps.in_progress() {
+            return Err(busy());
+        }
+        let format = format.unwrap_or(DumpGuestMemoryFormat::Elf);
+        if format != DumpGuestMemoryFormat::Elf && (paging || begin.is_some() || length.is_some()) {
+            return Err(Error::generic("kdump-compressed format doesn't support paging or filter"));
+        }
+        let missing = |name: &str| Err(Error::generic(format!("Parameter '{name}' is missing")));
+        let filter = match (begin, length) {
+            (None, None) => None,
+            (Some(_), None) => return missing("length"),
+            (None, Some(_)) => return missing("begin"),
+            (Some(begin), Some(length)) => Some((begin.cast_unsigned(), length.cast_unsigned())),
+        };
+        if format != DumpGuestMemoryFormat::Elf {
+            return Err(Error::generic(format!("{} is not available now", format.as_str())));
+        }
+        let file = open(&protocol)?;
+        dumps.begin(machine);
+        let plan = match plan(machine, paging, filter) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let result = Err(error);
+                dumps.end(machine, &result);
+                return result;
+            }
+        };
+        let progress = dumps.set_total(plan.total());
+        let thread = if detach == Some(true) {
+            detached(machine, plan, file, progress)
+        } else {
+            Err((plan, file, progress))
+        };
+        let Err((plan, file, progress)) = thread else { return Ok(()) };
+        let result = write::write(&plan, file, &progress);
+        dumps.end(machine, &result);
+        result
+    }
+
+    fn query_dump(&self) -> Result<DumpQueryResult> {
+        Ok(Dumps::of(self.machine()).query())
+    }
+
+    fn query_dump_guest_memory_capability(&self) -> Result<DumpGuestMemoryCapability> {
+        Ok(DumpGuestMemoryCapability { formats: vec![DumpGuestMemoryFormat::Elf] })
+    }
+}
+
+/// The file that `protocol` names.
+fn open(protocol: &str) -> Result<File> {
+    if let Some(path) = protocol.strip_prefix("file:") {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
+        return file.map_err(|e| Error::generic(format!("Could not create '{path}': {}", errno_text(&e))));
+    }
+    if let Some(name) = protocol.strip_prefix("fd:") {
+        return Err(Error::generic(format!("File descriptor named '{name}' has not been found")));
+    }
+    Err(Error::generic("parameter 'protocol' must start with 'file:' or 'fd:'"))
+}
+
+/// Looks at the machine, which is stopped.
+fn plan(machine: &Machine, paging: bool, filter: Option<(u64, u64)>) -> Result<Plan> {
+    if filter.is_some_and(|(_, length)| length == 0) {
+        return Err(Error::generic("parameter 'length' expects a non-zero size"));
+    }
+    let filter = filter.map(|(begin, length)| begin..begin.saturating_add(length));
+    let accel = machine.accel();
+    let vcpus = accel.vcpus().iter().filter_map(|vcpu| accel.registers(vcpu.index)).collect();
+    let plan = Plan::new(&machine.system_space().view(), vcpus, paging, filter);
+    if plan.total() == 0 {
+        return Err(Error::generic("dump: no guest memory to dump"));
+    }
+    Ok(plan)
+}
+
+type Work = (Plan, File, Arc<Progress>);
+
+/// Writes on a thread, which does not keep the machine alive. Gives the work back if the host has no thread left.
+fn detached(
+    machine: &Arc<Machine>,
+    plan: Plan,
+    file: File,
+    progress: Arc<Progress>,
+) -> std::result::Result<(), Work> {
+    let mainloop = machine.mainloop().clone();
+    let machine = Arc::downgrade(machine);
+    // Through a channel, so that the work is not lost with a thread that never started.
+    let (sender, receiver) = std::sync::mpsc::channel::<Work>();
+    let work = move || {
+        let Ok((plan, file, progress)) = receiver.recv() else { return };
+        let result = write::write(&plan, file, &progress);
+        drop(plan);
+        mainloop.post(move || {
+            if let Some(machine) = machine.upgrade() {
+                Dumps::of(&machine).end(&machine, &result);
+            }
+        });
+    };
+    match std::thread::Builder::new().name("dump_thread".to_owned()).spawn(work) {
+        Ok(_) => sender.send((plan, file, progress)).map_err(|error| error.0),
+        Err(error) => {
+            tracing::warn!("no thread for the dump, it is written at once: {}", errno_text(&error));
+            Err((plan, file, progress))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
