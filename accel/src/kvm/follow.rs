@@ -118,8 +118,7 @@ impl SystemListener {
             if affordable(&slots, missing.len()) {
                 missing.into_iter().for_each(|part| slots.map(&self.vm, addr, part));
             } else {
-                let whole = 0..size;
-                self.replace(&mut slots, addr, std::slice::from_ref(&whole), false);
+                self.rejoin(&mut slots, addr, size);
             }
         }
     }
@@ -174,21 +173,48 @@ impl SystemListener {
         if !affordable(&slots, more) {
             return Resolution::TooMany;
         }
-        self.replace(&mut slots, addr, runs, true);
+        self.replace(&mut slots, addr, runs);
         Resolution::Changed
     }
 
-    /// Gives the section at `addr` slots for `parts` instead of those it has, with no vCPU in the guest.
-    fn replace(&self, slots: &mut Slots, addr: u64, parts: &[Range<u64>], exact: bool) {
-        let closed = self.gate.close();
+    /// Gives the section at `addr` one slot for all of its `size` bytes, with no vCPU in the guest.
+    fn rejoin(&self, slots: &mut Slots, addr: u64, size: u64) {
+        let _closed = self.gate.close();
         slots.unmap(&self.vm, addr);
-        parts.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
+        slots.map(&self.vm, addr, 0..size);
+        if let Some(follow) = slots.mapped.get_mut(&addr).and_then(|entry| entry.follow.as_mut()) {
+            follow.exact = false;
+        }
+    }
+
+    /// Has the slots of the section at `addr` cover `runs` and nothing else, with no vCPU in the guest. Slots that do already
+    /// stay: a guest may have this done as often as it likes.
+    fn replace(&self, slots: &mut Slots, addr: u64, runs: &[Range<u64>]) {
+        let Some(entry) = slots.mapped.get(&addr) else { return };
+        let (keep, gone): (Vec<_>, Vec<_>) =
+            entry.parts.iter().cloned().partition(|part| is_inside(runs, part));
+        let missing: Vec<_> = runs.iter().flat_map(|run| uncovered(&keep, run)).collect();
+        let closed = self.gate.close();
+        slots.unmap_parts(&self.vm, addr, &gone);
+        missing.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
         drop(closed);
         if let Some(follow) = slots.mapped.get_mut(&addr).and_then(|entry| entry.follow.as_mut()) {
-            follow.exact = exact;
+            follow.exact = true;
         }
-        tracing::debug!(addr, parts = parts.len(), exact, "slots of plugged runs");
+        tracing::debug!(
+            addr,
+            runs = runs.len(),
+            gone = gone.len(),
+            new = missing.len(),
+            "slots of plugged runs"
+        );
     }
+}
+
+/// Whether `part` lies in one of `runs`, which are ascending and apart.
+fn is_inside(runs: &[Range<u64>], part: &Range<u64>) -> bool {
+    let at = runs.partition_point(|run| run.end < part.end);
+    runs.get(at).is_some_and(|run| run.start <= part.start && part.end <= run.end)
 }
 
 /// Whether `more` slots can be had without touching the reserve; a kernel with few slots keeps half of them.

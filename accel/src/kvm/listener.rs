@@ -116,16 +116,25 @@ impl Slots {
 
     /// Takes all slots of the section at `addr`.
     pub(super) fn unmap(&mut self, vm: &VmFd, addr: u64) {
-        let Some(entry) = self.mapped.get_mut(&addr) else { return };
+        let parts = self.mapped.get(&addr).map(|entry| entry.parts.clone()).unwrap_or_default();
+        self.unmap_parts(vm, addr, &parts);
+    }
+
+    /// Takes the slots of some parts of the section at `addr`.
+    pub(super) fn unmap_parts(&mut self, vm: &VmFd, addr: u64, parts: &[Range<u64>]) {
+        let Some(entry) = self.mapped.get_mut(&addr).filter(|_| !parts.is_empty()) else { return };
         if self.log_all || entry.log {
             sync(&mut self.table, vm, entry);
         }
-        for mapping in entry.mappings() {
+        for part in parts {
+            let mapping = entry.part(part, entry.log);
             if let Err(error) = self.table.unmap(&mut Ioctls(vm), &mapping) {
                 tracing::error!(%error, gpa = mapping.gpa, "cannot delete a memory slot");
             }
         }
-        entry.parts.clear();
+        // Both are ascending.
+        let mut parts = parts.iter().peekable();
+        entry.parts.retain(|part| parts.next_if(|gone| *gone == part).is_none());
     }
 }
 

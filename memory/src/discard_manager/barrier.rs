@@ -11,10 +11,11 @@
 //!
 //! Left out: pins by range. A pin of any unit delays the closing of all, for the length of a copy.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::ram::RamBlock;
 
@@ -28,8 +29,22 @@ pub(super) struct Barrier {
     /// A bit a unit.
     open: Box<[AtomicU64]>,
     pins: AtomicU64,
+    /// Where the host mapping was ever split: the host does not join all parts again.
+    splits: Mutex<BTreeSet<u64>>,
+    /// How many splits there may be.
+    max_splits: usize,
     /// The host refused to protect a range; said once.
     leaky: AtomicBool,
+}
+
+/// The host's limit of mappings where it cannot be read.
+const USUAL_MAX_MAPPINGS: usize = 65_530;
+
+/// Splits that one block may have: half of the mappings that a program may have. A guest that plugs every other block must not keep the
+/// program from getting memory or threads.
+fn max_splits() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(USUAL_MAX_MAPPINGS) / 2
 }
 
 /// The right to touch bytes of a protected block; see the module. Held for the length of a copy, and never while the
@@ -72,7 +87,22 @@ impl Barrier {
         let words = usize::try_from(size.div_ceil(unit).div_ceil(64)).map_err(io::Error::other)?;
         let open = std::iter::repeat_with(AtomicU64::default).take(words).collect();
         let (pins, leaky) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { block: Arc::downgrade(block), unit, size, open, pins, leaky })
+        let (splits, max_splits) = (Mutex::default(), max_splits());
+        Ok(Self { block: Arc::downgrade(block), unit, size, open, pins, splits, max_splits, leaky })
+    }
+
+    /// Opens or closes the host mapping of a run.
+    fn set_accessible(&self, block: &RamBlock, run: &Range<u64>, accessible: bool) -> io::Result<()> {
+        let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+        let inside = |at: &u64| *at != 0 && *at != self.size;
+        let fresh: Vec<u64> =
+            [run.start, run.end].into_iter().filter(inside).filter(|at| !splits.contains(at)).collect();
+        if splits.len() + fresh.len() > self.max_splits {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        block.set_accessible(run.start, run.end - run.start, accessible)?;
+        splits.extend(fresh);
+        Ok(())
     }
 
     /// Units that a range touches.
@@ -109,12 +139,12 @@ impl Barrier {
     /// [`show`](Self::show) or [`retract`](Self::retract) has to be called with.
     ///
     /// # Errors
-    /// The host has no room to split the mapping; nothing has changed.
+    /// The mapping cannot be split once more; nothing has changed.
     pub(super) fn admit(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
         let runs = self.closed(range);
         let Some(block) = self.block.upgrade() else { return Ok(runs) };
         for (done, run) in runs.iter().enumerate() {
-            if let Err(error) = block.set_accessible(run.start, run.end - run.start, true) {
+            if let Err(error) = self.set_accessible(&block, run, true) {
                 self.retract(&runs[..done]);
                 return Err(error);
             }
@@ -133,7 +163,7 @@ impl Barrier {
     pub(super) fn retract(&self, runs: &[Range<u64>]) {
         let Some(block) = self.block.upgrade() else { return };
         for run in runs {
-            if let Err(error) = block.set_accessible(run.start, run.end - run.start, false)
+            if let Err(error) = self.set_accessible(&block, run, false)
                 && !self.leaky.swap(true, Ordering::Relaxed)
             {
                 let name = block.label();

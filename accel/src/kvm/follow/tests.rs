@@ -29,6 +29,24 @@ proptest! {
 }
 
 #[test]
+fn a_part_is_kept_if_it_shows_one_run_and_nothing_else() {
+    let runs = [2..4, 6..10];
+    for (part, kept) in [
+        (2..4, true),
+        (3..4, true),
+        (7..9, true),
+        (6..10, true),
+        (1..3, false),
+        (4..6, false),
+        (3..7, false),
+        (9..11, false),
+    ] {
+        assert_eq!(is_inside(&runs, &part), kept, "{part:?}");
+    }
+    assert!(!is_inside(&[], &(0..1)));
+}
+
+#[test]
 fn parts_that_touch_are_one_run() {
     assert_eq!(coalesced(&[0..2, 2..4, 6..8]), [0..4, 6..8]);
     assert_eq!(coalesced(&[]), []);

@@ -148,6 +148,33 @@ fn unplugging_waits_for_copies_under_way_and_none_of_them_dies() {
     assert_eq!(manager.barrier.as_ref().unwrap().pins.load(Ordering::SeqCst), 0);
 }
 
+#[test]
+fn a_mapping_is_split_so_often_and_no_more() {
+    let (block, manager) = protected(16, 1);
+    let mut manager = Arc::try_unwrap({
+        block.set_discard_manager(None);
+        manager
+    })
+    .unwrap();
+    manager.barrier.as_mut().unwrap().max_splits = 4;
+    let manager = Arc::new(manager);
+    block.set_discard_manager(Some(Arc::clone(&manager)));
+    let page = |at: u64| at * PAGE..(at + 1) * PAGE;
+    manager.populate(page(2)).unwrap();
+    manager.populate(page(4)).unwrap();
+    // What needs no new split is still there to be had.
+    let refused = manager.populate(page(8)).unwrap_err();
+    assert_eq!(refused.to_string(), "cannot change the protection of guest memory: Cannot allocate memory");
+    assert!(!block.is_accessible(8 * PAGE, 1) && !kernel_reads(&block, 8 * PAGE));
+    manager.populate(page(3)).unwrap();
+    manager.populate(0..2 * PAGE).unwrap();
+    // What cannot be closed is kept from device models at least.
+    manager.discard(page(1)).unwrap();
+    assert!(!block.is_accessible(PAGE, 1) && kernel_reads(&block, PAGE));
+    manager.discard(0..16 * PAGE).unwrap();
+    assert!(!kernel_reads(&block, 2 * PAGE));
+}
+
 proptest! {
     #[test]
     fn a_byte_is_accessible_exactly_if_its_unit_holds_populated_pages(
