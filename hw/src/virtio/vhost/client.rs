@@ -5,7 +5,7 @@
 //! loop waits where something must be over: a system reset, a stop of the machine, an unplug. Every such wait ends within the
 //! device's patience; a back end that does not answer in time is disconnected, and nobody waits for it again until it is back.
 //!
-//! Locks: topology, then session, then the small ones. None is held while the device, its transport or the machine is called.
+//! Locks: topology, discard manager, session, then the small ones. None is held while the device, its transport or the machine is called.
 
 mod config;
 mod connection;
@@ -22,6 +22,7 @@ use ::memory::{AddressSpace, Memory, MemoryListener};
 use qapi::{Error, Result};
 
 use self::connection::{Introduced, Listener, Unfit};
+use self::memory::Follows;
 use super::channel::Deadline;
 use super::session::{Link, Session, StartError};
 use crate::mem::slot_plan::{SlotPlan, SlotUser};
@@ -102,6 +103,8 @@ pub(super) struct Client {
     session: Mutex<Session>,
     /// Regions there are, for whoever must not wait for the session.
     sections: AtomicUsize,
+    /// Sparse sections that are followed, by guest address.
+    follows: Mutex<Follows>,
     /// Whether the batch of memory changes that is under way has to do with them.
     sections_changed: AtomicBool,
     config: Mutex<Vec<u8>>,
@@ -145,6 +148,7 @@ impl Client {
             wanted: Mutex::new(Wanted { start: None, machine_running: running }),
             session: Mutex::new(Session::new(needs.queues.into())),
             sections: AtomicUsize::new(0),
+            follows: Mutex::default(),
             sections_changed: AtomicBool::new(false),
             config: Mutex::default(),
             config_asked: AtomicBool::new(false),

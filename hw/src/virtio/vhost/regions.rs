@@ -1,7 +1,8 @@
-//! Which memory the back end of a device sees: one region for each section of RAM that can be shared.
+//! Which memory the back end of a device sees: one region for each section of RAM that can be shared and in which there is anything.
 //!
 //! A section is a region, never a part of one and never merged with another: what the flat view merges is one section already, and what
-//! it keeps apart (the parts of a virtio-mem device) comes and goes with one message and touches nothing else.
+//! it keeps apart (the parts of a virtio-mem device) comes and goes with one message and touches nothing else. Where unplugged
+//! memory is protected, a section of which nothing is plugged is given to nobody.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,29 +42,57 @@ pub(super) fn visible(section: &Section) -> Option<Shared> {
     Some(Shared { body, block: Arc::clone(block) })
 }
 
+/// A region there is.
+#[derive(Debug)]
+struct Entry {
+    shared: Shared,
+    /// Bytes that are plugged, where that matters.
+    plugged: Option<u64>,
+}
+
+impl Entry {
+    /// Whether it is given away.
+    fn is_wanted(&self) -> bool {
+        self.plugged != Some(0)
+    }
+}
+
 /// The regions there are and those that the back end has, by guest address.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
-    wanted: BTreeMap<u64, Shared>,
+    present: BTreeMap<u64, Entry>,
     given: BTreeMap<u64, RegionBody>,
     changed: bool,
 }
 
 impl Regions {
-    /// A region came.
-    pub(super) fn add(&mut self, shared: Shared) {
-        self.wanted.insert(shared.body.guest, shared);
+    /// A region came. If it is `sparse`, nothing of it is plugged yet.
+    pub(super) fn add(&mut self, shared: Shared, sparse: bool) {
+        self.present.insert(shared.body.guest, Entry { shared, plugged: sparse.then_some(0) });
         self.changed = true;
     }
 
-    /// A region is going.
-    pub(super) fn remove(&mut self, shared: &Shared) {
-        self.changed |= self.wanted.remove(&shared.body.guest).is_some();
+    /// The region at that guest address is going.
+    pub(super) fn remove(&mut self, guest: u64) {
+        self.changed |= self.present.remove(&guest).is_some();
     }
 
-    /// How many there are.
+    /// More, or less, of the sparse region at that guest address is plugged.
+    pub(super) fn replug(&mut self, guest: u64, bytes: i64) {
+        let Some(entry) = self.present.get_mut(&guest) else { return };
+        let was = entry.is_wanted();
+        entry.plugged = entry.plugged.map(|plugged| plugged.saturating_add_signed(bytes));
+        self.changed |= was != entry.is_wanted();
+    }
+
+    /// How many there are, those of which nothing is plugged included: they may come at any time.
     pub(super) fn len(&self) -> usize {
-        self.wanted.len()
+        self.present.len()
+    }
+
+    /// Those to give away.
+    fn wanted(&self) -> impl Iterator<Item = &Shared> {
+        self.present.values().filter(|entry| entry.is_wanted()).map(|entry| &entry.shared)
     }
 
     /// How many the back end has.
@@ -73,8 +102,9 @@ impl Regions {
 
     /// Whether all of these bytes lie in one region.
     pub(super) fn covers(&self, addr: u64, len: u64) -> bool {
-        let below = self.wanted.range(..=addr).next_back();
-        below.is_some_and(|(_, Shared { body, .. })| {
+        let below = self.present.range(..=addr).next_back();
+        below.filter(|(_, entry)| entry.is_wanted()).is_some_and(|(_, entry)| {
+            let body = entry.shared.body;
             let end = body.guest.saturating_add(body.size);
             addr.checked_add(len).is_some_and(|last| last <= end)
         })
@@ -96,11 +126,11 @@ impl Regions {
     /// # Errors
     /// The back end does not take part; which regions it has is unknown then.
     pub(super) fn give(&mut self, front: &FrontEnd, deadline: Deadline) -> Result<(), Fault> {
-        if self.wanted.len() as u64 > front.max_slots {
+        if self.present.len() as u64 > front.max_slots {
             return Err(Fault::Unusable(format!(
                 "vhost backend memory slots limit ({}) is less than current number of used ({}) memory slots.",
                 front.max_slots,
-                self.wanted.len()
+                self.present.len()
             )));
         }
         if front.has(protocol::CONFIGURE_MEM_SLOTS) {
@@ -113,31 +143,29 @@ impl Regions {
     }
 
     fn give_changes(&mut self, front: &FrontEnd, deadline: Deadline) -> Result<(), Fault> {
-        let stays = |body: &RegionBody| self.wanted.get(&body.guest).is_some_and(|w| w.body == *body);
+        let present = |body: &RegionBody| self.present.get(&body.guest).filter(|entry| entry.is_wanted());
+        let stays = |body: &RegionBody| present(body).is_some_and(|entry| entry.shared.body == *body);
         let gone: Vec<_> = self.given.values().filter(|body| !stays(body)).copied().collect();
         // First what goes, so that there are never more than the limit and never two at one address.
         for body in gone {
             front.remove_region(body, deadline)?;
             self.given.remove(&body.guest);
         }
-        for (guest, shared) in &self.wanted {
-            if self.given.contains_key(guest) {
-                continue;
-            }
-            let file = shared.file().ok_or_else(closed)?;
-            front.add_region(shared.body, file, deadline)?;
-            self.given.insert(*guest, shared.body);
+        let new: Vec<_> =
+            self.wanted().filter(|w| !self.given.contains_key(&w.body.guest)).cloned().collect();
+        for shared in new {
+            front.add_region(shared.body, shared.file().ok_or_else(closed)?, deadline)?;
+            self.given.insert(shared.body.guest, shared.body);
         }
         Ok(())
     }
 
     fn give_all(&mut self, front: &FrontEnd, deadline: Deadline) -> Result<(), Fault> {
-        let bodies: BTreeMap<_, _> =
-            self.wanted.iter().map(|(guest, shared)| (*guest, shared.body)).collect();
+        let bodies: BTreeMap<_, _> = self.wanted().map(|shared| (shared.body.guest, shared.body)).collect();
         if bodies == self.given {
             return Ok(());
         }
-        let files: Option<Vec<_>> = self.wanted.values().map(Shared::file).collect();
+        let files: Option<Vec<_>> = self.wanted().map(Shared::file).collect();
         let table: Vec<_> = bodies.values().copied().collect();
         front.set_table(&table, &files.ok_or_else(closed)?, deadline)?;
         self.given = bodies;

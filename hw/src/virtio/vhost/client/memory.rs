@@ -1,13 +1,22 @@
 //! A client follows guest memory: what goes is gone at the back end before the change is over.
+//!
+//! Sections come and go with the topology locked. A section whose unplugged memory is protected is a mapping of its block's discard
+//! manager besides: it is given away when the first block of it is plugged, and taken back before the pages of the last one are freed.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::{self, ThreadId};
 
-use ::memory::{Memory, MemoryListener, Section};
+use ::memory::{DiscardListener, DiscardListenerId, DiscardManager, Memory, MemoryListener, Section};
 
-use super::super::regions::{Regions, Shared, visible};
+use super::super::regions::visible;
 use super::{Client, unpoisoned};
 use crate::mem::slot_plan::SlotUser;
+
+/// Registrations with discard managers, by guest address of the section.
+pub(super) type Follows = BTreeMap<u64, (Arc<DiscardManager>, DiscardListenerId)>;
 
 impl Client {
     pub(super) fn follow_memory(self: &Arc<Self>, memory: &Arc<Memory>) {
@@ -16,19 +25,49 @@ impl Client {
         memory.add_listener(&self.space, Arc::clone(listener));
     }
 
-    /// A section came or is going. Topology locked.
-    fn section_changed(&self, section: &Section, change: impl FnOnce(&mut Regions, Shared)) {
-        if let Some(shared) = visible(section) {
-            self.sections_changed.store(true, Ordering::Relaxed);
-            change(&mut unpoisoned(&self.session).regions, shared);
+    /// A section came. Topology locked.
+    fn section_came(&self, section: &Section) {
+        let Some(shared) = visible(section) else { return };
+        let manager = section.block.as_ref().and_then(|block| block.discard_manager());
+        let manager = manager.filter(|manager| manager.is_followed_by_mappings());
+        self.sections_changed.store(true, Ordering::Relaxed);
+        unpoisoned(&self.session).regions.add(shared, manager.is_some());
+        let (Some(manager), Some(range)) = (manager, section.ram()) else { return };
+        let listener = Arc::new(SparseSection {
+            client: self.me.clone(),
+            guest: section.addr,
+            registering: Mutex::new(Some(thread::current().id())),
+        });
+        let range = range.offset()..range.offset() + range.len();
+        // Cannot fail: the listener refuses nothing.
+        if let Ok(id) = manager.register_mapping(range, Arc::clone(&listener) as _) {
+            unpoisoned(&self.follows).insert(section.addr, (manager, id));
+        }
+        *unpoisoned(&listener.registering) = None;
+    }
+
+    /// A section is going. Topology locked.
+    fn section_going(&self, section: &Section) {
+        if visible(section).is_none() {
+            return;
+        }
+        self.sections_changed.store(true, Ordering::Relaxed);
+        unpoisoned(&self.session).regions.remove(section.addr);
+        let follow = unpoisoned(&self.follows).remove(&section.addr);
+        if let Some((manager, id)) = follow {
+            manager.unregister(id);
         }
     }
 
     /// The batch of changes is complete. Topology locked.
-    fn update_memory(&self) {
-        if !self.sections_changed.swap(false, Ordering::Relaxed) {
-            return;
+    fn sections_complete(&self) {
+        if self.sections_changed.swap(false, Ordering::Relaxed) {
+            self.update_memory();
         }
+    }
+
+    /// Tells the back end what changed.
+    fn update_memory(&self) {
         let mut session = unpoisoned(&self.session);
         self.sections.store(session.regions.len(), Ordering::Relaxed);
         if let Err(fault) = session.update_memory(self.deadline()) {
@@ -47,7 +86,7 @@ impl SlotUser for Client {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Regions that the back end has, or gets as soon as a driver starts.
+    /// Regions that the back end has, or gets as soon as a driver starts or a block is plugged.
     fn used(&self) -> u64 {
         self.sections.load(Ordering::Relaxed) as u64
     }
@@ -65,19 +104,58 @@ impl Follower {
 impl MemoryListener for Follower {
     fn region_add(&self, section: &Section) {
         if let Some(client) = self.client() {
-            client.section_changed(section, Regions::add);
+            client.section_came(section);
         }
     }
 
     fn region_del(&self, section: &Section) {
         if let Some(client) = self.client() {
-            client.section_changed(section, |regions, shared| regions.remove(&shared));
+            client.section_going(section);
         }
     }
 
     fn commit(&self) {
         if let Some(client) = self.client() {
+            client.sections_complete();
+        }
+    }
+}
+
+/// Told what is plugged of a section, with the discard manager locked.
+struct SparseSection {
+    client: Weak<Client>,
+    guest: u64,
+    /// The thread that is registering it and is told what is plugged already: the back end hears when the batch is complete.
+    registering: Mutex<Option<ThreadId>>,
+}
+
+impl SparseSection {
+    fn replug(&self, bytes: i64) {
+        let batch = *unpoisoned(&self.registering) == Some(thread::current().id());
+        let Some(client) = self.client.upgrade() else { return };
+        let changed = {
+            let mut session = unpoisoned(&client.session);
+            session.regions.replug(self.guest, bytes);
+            session.regions.is_changed()
+        };
+        if changed && !batch {
             client.update_memory();
         }
+    }
+}
+
+/// Bytes of a range of a block, which has no more than fit.
+fn bytes(range: &Range<u64>) -> i64 {
+    (range.end - range.start).cast_signed()
+}
+
+impl DiscardListener for SparseSection {
+    fn populate(&self, range: Range<u64>) -> Result<(), String> {
+        self.replug(bytes(&range));
+        Ok(())
+    }
+
+    fn discard(&self, range: Range<u64>) {
+        self.replug(-bytes(&range));
     }
 }

@@ -62,8 +62,10 @@ fn what_is_covered_is_covered_by_one_region() {
     let shared = section(memfd(true), false);
     let mut regions = Regions::default();
     for piece in [at(&shared, 1, 0), at(&shared, 2, 1)] {
-        regions.add(visible(&piece).unwrap());
+        regions.add(visible(&piece).unwrap(), false);
     }
+    regions.add(visible(&at(&shared, 5, 5)).unwrap(), true);
+    assert!(!regions.covers(5 * PAGE, 1), "nothing of it is plugged");
     assert!(regions.covers(PAGE, PAGE) && regions.covers(2 * PAGE, PAGE) && regions.covers(3 * PAGE - 1, 1));
     assert!(!regions.covers(2 * PAGE - 1, 2), "two mappings at the back end");
     assert!(!regions.covers(0, 1) && !regions.covers(3 * PAGE, 1) && !regions.covers(u64::MAX, 2));
@@ -77,7 +79,7 @@ fn more_regions_than_the_back_end_takes_are_a_fault_and_none_is_given() {
     let front = FrontEnd::negotiate(Channel::new(back_end.connect()), deadline).unwrap();
     let mut regions = Regions::default();
     for guest in 0..3 {
-        regions.add(visible(&at(&shared, guest, guest)).unwrap());
+        regions.add(visible(&at(&shared, guest, guest)).unwrap(), guest == 2);
     }
     assert_eq!(
         regions.give(&front, deadline).unwrap_err().to_string(),
@@ -89,8 +91,18 @@ fn more_regions_than_the_back_end_takes_are_a_fault_and_none_is_given() {
 /// A piece appears at a place of the guest, or what is there goes.
 #[derive(Debug, Clone)]
 enum Step {
-    Add { guest: u64, offset: u64 },
-    Remove { guest: u64 },
+    Add {
+        guest: u64,
+        offset: u64,
+    },
+    Remove {
+        guest: u64,
+    },
+    /// What is there is one whose unplugged memory is protected; a piece of it is plugged or unplugged.
+    Plug {
+        guest: u64,
+        plug: bool,
+    },
     Give,
     NewBackEnd,
 }
@@ -99,6 +111,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..PIECES, 0..PIECES).prop_map(|(guest, offset)| Step::Add { guest, offset }),
         3 => (0..PIECES).prop_map(|guest| Step::Remove { guest }),
+        4 => (0..PIECES, any::<bool>()).prop_map(|(guest, plug)| Step::Plug { guest, plug }),
         3 => Just(Step::Give),
         1 => Just(Step::NewBackEnd),
     ]
@@ -119,19 +132,30 @@ proptest! {
         let connect = || FrontEnd::negotiate(Channel::new(back_end.connect()), deadline).unwrap();
         let mut front = connect();
         let mut regions = Regions::default();
-        // The naive model: which page of the file is at a place.
+        // The naive model: which page of the file is at a place, and how much of it is plugged; odd pages are sparse.
         let mut model = BTreeMap::new();
         let mut given = BTreeMap::new();
         let limit = if slots { PIECES } else { 8 };
         for step in steps {
             match step {
                 Step::Add { guest, offset } if (model.len() as u64) < limit && !model.contains_key(&guest) => {
-                    model.insert(guest, offset);
-                    regions.add(visible(&at(&shared, guest, offset)).unwrap());
+                    let sparse = offset % 2 == 1;
+                    model.insert(guest, (offset, if sparse { 0 } else { 1 }));
+                    regions.add(visible(&at(&shared, guest, offset)).unwrap(), sparse);
                 }
                 Step::Remove { guest } => {
-                    if let Some(offset) = model.remove(&guest) {
-                        regions.remove(&visible(&at(&shared, guest, offset)).unwrap());
+                    model.remove(&guest);
+                    regions.remove(guest * PAGE);
+                }
+                Step::Plug { guest, plug } => {
+                    if let Some((offset, plugged)) = model.get_mut(&guest) {
+                        let sparse = *offset % 2 == 1;
+                        match plug {
+                            true if sparse => *plugged += 1,
+                            false if sparse && *plugged > 0 => *plugged -= 1,
+                            _ => continue,
+                        }
+                        regions.replug(guest * PAGE, if plug { 512 } else { -512 });
                     }
                 }
                 Step::Add { .. } => {}
@@ -141,17 +165,19 @@ proptest! {
                     let state = back_end.state();
                     let has: BTreeMap<_, _> =
                         state.regions.values().map(|r| (r.guest / PAGE, r.offset / PAGE - 2)).collect();
-                    prop_assert_eq!(&has, &model);
-                    prop_assert_eq!(regions.given(), model.len());
+                    let wanted: BTreeMap<_, _> =
+                        model.iter().filter(|(_, (_, plugged))| *plugged > 0).map(|(g, (o, _))| (*g, *o)).collect();
+                    prop_assert_eq!(&has, &wanted);
+                    prop_assert_eq!((regions.given(), regions.len()), (wanted.len(), model.len()));
                     // No message about what stayed.
-                    let changed: BTreeSet<_> = given.iter().chain(&model).filter(|(guest, offset)| {
-                        given.get(guest) != Some(offset) || model.get(guest) != Some(offset)
+                    let changed: BTreeSet<_> = given.iter().chain(&wanted).filter(|(guest, offset)| {
+                        given.get(guest) != Some(offset) || wanted.get(guest) != Some(offset)
                     }).collect();
                     let expected = if slots { changed.len() } else { usize::from(!changed.is_empty()) };
                     let told = state.log.iter().filter(|request| request.contains("Mem")).count();
                     prop_assert_eq!(told, expected);
                     drop(state);
-                    given = model.clone();
+                    given = wanted;
                 }
                 Step::NewBackEnd => {
                     front = connect();

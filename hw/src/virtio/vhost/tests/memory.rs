@@ -1,5 +1,7 @@
 //! Memory that comes and goes while a back end has it.
 
+use ::memory::MemoryBackend;
+
 use super::super::message::{Request, protocol};
 use super::*;
 
@@ -85,4 +87,37 @@ fn a_back_end_that_does_not_let_go_is_cut_off_before_the_change_is_over() {
         let page = world.map_page(HIGH);
         world.unmap(page);
     }
+}
+
+#[test]
+fn memory_of_which_nothing_is_plugged_is_given_to_nobody() {
+    let world = World::new();
+    let tree = world.rig.machine.tree();
+    let options = [("size", Input::Keyval("1G")), ("share", Input::Keyval("on"))];
+    tree.create_user_object("memory-backend-memfd", "mem0", options).unwrap();
+    let memory =
+        world.rig.add("virtio-mem-pci,id=vm0,memdev=mem0,memslots=4,unplugged-protection=slot").unwrap();
+    let memory = memory as qom::ObjectRef;
+    memory.set("requested-size", Input::Option("1G")).unwrap();
+    world.start();
+    let has = |world: &World| world.back_end.state().regions.keys().copied().collect::<Vec<_>>();
+    assert_eq!(has(&world), [0], "mapped, all four parts of them, but empty");
+    let block =
+        MemoryBackend::from_object(&tree.absolute("/objects/mem0").unwrap()).unwrap().block().unwrap();
+    let (manager, part) = (block.discard_manager().unwrap(), 256 << 20);
+    let base = 0x1_0000_0000;
+    // In two parts, as a guest plugs two blocks.
+    for range in [0..2 << 20, 2 << 20..4 << 20, 2 * part..2 * part + (2 << 20)] {
+        manager.populate(range).unwrap();
+    }
+    assert_eq!(has(&world), [0, base, base + 2 * part]);
+    manager.discard(0..2 << 20).unwrap();
+    assert_eq!(has(&world), [0, base, base + 2 * part]);
+    manager.discard(2 << 20..4 << 20).unwrap();
+    assert_eq!(has(&world), [0, base + 2 * part], "gone before the pages are freed");
+    assert_eq!(world.back_end.take_log().iter().filter(|r| r.ends_with("MemReg")).count(), 4);
+    world.reset();
+    world.rig.machine.request_reset(qapi::types::ShutdownCause::HostQmpSystemReset);
+    world.rig.machine.carry_out_requests();
+    assert_eq!(has(&world), [0]);
 }
