@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -87,6 +88,7 @@ pub(super) struct State {
     pub(super) connections: usize,
     requests: Option<OwnedFd>,
     stalled: bool,
+    socket: Option<UnixStream>,
 }
 
 /// The back end; it serves every connection that it is given.
@@ -140,6 +142,13 @@ impl BackEnd {
         });
     }
 
+    /// Dies.
+    pub(super) fn hang_up(&self) {
+        if let Some(socket) = self.state().socket.take() {
+            socket.shutdown(Shutdown::Both).unwrap();
+        }
+    }
+
     /// Sends a request of its own.
     pub(super) fn request(&self, bytes: &[u8]) {
         let state = self.wait(|state| state.requests.is_some());
@@ -156,6 +165,7 @@ impl BackEnd {
         {
             let mut state = self.state();
             state.connections += 1;
+            state.socket = socket.try_clone().ok();
             (state.regions, state.rings, state.stalled) = Default::default();
         }
         self.0.1.notify_all();
@@ -169,7 +179,9 @@ impl BackEnd {
                 Answer::HangUp => break,
             }
         }
-        self.state().stalled = false;
+        let mut state = self.state();
+        (state.stalled, state.socket) = (false, None);
+        drop(state);
         self.0.1.notify_all();
     }
 }

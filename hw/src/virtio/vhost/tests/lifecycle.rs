@@ -170,8 +170,7 @@ fn notes_of_requests_under_way_go_to_the_next_back_end_but_not_across_a_reset() 
     world.start();
     let notes = world.back_end.state().inflight.unwrap();
     assert_eq!((notes.queues, notes.queue_size), (2, 128));
-    world.back_end.misbehave(Request::GetConfig, Misdeed::HangUp);
-    world.back_end.request(&super::super::message::Header { request: 2, flags: 1, size: 0 }.to_bytes());
+    world.back_end.hang_up();
     world.until(|world| world.back_end.state().connections == 2);
     world.until(|world| world.back_end.state().rings.get(&0).is_some_and(|ring| ring.enabled));
     let asked = |world: &World| {

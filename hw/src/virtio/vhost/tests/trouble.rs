@@ -15,8 +15,7 @@ fn a_back_end_that_comes_back_goes_on_behind_what_was_used() {
     world.start();
     let page = world.map_page(0x100_0000_0000);
     world.write(World::ring(0)[2] + 2, 2, 21);
-    world.back_end.misbehave(Request::GetConfig, Misdeed::HangUp);
-    world.back_end.request(&say(2, 1, 0));
+    world.back_end.hang_up();
     world.until(|world| world.back_end.state().connections == 2);
     world.until(|world| world.back_end.state().rings.get(&0).is_some_and(|ring| ring.enabled));
     {
@@ -36,8 +35,7 @@ fn a_back_end_that_comes_back_goes_on_behind_what_was_used() {
 fn without_reconnect_requests_wait_and_everything_else_goes_on() {
     let mut world = World::new();
     world.start();
-    world.back_end.misbehave(Request::GetConfig, Misdeed::HangUp);
-    world.back_end.request(&say(2, 1, 0));
+    world.back_end.hang_up();
     world.until(|world| !world.is_served());
     world.until(|world| !world.rig.machine.chardevs().get("c0").unwrap().is_open());
     world.write(NOTIFY, 2, 0);
@@ -92,6 +90,7 @@ fn a_back_end_that_stalls_while_the_driver_starts_holds_nobody_up() {
     assert!(world.is_alive());
     // Whoever had waited for it would have lost it.
     assert!(world.back_end.state().is_stalled());
+    world.back_end.hang_up();
 }
 
 #[test]
