@@ -40,13 +40,17 @@ pub trait MsiRoute: Send + Sync {
     /// Delivers the message now.
     fn trigger(&self);
 
-    /// Who writes to this eventfd has the message delivered without a word to us: for kernel and other processes'
-    /// back ends. Always the same one for a route.
+    /// Whoever writes to `event` has the message delivered without a word to us, until [`disconnect`](Self::disconnect): for back
+    /// ends in the kernel and in other processes. What was written before is delivered now. One event at a time; the one
+    /// before is disconnected.
     ///
     /// # Errors
-    /// The accelerator has no such thing (then the caller watches an eventfd of its own and calls [`MsiRoute::trigger`]), or
-    /// no route number or descriptor is left.
-    fn eventfd(&self) -> qapi::Result<Arc<EventFd>>;
+    /// The accelerator has no such thing (then the caller watches the event itself and calls [`MsiRoute::trigger`]), or no route
+    /// number is left. No event is connected then.
+    fn connect(&self, event: &Arc<EventFd>) -> qapi::Result<()>;
+
+    /// Undoes [`connect`](Self::connect). What is written from now on stays in the event.
+    fn disconnect(&self);
 }
 
 /// What a [`UserIrqChip`] tells its listener.
@@ -149,9 +153,11 @@ impl MsiRoute for UserRoute {
         self.chip.deliver(message);
     }
 
-    fn eventfd(&self) -> qapi::Result<Arc<EventFd>> {
+    fn connect(&self, _event: &Arc<EventFd>) -> qapi::Result<()> {
         Err(Error::generic("irqfd is not available"))
     }
+
+    fn disconnect(&self) {}
 }
 
 #[cfg(test)]

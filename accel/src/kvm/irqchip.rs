@@ -2,7 +2,7 @@
 //!
 //! GSIs 0–15 go to the PIC and the IOAPIC (0 to its input 2), 16–23 to the IOAPIC; GSIs from 24 up are handed out, lowest free
 //! first, to messages that a kernel or another process sends by writing to an eventfd (irqfd). A message that we
-//! send ourselves needs no GSI (`KVM_SIGNAL_MSI`), so a route takes one only when its eventfd is asked for.
+//! send ourselves needs no GSI (`KVM_SIGNAL_MSI`), so a route takes one only when an event is connected to it.
 
 use std::sync::{Arc, Mutex};
 
@@ -161,7 +161,10 @@ impl IrqChip for KvmIrqChip {
     }
 
     fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
-        Ok(Box::new(KvmRoute { chip: self, state: Mutex::new(RouteState { message, irqfd: None }) }))
+        Ok(Box::new(KvmRoute {
+            chip: self,
+            state: Mutex::new(RouteState { message, gsi: None, event: None }),
+        }))
     }
 }
 
@@ -172,19 +175,21 @@ struct KvmRoute {
 
 struct RouteState {
     message: MsiMessage,
-    irqfd: Option<(u32, Arc<EventFd>)>,
+    /// Taken when an event is first connected.
+    gsi: Option<u32>,
+    event: Option<Arc<EventFd>>,
 }
 
 impl MsiRoute for KvmRoute {
     fn update(&self, message: MsiMessage) -> qapi::Result<()> {
         let mut state = lock(&self.state);
-        if let Some((gsi, _)) = &state.irqfd
+        if let Some(gsi) = state.gsi
             && state.message != message
         {
             let mut chip = lock(&self.chip.state);
-            *chip.routes.slot(*gsi) = Some(message);
+            *chip.routes.slot(gsi) = Some(message);
             if let Err(error) = self.chip.load(&mut chip) {
-                *chip.routes.slot(*gsi) = Some(state.message);
+                *chip.routes.slot(gsi) = Some(state.message);
                 return Err(irq_error("KVM_SET_GSI_ROUTING", error));
             }
         }
@@ -197,40 +202,61 @@ impl MsiRoute for KvmRoute {
         self.chip.send_msi(message);
     }
 
-    fn eventfd(&self) -> qapi::Result<Arc<EventFd>> {
+    fn connect(&self, event: &Arc<EventFd>) -> qapi::Result<()> {
         let mut state = lock(&self.state);
-        if let Some((_, fd)) = &state.irqfd {
-            return Ok(Arc::clone(fd));
+        self.take_event(&mut state);
+        let gsi = match state.gsi {
+            Some(gsi) => gsi,
+            None => {
+                let gsi = self.chip.take_gsi(state.message)?;
+                state.gsi = Some(gsi);
+                gsi
+            }
+        };
+        self.chip.vm.register_irqfd(event, gsi).map_err(|error| irq_error("KVM_IRQFD", error))?;
+        state.event = Some(Arc::clone(event));
+        Ok(())
+    }
+
+    fn disconnect(&self) {
+        self.take_event(&mut lock(&self.state));
+    }
+}
+
+impl KvmRoute {
+    /// Disconnects the event. The number is kept: a vector that is masked now is unmasked soon, and giving the kernel another table
+    /// costs more than an entry.
+    fn take_event(&self, state: &mut RouteState) {
+        if let (Some(gsi), Some(event)) = (state.gsi, state.event.take())
+            && let Err(error) = self.chip.vm.unregister_irqfd(&event, gsi)
+        {
+            tracing::error!(%error, gsi, "cannot take an irqfd back");
         }
-        let fd = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-            .map_err(|error| Error::generic(format!("eventfd: {}", super::os_text(&error))))?;
-        let mut chip = lock(&self.chip.state);
-        let gsi = chip
-            .routes
-            .allocate(state.message)
-            .ok_or_else(|| Error::generic("no interrupt route is left"))?;
-        let registered =
-            self.chip.load(&mut chip).map_err(|error| irq_error("KVM_SET_GSI_ROUTING", error)).and_then(
-                |()| self.chip.vm.register_irqfd(&fd, gsi).map_err(|error| irq_error("KVM_IRQFD", error)),
-            );
-        if let Err(error) = registered {
-            chip.routes.free(gsi);
-            return Err(error);
+    }
+}
+
+impl KvmIrqChip {
+    /// A number for a message, known to the kernel.
+    fn take_gsi(&self, message: MsiMessage) -> qapi::Result<u32> {
+        let mut chip = lock(&self.state);
+        let gsi =
+            chip.routes.allocate(message).ok_or_else(|| Error::generic("no interrupt route is left"))?;
+        match self.load(&mut chip) {
+            Ok(()) => Ok(gsi),
+            Err(error) => {
+                chip.routes.free(gsi);
+                Err(irq_error("KVM_SET_GSI_ROUTING", error))
+            }
         }
-        let fd = Arc::new(fd);
-        state.irqfd = Some((gsi, Arc::clone(&fd)));
-        Ok(fd)
     }
 }
 
 impl Drop for KvmRoute {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((gsi, fd)) = state.irqfd.take() {
-            // Disconnected first: a stray write must not deliver what the number means next.
-            if let Err(error) = self.chip.vm.unregister_irqfd(&fd, gsi) {
-                tracing::error!(%error, gsi, "cannot take an irqfd back");
-            }
+        let mut state = lock(&self.state);
+        // First: a stray write must not deliver what the number means next.
+        self.take_event(&mut state);
+        if let Some(gsi) = state.gsi.take() {
             // The kernel's table still has the entry; the next change drops it, and nothing can trigger it.
             lock(&self.chip.state).routes.free(gsi);
         }

@@ -16,7 +16,7 @@ pub use bar::{Bar, BarKind};
 pub use bus::{IntxRouter, PciBus};
 pub use config::{ConfigSpace, PciInfo};
 pub use device::{PciDevice, PciState};
-pub use msix::{Msix, MsixLayout};
+pub use msix::{Msix, MsixLayout, MsixSource};
 pub use properties::addr_text;
 
 use crate::core::device::{Category, Device, DeviceClass};

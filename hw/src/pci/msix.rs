@@ -4,11 +4,15 @@
 //! to RAM changes RAM, and one to a device's registers is lost: it could come back to this very table. Like any other write it
 //! needs bus mastering.
 
+mod source;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::{IrqChip, MsiMessage, MsiRoute};
 use memory::{AccessConstraints, AddressSpace, RegionOps};
+
+pub use source::MsixSource;
 
 /// Vectors at most.
 pub const MAX_VECTORS: u16 = 2048;
@@ -63,6 +67,8 @@ struct Vector {
     pending: bool,
     /// Made when the vector first fires, kept up to date since.
     route: Option<Box<dyn MsiRoute>>,
+    /// Who interrupts without a word to us, while nothing is masked.
+    sources: Vec<Arc<MsixSource>>,
 }
 
 impl Vector {
@@ -138,6 +144,38 @@ impl Msix {
         let mut state = self.lock();
         (state.enabled, state.all_masked) = (enabled, all_masked);
         self.fire_pending(&mut state);
+        (0..state.vectors.len()).for_each(|index| self.settle_sources(&state, index));
+    }
+
+    /// Has signals of `source` be vector `index`, and no other vector any more. They take the shortest way that there is at any time:
+    /// through the accelerator while the vector is not masked, else through whoever watches the source.
+    pub fn connect(&self, index: u16, source: &Arc<MsixSource>) {
+        let mut state = self.lock();
+        self.take_source(&mut state, source);
+        if let Some(vector) = state.vectors.get_mut(usize::from(index)) {
+            vector.sources.push(Arc::clone(source));
+            self.settle_sources(&state, usize::from(index));
+        }
+    }
+
+    /// Signals of `source` are no vector any more.
+    pub fn disconnect(&self, source: &Arc<MsixSource>) {
+        self.take_source(&mut self.lock(), source);
+    }
+
+    fn take_source(&self, state: &mut State, source: &Arc<MsixSource>) {
+        for vector in &mut state.vectors {
+            vector.sources.retain(|other| !Arc::ptr_eq(other, source));
+        }
+        source.set_direct(&self.irq, None);
+    }
+
+    /// Has the sources of a vector take the way that its state allows.
+    fn settle_sources(&self, state: &State, index: usize) {
+        let vector = &state.vectors[index];
+        let open = state.enabled && !state.all_masked && vector.words[3] & ENTRY_MASKED == 0;
+        let message = Some(vector.message()).filter(|m| open && APIC_WINDOW.contains(&m.address));
+        vector.sources.iter().for_each(|source| source.set_direct(&self.irq, message));
     }
 
     fn fire_pending(&self, state: &mut State) {
@@ -157,8 +195,10 @@ impl Msix {
         let mut state = self.lock();
         (state.enabled, state.all_masked) = (false, false);
         for vector in &mut state.vectors {
-            *vector = Vector { words: [0, 0, 0, ENTRY_MASKED], ..Vector::default() };
+            let sources = std::mem::take(&mut vector.sources);
+            *vector = Vector { words: [0, 0, 0, ENTRY_MASKED], sources, ..Vector::default() };
         }
+        (0..state.vectors.len()).for_each(|index| self.settle_sources(&state, index));
     }
 
     fn read_table(&self, offset: u64) -> u32 {
@@ -180,6 +220,7 @@ impl Msix {
             vector.route = None;
         }
         self.fire_pending(&mut state);
+        self.settle_sources(&state, entry);
     }
 
     fn read_pending(&self, offset: u64) -> u32 {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::rig::{Report, Rig};
 use crate::{Accel, MsiMessage};
 
@@ -42,20 +44,30 @@ fn messages_and_routes_deliver_their_vector() {
     // Messages that we send take no routing table entry.
     route.update(message(0x42)).unwrap();
     assert_eq!(rig.accel.stats().routing_changes, before);
-    let fd = route.eventfd().unwrap();
+    let fd = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     fd.write(1).unwrap();
+    route.connect(&fd).unwrap();
     assert_eq!(rig.report(), Report::Port(0x54, 4, 0b111));
     route.update(message(0x43)).unwrap();
     route.update(message(0x43)).unwrap();
     assert_eq!(rig.accel.stats().routing_changes, before + 2);
     fd.write(1).unwrap();
     assert_eq!(rig.report(), Report::Port(0x54, 4, 0b1111));
+    // What is written while the event is not connected waits in it, and connecting it again costs no table.
+    route.disconnect();
+    fd.write(1).unwrap();
+    route.update(message(0x44)).unwrap();
+    route.connect(&fd).unwrap();
+    assert_eq!(rig.report(), Report::Port(0x54, 4, 0b1_1111));
+    assert_eq!(rig.accel.stats().routing_changes, before + 3);
     // A route that is gone delivers nothing, and its number can be used again.
     drop(route);
     fd.write(1).unwrap();
-    let route = irq.msi_route(message(0x44)).unwrap();
-    route.eventfd().unwrap().write(1).unwrap();
-    assert_eq!(rig.report(), Report::Port(0x54, 4, 0b1_1111));
+    assert_eq!(fd.read().unwrap(), 1);
+    let route = irq.msi_route(message(0x45)).unwrap();
+    route.connect(&fd).unwrap();
+    fd.write(1).unwrap();
+    assert_eq!(rig.report(), Report::Port(0x54, 4, 0b11_1111));
 }
 
 #[test]

@@ -7,14 +7,17 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use mainloop::{Interest, Watch};
+use mainloop::Interest;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::transport::Transport;
+use crate::pci::MsixSource;
 use crate::virtio::ring_server::{RingServer, RingSetup, RingStart};
 
 /// Offset of the status in the common configuration structure.
 const STATUS: u64 = 20;
+/// Offset of the register with a queue's vector.
+pub(super) const QUEUE_VECTOR: u64 = 26;
 /// Offset of the register that resets one queue.
 const QUEUE_RESET: u64 = 58;
 
@@ -35,14 +38,8 @@ struct Inner {
     resetting: Option<u64>,
     /// Resets so far.
     resets: u64,
-    /// By queue; made once.
-    calls: Vec<Call>,
-}
-
-/// The interrupt of a queue.
-struct Call {
-    event: Arc<EventFd>,
-    _watch: Watch,
+    /// What the server interrupts with, by queue; made once.
+    calls: Vec<Arc<MsixSource>>,
 }
 
 impl External {
@@ -113,6 +110,7 @@ impl Transport {
             tracing::error!(%error, "no event descriptors for the interrupts of virtqueues");
             return;
         }
+        self.connect_calls(external);
         let mut inner = external.lock();
         inner.used = true;
         let start = self.with_state(|state| {
@@ -125,7 +123,7 @@ impl Transport {
                     avail: queue.avail,
                     used: queue.used,
                     kick: self.kicks.event(number)?,
-                    call: Arc::clone(&inner.calls.get(usize::from(number))?.event),
+                    call: Arc::clone(inner.calls.get(usize::from(number))?.event()),
                 })
             });
             RingStart { features: state.accepted(), rings: rings.collect() }
@@ -147,9 +145,20 @@ impl Transport {
                         transport.interrupt(queue);
                     }
                 })?;
-            inner.calls.push(Call { event, _watch: watch });
+            inner.calls.push(MsixSource::new(event, watch));
         }
         Ok(())
+    }
+
+    /// Connects each queue's event to the queue's vector, whatever it was connected to before.
+    pub(super) fn connect_calls(&self, external: &External) {
+        let Some(msix) = &self.parts.msix else { return };
+        let calls = external.lock().calls.clone();
+        let vectors: Vec<_> =
+            self.with_state(|state| state.queues().iter().map(|queue| queue.vector).collect());
+        for (call, vector) in calls.iter().zip(vectors) {
+            msix.connect(vector, call);
+        }
     }
 
     /// The server used buffers of a queue.

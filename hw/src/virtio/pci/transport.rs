@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
 
 use super::common::{self, Effect, Selectors};
-use super::external::External;
+use super::external::{External, QUEUE_VECTOR};
 use super::kicks::Kicks;
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
@@ -222,6 +222,7 @@ impl Transport {
         }
         if let Some(external) = &self.external {
             external.reset();
+            self.connect_calls(external);
         }
         self.parts.backend.driver_reset();
         self.update_pin();
@@ -260,6 +261,9 @@ impl Transport {
             let mut inner = self.lock();
             inner.state.reset();
             inner.state.set_disabled(true);
+        }
+        if let Some(external) = &self.external {
+            self.connect_calls(external);
         }
         self.update_pin();
     }
@@ -328,7 +332,11 @@ impl Transport {
             common::write(selectors, state, &*self.parts.backend, vectors, offset, value)
         };
         match effect {
-            Effect::None => {}
+            Effect::None => {
+                if let Some(external) = self.external.as_ref().filter(|_| offset == QUEUE_VECTOR) {
+                    self.connect_calls(external);
+                }
+            }
             Effect::Status(change) => self.status_changed(change),
             Effect::Served(served) => self.finish(served),
         }
