@@ -5,7 +5,7 @@ mod memory;
 mod realize;
 mod trouble;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use ::memory::{Backing, FileBacking, MemfdSpec, RamSpec, RegionDesc, RegionId, create_memfd};
@@ -13,7 +13,7 @@ use chardev::ChardevOptions;
 use qapi::Result;
 use qom::Input;
 
-use super::testing::{BackEnd, LONG, Misdeed, Script};
+use super::testing::{BackEnd, LONG, Misdeed, Script, State};
 use crate::core::{Device, qdev};
 use crate::testing::{Rig, config};
 
@@ -135,7 +135,13 @@ impl World {
     /// Starts the device with queue 0 and waits until the back end serves it.
     fn start(&self) {
         self.start_with(&[0], Self::ring);
-        drop(self.back_end.wait(|state| state.rings.get(&0).is_some_and(|ring| ring.enabled)));
+        drop(self.served());
+    }
+
+    /// Waits until the back end serves queue 0.
+    #[track_caller]
+    fn served(&self) -> MutexGuard<'_, State> {
+        self.back_end.wait(|state| state.rings.get(&0).is_some_and(|ring| ring.enabled))
     }
 
     /// Resets the device as a driver does.

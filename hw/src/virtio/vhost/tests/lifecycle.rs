@@ -88,7 +88,7 @@ fn without_bus_mastering_nobody_serves_the_rings() {
     assert_eq!(world.status(), RUNNING & !4);
     world.rig.config_write(SLOT, 0, 4, 7);
     world.set_status(RUNNING);
-    let state = world.back_end.wait(|state| state.rings.get(&0).is_some_and(|ring| ring.enabled));
+    let state = world.served();
     assert_eq!(state.rings[&0].base, 9, "it was not reset: it goes on where it was");
 }
 
@@ -99,7 +99,7 @@ fn rings_are_served_only_while_the_machine_runs() {
     world.rig.machine.stop();
     assert!(world.back_end.state().rings.is_empty(), "before the stop is over");
     world.rig.machine.cont().unwrap();
-    let state = world.back_end.wait(|state| state.rings.get(&0).is_some_and(|ring| ring.enabled));
+    let state = world.served();
     assert_eq!(state.rings[&0].base, 40);
 }
 
@@ -109,7 +109,7 @@ fn a_driver_that_starts_while_the_machine_is_stopped_waits() {
     world.rig.machine.stop();
     world.start_with(&[0], World::ring);
     world.rig.machine.cont().unwrap();
-    drop(world.back_end.wait(|state| state.rings.contains_key(&0)));
+    drop(world.served());
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Back ends that die, stall, or answer nonsense: they cost the machine one device.
 
 use super::super::message::{Header, Request, protocol};
-use super::super::testing::State;
 use super::*;
 
 /// What a back end says of its own accord.
@@ -27,7 +26,7 @@ fn a_back_end_that_comes_back_goes_on_behind_what_was_used() {
     world.unmap(page);
     world.rig.machine.stop();
     world.rig.machine.cont().unwrap();
-    let state = world.back_end.wait(|state| state.rings.contains_key(&0));
+    let state = world.served();
     assert_eq!(state.rings[&0].base, 3, "a back end that stops in order knows better");
 }
 
