@@ -247,12 +247,14 @@ impl State {
         if self.stalled {
             return Answer::Nothing;
         }
+        if matches!(misdeed, Some(Misdeed::Refuse)) {
+            return Answer::Bytes(reply(header.request, &1u64.to_ne_bytes()));
+        }
         let content = self.carry_out(request, body, &mut fds);
         let inflight = request == Request::GetInflightFd;
         match misdeed {
             Some(Misdeed::HangUp) => Answer::HangUp,
             Some(Misdeed::Say(bytes)) => Answer::Bytes(bytes),
-            Some(Misdeed::Refuse) => Answer::Bytes(reply(header.request, &1u64.to_ne_bytes())),
             Some(Misdeed::Descriptors(count)) => {
                 let body = content.unwrap_or_else(|| vec![0; 8]);
                 Answer::WithFds(reply(header.request, &body), count)

@@ -1,7 +1,8 @@
 //! A client follows guest memory: what goes is gone at the back end before the change is over.
 //!
-//! Sections come and go with the topology locked. A section whose unplugged memory is protected is a mapping of its block's discard
-//! manager besides: it is given away when the first block of it is plugged, and taken back before the pages of the last one are freed.
+//! Sections come and go with the topology locked. Of a section whose unplugged memory is protected the client is a user of the block's
+//! discard manager besides: it is given away before the first block of it is plugged, which a back end that refuses it refuses, and
+//! taken back before the pages of the last one are freed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +12,8 @@ use std::thread::{self, ThreadId};
 
 use ::memory::{DiscardListener, DiscardListenerId, DiscardManager, Memory, MemoryListener, Section};
 
+use super::super::channel::Fault;
+use super::super::message::Request;
 use super::super::regions::visible;
 use super::{Client, unpoisoned};
 use crate::mem::slot_plan::SlotUser;
@@ -39,8 +42,8 @@ impl Client {
             registering: Mutex::new(Some(thread::current().id())),
         });
         let range = range.offset()..range.offset() + range.len();
-        // Cannot fail: the listener refuses nothing.
-        if let Ok(id) = manager.register_mapping(range, Arc::clone(&listener) as _) {
+        // Cannot fail: what is plugged already is told to nobody yet.
+        if let Ok(id) = manager.register(range, Arc::clone(&listener) as _) {
             unpoisoned(&self.follows).insert(section.addr, (manager, id));
         }
         *unpoisoned(&listener.registering) = None;
@@ -74,6 +77,31 @@ impl Client {
             self.lose_now(&mut session, &fault);
         }
         self.note(&session);
+    }
+
+    /// More of the sparse section at `guest` is to be plugged.
+    ///
+    /// # Errors
+    /// The back end does not want it; it has what it had, and goes on.
+    fn plugging(&self, guest: u64, bytes: i64) -> Result<(), String> {
+        let mut session = unpoisoned(&self.session);
+        session.regions.replug(guest, bytes);
+        let told = session.update_memory(self.deadline());
+        let refused = matches!(told, Err(Fault::Refused(request)) if request == Request::AddMemReg as u32);
+        match told {
+            Ok(()) => {}
+            Err(_) if refused => session.regions.replug(guest, -bytes),
+            // Nobody has anything any more, so nobody objects.
+            Err(fault) => self.lose_now(&mut session, &fault),
+        }
+        self.note(&session);
+        if refused { Err(format!("'{}' refuses the memory", self.title)) } else { Ok(()) }
+    }
+
+    /// Less of the sparse section at `guest` is going to be plugged.
+    fn unplugging(&self, guest: u64, bytes: i64) {
+        unpoisoned(&self.session).regions.replug(guest, -bytes);
+        self.update_memory();
     }
 }
 
@@ -129,21 +157,6 @@ struct SparseSection {
     registering: Mutex<Option<ThreadId>>,
 }
 
-impl SparseSection {
-    fn replug(&self, bytes: i64) {
-        let batch = *unpoisoned(&self.registering) == Some(thread::current().id());
-        let Some(client) = self.client.upgrade() else { return };
-        let changed = {
-            let mut session = unpoisoned(&client.session);
-            session.regions.replug(self.guest, bytes);
-            session.regions.is_changed()
-        };
-        if changed && !batch {
-            client.update_memory();
-        }
-    }
-}
-
 /// Bytes of a range of a block, which has no more than fit.
 fn bytes(range: &Range<u64>) -> i64 {
     (range.end - range.start).cast_signed()
@@ -151,11 +164,17 @@ fn bytes(range: &Range<u64>) -> i64 {
 
 impl DiscardListener for SparseSection {
     fn populate(&self, range: Range<u64>) -> Result<(), String> {
-        self.replug(bytes(&range));
-        Ok(())
+        let Some(client) = self.client.upgrade() else { return Ok(()) };
+        if *unpoisoned(&self.registering) == Some(thread::current().id()) {
+            unpoisoned(&client.session).regions.replug(self.guest, bytes(&range));
+            return Ok(());
+        }
+        client.plugging(self.guest, bytes(&range))
     }
 
     fn discard(&self, range: Range<u64>) {
-        self.replug(-bytes(&range));
+        if let Some(client) = self.client.upgrade() {
+            client.unplugging(self.guest, bytes(&range));
+        }
     }
 }

@@ -116,8 +116,14 @@ fn memory_of_which_nothing_is_plugged_is_given_to_nobody() {
     manager.discard(2 << 20..4 << 20).unwrap();
     assert_eq!(has(&world), [0, base + 2 * part], "gone before the pages are freed");
     assert_eq!(world.back_end.take_log().iter().filter(|r| r.ends_with("MemReg")).count(), 4);
-    world.reset();
-    world.rig.machine.request_reset(qapi::types::ShutdownCause::HostQmpSystemReset);
-    world.rig.machine.carry_out_requests();
-    assert_eq!(has(&world), [0]);
+    world.back_end.misbehave(Request::AddMemReg, Misdeed::Refuse);
+    let vetoed = manager.populate(part..part + (2 << 20)).unwrap_err().to_string();
+    assert!(vetoed.contains("'d0' refuses the memory"), "{vetoed}");
+    assert!(manager.is_discarded(part..2 * part) && world.is_served(), "nothing but that came of it");
+    assert_eq!(has(&world), [0, base + 2 * part]);
+    manager.populate(part..part + (2 << 20)).unwrap();
+    assert_eq!(has(&world), [0, base + part, base + 2 * part]);
+    world.back_end.misbehave(Request::AddMemReg, Misdeed::HangUp);
+    manager.populate(0..2 << 20).unwrap();
+    assert!(!world.is_served(), "who is gone refuses nothing");
 }
