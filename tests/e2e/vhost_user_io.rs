@@ -49,6 +49,8 @@ struct Rig {
     vm: Vm,
     relay: Relay,
     server: Server,
+    /// Whether unplugged memory is protected, which QEMU does not do.
+    protects: bool,
 }
 
 impl Rig {
@@ -71,7 +73,7 @@ impl Rig {
         };
         let relay = Relay::start(&builder.scratch().join("vhost"), path);
         let vm = builder.line(MEMORY).line(line).qmp().hmp().serial().start();
-        Self { vm, relay, server }
+        Self { vm, relay, server, protects: protects(line) }
     }
 
     /// Our own back end.
@@ -82,12 +84,18 @@ impl Rig {
         }
     }
 
-    /// The memory of ours that is mapped in the machine, neighbours made one.
+    /// The memory of ours that is mapped in the machine and in which there is something, neighbours made one.
     fn mapped(&mut self) -> Vec<Region> {
         let text = self.vm.hmp().run("info mtree -f");
+        let plugged = self.vm.qmp().qom_get("vm0", "size").as_u64().unwrap();
         let views = text.split("FlatView #").filter(|view| view.contains("AS \"memory\", root: system"));
         let lines = views.flat_map(str::lines).filter_map(section);
-        united(lines.filter(|(name, _)| SHARED.contains(&name.as_str())).map(|(_, region)| region).collect())
+        let shared = lines.filter(|(name, _)| SHARED.contains(&name.as_str()));
+        // Where unplugged memory is protected, a section of which nothing is plugged is given to nobody. These drivers plug from the
+        // bottom.
+        let given =
+            shared.filter(|(name, region)| !self.protects || name != "mem0" || region.offset < plugged);
+        united(given.map(|(_, region)| region).collect())
     }
 
     /// That both witnesses say the back end has exactly what is mapped. Returns the regions as they are.
@@ -133,6 +141,11 @@ impl Rig {
             assert!(Instant::now() < until, "the run does not go on");
         }
     }
+}
+
+/// Whether a machine with these devices protects unplugged memory.
+fn protects(line: &str) -> bool {
+    peer() == Peer::Pliant && !line.contains("unplugged-protection=off")
 }
 
 /// A section of memory in a line of `info mtree -f`: the name of its region, and where it is.

@@ -145,7 +145,7 @@ fn a_back_end_is_told_of_each_part_once_and_of_nothing_else() {
 
 #[test]
 fn fixed_parts_are_told_as_the_usable_region_grows_and_shrinks() {
-    let Some(mut hand) = hand(Options::default(), "memslots=4") else { return };
+    let Some(mut hand) = hand(Options::default(), "memslots=4,unplugged-protection=off") else { return };
     hand.told();
     // The usable region is larger than what is requested.
     hand.follow(G);
@@ -159,6 +159,24 @@ fn fixed_parts_are_told_as_the_usable_region_grows_and_shrinks() {
     hand.rig.vm.qmp().ok("system_reset", json!({}));
     hand.rig.vm.qmp().wait_event("RESET", |_| true);
     assert_eq!(hand.told(), [(REM, vec![gone(1)]), (REM, vec![gone(2)]), (REM, vec![gone(3)])]);
+}
+
+#[test]
+fn fixed_parts_of_which_nothing_is_plugged_are_given_to_nobody() {
+    let Some(mut hand) = hand(Options::default(), "memslots=4") else { return };
+    hand.told();
+    hand.follow(G);
+    assert_eq!(hand.told(), [(ADD, vec![part(0)])]);
+    hand.follow(2 * G + 2 * M);
+    assert_eq!(hand.told(), [(ADD, vec![part(1)]), (ADD, vec![part(2)])]);
+    hand.follow(2 * G);
+    assert_eq!(hand.told(), [(REM, vec![gone(2)])]);
+    // They stay mapped for the guest.
+    let mapped = hand.rig.vm.hmp().run("info mtree -f").matches(": mem0").count();
+    assert!(mapped >= 3, "{mapped}");
+    hand.rig.agree();
+    hand.follow(0);
+    assert_eq!(hand.told(), [(REM, vec![gone(0)]), (REM, vec![gone(1)])]);
 }
 
 #[test]

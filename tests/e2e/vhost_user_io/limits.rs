@@ -16,7 +16,7 @@ fn limited(slots: u64, devices: &str) -> Result<Rig, String> {
     relay.rule(Rule::Answer(Request::GET_MAX_MEM_SLOTS, slots));
     let started = builder.line(MEMORY).line(devices).qmp().hmp().serial().try_start();
     let vm = started.map_err(|exited| exited.stderr)?;
-    Ok(Rig { vm, relay, server: Server::Own(backend) })
+    Ok(Rig { vm, relay, server: Server::Own(backend), protects: protects(devices) })
 }
 
 fn memory(options: &str) -> String {
