@@ -249,6 +249,25 @@ fn rings_in_memory_that_is_unplugged_cost_the_disk_only() {
 }
 
 #[test]
+fn a_part_that_the_back_end_refuses_is_not_plugged_and_nothing_else_comes_of_it() {
+    let Some(mut hand) = hand(Options::default(), "dynamic-memslots=on") else { return };
+    hand.follow(64 * M);
+    hand.rig.relay.rule(Rule::Refuse(ADD));
+    hand.rig.vm.qmp().qom_set("vm0", "requested-size", json!(2 * G));
+    let block = mem::Request::Plug(mem::Run { first: G / (2 * M), count: 1 });
+    let bus = &mut QtestBus::new(hand.rig.vm.qtest());
+    assert_eq!(hand.memory.request(bus, block).unwrap(), mem::Response::Busy);
+    hand.rig.relay.obey();
+    assert_eq!(hand.rig.vm.qmp().qom_get("vm0", "size"), 64 * M);
+    hand.rig.agree();
+    hand.copies(16 * M, BASE);
+    hand.follow(2 * G);
+    hand.rig.agree();
+    hand.copies(16 * M, BASE + 2 * G - 16384);
+    assert_eq!(hand.rig.relay.connections(), 1);
+}
+
+#[test]
 fn after_each_of_many_steps_the_back_end_has_what_is_mapped() {
     let Some(mut hand) = hand(Options::default(), "dynamic-memslots=on") else { return };
     // The same steps in every run.
@@ -271,7 +290,7 @@ fn after_each_of_many_steps_the_back_end_has_what_is_mapped() {
             }
             1 => {
                 let n = hand.rig.relay.connections();
-                hand.rig.relay.rule(Rule::Refuse(ADD));
+                hand.rig.relay.rule(Rule::Garble(ADD, vec![0; 20]));
                 hand.follow(4 * G);
                 hand.rig.relay.obey();
                 hand.rig.relay.wait_for_connection(n);
