@@ -92,7 +92,8 @@ impl SlotPlan {
         machine.extension(|| Self::new(devices, accel.memory_slots().is_some().then(hypervisor)))
     }
 
-    fn new(devices: Arc<MemoryDevices>, hypervisor: Option<Arc<dyn SlotUser>>) -> Self {
+    /// A plan for `devices`, on a hypervisor whose slots are limited or on one that needs none.
+    pub(super) fn new(devices: Arc<MemoryDevices>, hypervisor: Option<Arc<dyn SlotUser>>) -> Self {
         Self { devices, hypervisor, backends: Mutex::default() }
     }
 

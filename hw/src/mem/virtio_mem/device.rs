@@ -398,17 +398,8 @@ impl MemoryDevice for VirtioMem {
 
     fn memslots(&self) -> SlotUse {
         let inner = self.lock();
-        let whole = SlotUse { parts: 1, mapped: 0, part_size: 0, decided: false };
-        let Some(live) = &inner.live else { return whole };
-        match live.unit.slots() {
-            Some(slots) => SlotUse {
-                parts: slots.count(),
-                mapped: slots.mapped(),
-                part_size: slots.part_size(),
-                decided: slots.policy() == Policy::WhilePlugged && slots.count() > 1,
-            },
-            None => SlotUse { mapped: 1, part_size: live.unit.layout().region_size, ..whole },
-        }
+        let nothing = SlotUse { parts: 1, mapped: 0, part_size: 0, decided: false };
+        inner.live.as_ref().map_or(nothing, |live| live.unit.slot_use())
     }
 
     fn plugged_size(&self) -> u64 {

@@ -10,10 +10,12 @@ use super::device::{
     Config, F_ACPI_PXM, F_PERSISTENT_SUSPEND, F_UNPLUGGED_INACCESSIBLE, Live, OnOffAuto, VirtioMem,
 };
 use super::policy::Layout;
+use super::protection::Protection;
 use super::sizes::{default_block_size, thp_size};
 use super::unit::Unit;
 use crate::core::Machine;
 use crate::mem::device::MemoryDevices;
+use crate::mem::memslots::sizing::Parts;
 use crate::mem::memslots::{Memslots, Names, Policy};
 use crate::virtio::VirtioBackend;
 
@@ -48,7 +50,7 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     }
     let config = &inner.config;
     let layout = Layout { addr: config.memaddr, region_size: backend.size(), block_size: config.block_size };
-    let blocks = discard_manager(config, &layout, &block)?;
+    let blocks = discard_manager(config.parts, config.protection, &layout, &block)?;
     machine
         .memory()
         .transaction()
@@ -69,16 +71,24 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
 }
 
 /// The manager of the device's blocks, and with it the protection of what is not plugged.
-fn discard_manager(config: &Config, layout: &Layout, block: &Arc<RamBlock>) -> Result<Arc<DiscardManager>> {
+///
+/// # Errors
+/// The host's.
+pub(super) fn discard_manager(
+    parts: Option<(Policy, Parts)>,
+    protection: Protection,
+    layout: &Layout,
+    block: &Arc<RamBlock>,
+) -> Result<Arc<DiscardManager>> {
     let mut blocks = DiscardManager::new(layout.region_size, layout.block_size);
     let mut part_size = layout.region_size;
-    if let Some((policy, parts)) = config.parts {
+    if let Some((policy, parts)) = parts {
         part_size = parts.size;
         if policy == Policy::WhilePlugged {
             blocks = blocks.followed_by_mappings();
         }
     }
-    if let Some(unit) = config.protection.unit(layout.block_size, part_size) {
+    if let Some(unit) = protection.unit(layout.block_size, part_size) {
         blocks.protect(block, unit).map_err(|source| {
             Error::generic(format!(
                 "unplugged memory cannot be protected: {}",
@@ -90,7 +100,7 @@ fn discard_manager(config: &Config, layout: &Layout, block: &Arc<RamBlock>) -> R
 }
 
 /// What the regions of the parts are called: as QEMU's where it has them.
-fn names(policy: Policy) -> Names {
+pub(super) fn names(policy: Policy) -> Names {
     match policy {
         Policy::WhilePlugged => Names { container: "virtio-mem", part: "memslot" },
         Policy::WhileUsable => Names { container: "virtio-mem-memslots", part: "virtio-mem-memslot" },

@@ -14,7 +14,8 @@ use memory::{DiscardError, DiscardManager, RamBlock};
 use super::policy::{Decision, Layout, View, decide};
 use super::request::{Request, Response};
 use super::sizes::usable_region;
-use crate::mem::memslots::Memslots;
+use crate::mem::device::SlotUse;
+use crate::mem::memslots::{Memslots, Policy};
 use prepare::Preparing;
 
 /// Bytes of the configuration space.
@@ -83,6 +84,19 @@ impl Unit {
     /// The parts the memory is mapped in, if it is.
     pub fn slots(&self) -> Option<&Memslots> {
         self.slots.as_ref()
+    }
+
+    /// The memory slots it has and may come to have.
+    pub fn slot_use(&self) -> SlotUse {
+        match &self.slots {
+            Some(slots) => SlotUse {
+                parts: slots.count(),
+                mapped: slots.mapped(),
+                part_size: slots.part_size(),
+                decided: slots.policy() == Policy::WhilePlugged && slots.count() > 1,
+            },
+            None => SlotUse { parts: 1, mapped: 1, part_size: self.layout.region_size, decided: false },
+        }
     }
 
     /// Ends the device's use of the memory.
