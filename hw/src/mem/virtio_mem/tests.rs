@@ -2,6 +2,7 @@
 
 mod dma;
 mod hostile;
+mod model;
 mod prealloc;
 mod properties;
 mod protocol;

@@ -1,0 +1,578 @@
+//! The model: what each step answers, and what is different afterwards.
+//!
+//! Answers are those of virtio 1.3 §5.15.6 in the order in which QEMU 10.0.2 finds them (range, requested size, state, busy). What comes of
+//! a step that somebody refuses is what was there before; only the contents of blocks that were to be plugged are gone.
+
+use std::ops::Range;
+
+use super::super::super::request::{BlockState, Request, Response, Span};
+use super::picture::Views;
+use super::steps::{Act, Aim, Life, Part, Shape, Source, Step, Verb, of};
+
+/// Bytes beyond the requested size that are usable.
+const EXTENT: u64 = 256 << 20;
+/// Bytes that are preallocated at once.
+const SLICE: u64 = 8 << 20;
+
+/// A device, as the guest and the user know it.
+#[derive(Debug, Clone)]
+pub(super) struct Device {
+    pub(super) shape: Shape,
+    pub(super) addr: u64,
+    pub(super) present: bool,
+    pub(super) plugged: Vec<bool>,
+    /// The first and the last byte of each block; the others are 0.
+    pub(super) content: Vec<u8>,
+    pub(super) requested: u64,
+    pub(super) usable: u64,
+    /// Blocks whose pages are allocated for a request that was not served yet, and how many bytes are done.
+    pub(super) preparing: Option<(Range<usize>, u64)>,
+}
+
+impl Device {
+    pub(super) fn new(number: usize, shape: Shape) -> Self {
+        let blocks = shape.blocks as usize;
+        let (plugged, content) = (vec![false; blocks], vec![0; blocks]);
+        let (addr, present, requested, usable) = (Life::addr(number), false, 0, 0);
+        Self { shape, addr, present, plugged, content, requested, usable, preparing: None }
+    }
+
+    pub(super) fn realize(&mut self) {
+        self.present = true;
+        self.preparing = None;
+        self.content.fill(0);
+        self.requested = self.shape.requested * self.shape.block;
+        self.usable = self.wanted();
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.count() as u64 * self.shape.block
+    }
+
+    fn count(&self) -> usize {
+        self.plugged.iter().filter(|plugged| **plugged).count()
+    }
+
+    /// The usable region that the requested size needs.
+    fn wanted(&self) -> u64 {
+        let wanted = self.shape.region().min(self.requested + EXTENT);
+        if self.requested == 0 { 0 } else { wanted.div_ceil(self.shape.block) * self.shape.block }
+    }
+
+    pub(super) fn resize(&mut self, requested: u64) {
+        self.requested = requested;
+        self.usable = self.usable.max(self.wanted());
+    }
+
+    /// The blocks that a request names, if it may.
+    fn named(&self, span: Span) -> Option<Range<usize>> {
+        let (addr, block) = (i128::from(span.addr), i128::from(self.shape.block));
+        let start = addr - i128::from(self.addr);
+        let end = start + i128::from(span.blocks) * block;
+        let valid = span.blocks > 0 && start >= 0 && start % block == 0 && end <= i128::from(self.usable);
+        valid.then(|| (start / block) as usize..(end / block) as usize)
+    }
+
+    /// What is answered without asking anybody but the device; otherwise what is to be done.
+    pub(super) fn judge(&self, request: Request, busy: bool) -> Result<Range<usize>, Response> {
+        let (span, verb) = match request {
+            Request::Plug(span) => (span, Verb::Plug),
+            Request::Unplug(span) => (span, Verb::Unplug),
+            Request::State(span) => (span, Verb::State),
+            Request::UnplugAll if busy && self.count() > 0 => return Err(Response::Busy),
+            Request::UnplugAll => return Ok(0..self.plugged.len()),
+        };
+        let blocks = self.named(span).ok_or(Response::Error)?;
+        let plugged = self.plugged[blocks.clone()].iter().filter(|plugged| **plugged).count();
+        let more = self.size() + blocks.len() as u64 * self.shape.block;
+        match verb {
+            Verb::State if plugged == blocks.len() => Err(Response::State(BlockState::Plugged)),
+            Verb::State if plugged == 0 => Err(Response::State(BlockState::Unplugged)),
+            Verb::State => Err(Response::State(BlockState::Mixed)),
+            Verb::Plug if more > self.requested => Err(Response::Nack),
+            Verb::Plug if plugged > 0 => Err(Response::Error),
+            Verb::Unplug if plugged < blocks.len() => Err(Response::Error),
+            Verb::Plug | Verb::Unplug if busy => Err(Response::Busy),
+            Verb::Plug | Verb::Unplug => Ok(blocks),
+        }
+    }
+
+    fn can_discard(&self) -> bool {
+        self.shape.source != Source::Unpunchable
+    }
+
+    /// Whether the host has memory for a block.
+    pub(super) fn has_memory(&self, block: usize) -> bool {
+        !matches!(self.shape.source, Source::Short(blocks) if block as u64 >= blocks)
+    }
+
+    /// The blocks that are plugged, or those that are not but could be.
+    fn blocks(&self, plugged: bool) -> Vec<usize> {
+        let usable = (self.usable / self.shape.block) as usize;
+        (0..usable).filter(|block| self.plugged[*block] == plugged).collect()
+    }
+
+    /// A run of those blocks that starts at one of them and is no longer than `most` and `room`.
+    fn run(&self, plugged: bool, pick: usize, most: u16, room: u64) -> Option<Span> {
+        let blocks = self.blocks(plugged);
+        let at = pick % blocks.len().max(1);
+        let first = *blocks.get(at)?;
+        let len = blocks[at..].iter().enumerate().take_while(|(more, block)| first + more == **block).count();
+        let blocks = u64::from(most).min(len as u64).min(room).max(1) as u16;
+        Some(Span { addr: self.addr + first as u64 * self.shape.block, blocks })
+    }
+
+    /// What a guest asks: sensible things, most of the time.
+    fn request(&self, verb: Verb, aim: Aim) -> Request {
+        let at = |block: u64| self.addr + block % (self.shape.blocks + 3) * self.shape.block;
+        let room = self.requested.saturating_sub(self.size()) / self.shape.block;
+        let at_work = self.preparing.as_ref().map(|(blocks, _)| Span {
+            addr: self.addr + blocks.start as u64 * self.shape.block,
+            blocks: blocks.len() as u16,
+        });
+        // A guest that waits for an answer asks for nothing else.
+        let free = |pick, most| at_work.or_else(|| self.run(false, pick, most, room));
+        let span = match aim {
+            Aim::Fitting(pick, most) => match verb {
+                Verb::Plug => free(pick, most),
+                // A guest that has nothing takes something.
+                Verb::Unplug if self.count() == 0 => {
+                    return free(pick, most).map_or(Request::UnplugAll, Request::Plug);
+                }
+                Verb::Unplug | Verb::State => self.run(true, pick, most, u64::MAX),
+            },
+            Aim::Any(block, blocks) => Some(Span { addr: at(block), blocks }),
+            Aim::Off(block, by, blocks) => Some(Span { addr: at(block).wrapping_add_signed(by), blocks }),
+            Aim::At(addr, blocks) => Some(Span { addr, blocks }),
+        };
+        let span = span.unwrap_or(Span { addr: self.addr, blocks: 1 });
+        match verb {
+            Verb::Plug => Request::Plug(span),
+            Verb::Unplug => Request::Unplug(span),
+            Verb::State => Request::State(span),
+        }
+    }
+
+    /// A byte of the region: one in a block that is plugged, or any.
+    fn place(&self, part: Part) -> u64 {
+        let plugged = self.blocks(true);
+        match plugged.get(usize::from(part / 4) % plugged.len().max(1)) {
+            Some(block) if !part.is_multiple_of(4) => *block as u64 * self.shape.block + u64::from(part),
+            _ => of(part, self.shape.region()),
+        }
+    }
+}
+
+impl Device {
+    /// What a step that is about a device means now.
+    fn act(&self, number: usize, step: &Step) -> Act {
+        let Shape { blocks, block, .. } = self.shape;
+        match *step {
+            Step::Ask(_, verb, aim) => Act::Serve(number, self.request(verb, aim)),
+            Step::UnplugAll(_) => Act::Serve(number, Request::UnplugAll),
+            Step::Prepare(_, aim) => Act::Prepare(number, self.request(Verb::Plug, aim)),
+            Step::DriverReset(_) => Act::DriverReset(number),
+            Step::Resize(_, wanted) => Act::Resize(number, wanted.min(blocks) * block),
+            Step::Store(_, at, value) if self.has_memory((at % blocks) as usize) => {
+                Act::Store(number, at % blocks, value)
+            }
+            Step::Peek(_, part, len) => {
+                let start = of(part, self.shape.region());
+                let end = (start + u64::from(len)).min(self.shape.region());
+                let last = (end - 1) / block;
+                if self.has_memory(last as usize) { Act::Peek(number, start..end) } else { Act::Nothing }
+            }
+            Step::Listen(user, _, a, b) => {
+                let (a, b) = (of(a, self.shape.region()), of(b, self.shape.region()));
+                Act::Listen(user, number, a.min(b)..a.max(b) + 1)
+            }
+            Step::Refuse(mapper, Some((_, part))) => Act::Refuse(mapper, Some(self.addr + self.place(part))),
+            Step::Remove(_) if self.count() == 0 => Act::Remove(number),
+            _ => Act::Nothing,
+        }
+    }
+}
+
+/// A user of part of a device's memory.
+#[derive(Debug, Clone, Default)]
+pub(super) struct User {
+    pub(super) registered: Option<(usize, Range<u64>)>,
+    /// What it vetoes, if it is registered.
+    pub(super) vetoes: Option<u64>,
+}
+
+/// A device with DMA.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mapper {
+    /// Which address space, how many mappings at most.
+    pub(super) attached: Option<(usize, Option<u64>)>,
+    /// An address in the first address space.
+    pub(super) refuses: Option<u64>,
+}
+
+/// What a step says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Nothing,
+    Response(Response),
+    /// Whether somebody or something was let in.
+    Accepted(bool),
+    /// Whether an access went well.
+    Access(bool),
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub(super) struct Story {
+    pub(super) answer: Answer,
+    /// What the address spaces looked like, one after the other; the last is how they look now.
+    pub(super) trail: Vec<Views>,
+    /// Blocks of which the host must have nothing now.
+    pub(super) freed: Vec<(usize, Range<usize>)>,
+    /// Whether users were asked or told, and changed their mind again.
+    pub(super) undone: bool,
+    /// Devices with DMA whose map is not complete any more; their owners stop them.
+    pub(super) stopped: Vec<usize>,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(super) struct Naive {
+    pub(super) devices: Vec<Device>,
+    pub(super) frozen: bool,
+    pub(super) users: Vec<User>,
+    pub(super) mappers: Vec<Mapper>,
+    /// Slots of those who are connected, in the order in which they came.
+    pub(super) backends: Vec<(usize, u64)>,
+    pub(super) hypervisor: Option<u64>,
+    pub(super) window: Range<u64>,
+}
+
+impl Naive {
+    pub(super) fn new(life: &Life) -> Self {
+        Self {
+            devices: life
+                .shapes
+                .iter()
+                .enumerate()
+                .map(|(number, shape)| Device::new(number, *shape))
+                .collect(),
+            frozen: false,
+            users: vec![User::default(); 3],
+            mappers: vec![Mapper::default(); 3],
+            backends: Vec::new(),
+            hypervisor: life.hypervisor,
+            window: life.window.clone(),
+        }
+    }
+
+    /// What a step means now.
+    pub(super) fn act(&self, step: &Step) -> Act {
+        match *step {
+            Step::Reset => Act::Reset,
+            Step::Freeze(on) => Act::Freeze(on),
+            Step::Unlisten(user) => Act::Unlisten(user),
+            Step::Veto(pick, part) => {
+                let registered = |(number, user): (usize, &User)| Some((number, user.registered.as_ref()?.0));
+                let all: Vec<_> = self.users.iter().enumerate().filter_map(registered).collect();
+                let Some((user, device)) = all.get(pick % all.len().max(1)) else { return Act::Nothing };
+                Act::Veto(*user, part.map(|part| self.devices[*device].place(part)))
+            }
+            Step::Attach(mapper, space, max) => Act::Attach(mapper, space, max),
+            Step::Detach(mapper) => Act::Detach(mapper),
+            Step::Refuse(mapper, None) => Act::Refuse(mapper, None),
+            Step::Connect(backend, limit) => Act::Connect(backend, limit),
+            Step::Lose(backend) => Act::Lose(backend),
+            Step::Ask(device, ..)
+            | Step::UnplugAll(device)
+            | Step::Prepare(device, _)
+            | Step::DriverReset(device)
+            | Step::Resize(device, _)
+            | Step::Store(device, ..)
+            | Step::Peek(device, ..)
+            | Step::Listen(_, device, ..)
+            | Step::Refuse(_, Some((device, _)))
+            | Step::Add(device)
+            | Step::Remove(device) => {
+                let number = device % self.devices.len();
+                let device = &self.devices[number];
+                // Something with a device that is not there yet: it comes.
+                if device.present { device.act(number, step) } else { Act::Add(number) }
+            }
+        }
+    }
+
+    /// Everything is unplugged.
+    pub(super) fn ending(&self) -> Vec<Act> {
+        let all = (0..self.devices.len()).filter(|number| self.devices[*number].present);
+        std::iter::once(Act::Freeze(false))
+            .chain(all.map(|number| Act::Serve(number, Request::UnplugAll)))
+            .collect()
+    }
+
+    /// Lets a step happen.
+    pub(super) fn carry_out(&mut self, act: &Act) -> Story {
+        let mut story = Story {
+            answer: Answer::Nothing,
+            trail: vec![self.views()],
+            freed: vec![],
+            undone: false,
+            stopped: vec![],
+        };
+        story.answer = match act.clone() {
+            Act::Nothing => Answer::Nothing,
+            Act::Serve(number, request) => Answer::Response(self.serve(number, request, &mut story)),
+            Act::Prepare(number, request) => Answer::Accepted(self.prepare(number, request, &mut story)),
+            Act::DriverReset(number) => {
+                self.abandon(number, &mut story);
+                Answer::Nothing
+            }
+            Act::Resize(number, requested) => {
+                self.devices[number].resize(requested);
+                Answer::Nothing
+            }
+            Act::Reset => {
+                for number in 0..self.devices.len() {
+                    if self.devices[number].present {
+                        self.serve(number, Request::UnplugAll, &mut story);
+                    }
+                }
+                Answer::Nothing
+            }
+            Act::Freeze(on) => {
+                self.frozen = on;
+                Answer::Nothing
+            }
+            Act::Store(number, block, value) => {
+                let reaches = self.devices[number].reach()[block as usize] == Some(true);
+                if reaches {
+                    self.devices[number].content[block as usize] = value;
+                }
+                Answer::Access(reaches)
+            }
+            Act::Peek(number, range) => {
+                let block = self.devices[number].shape.block;
+                let blocks = (range.start / block) as usize..range.end.div_ceil(block) as usize;
+                Answer::Access(self.devices[number].reach()[blocks].iter().all(|reach| *reach == Some(true)))
+            }
+            Act::Listen(user, number, range) => {
+                self.users[user] =
+                    User { registered: Some((number, range)), vetoes: self.users[user].vetoes };
+                let agrees = !self.vetoed(user, &vec![false; self.devices[number].plugged.len()]);
+                if !agrees {
+                    self.users[user].registered = None;
+                }
+                Answer::Accepted(agrees)
+            }
+            Act::Unlisten(user) => {
+                self.users[user].registered = None;
+                Answer::Nothing
+            }
+            Act::Veto(user, at) => {
+                self.users[user].vetoes = at;
+                Answer::Nothing
+            }
+            Act::Attach(mapper, space, max) => {
+                self.mappers[mapper].attached = Some((space, max));
+                let fits = self.fits(mapper, 0, &self.map(space));
+                if !fits {
+                    self.mappers[mapper].attached = None;
+                }
+                Answer::Accepted(fits)
+            }
+            Act::Detach(mapper) => {
+                self.mappers[mapper].attached = None;
+                Answer::Nothing
+            }
+            Act::Refuse(mapper, addr) => {
+                self.mappers[mapper].refuses = addr;
+                Answer::Nothing
+            }
+            Act::Connect(backend, limit) => {
+                self.backends.retain(|(number, _)| *number != backend);
+                let accepted = self.may_connect(limit);
+                self.backends.extend(accepted.then_some((backend, limit)));
+                Answer::Accepted(accepted)
+            }
+            Act::Lose(backend) => {
+                self.backends.retain(|(number, _)| *number != backend);
+                Answer::Nothing
+            }
+            Act::Add(number) => {
+                let accepted = self.may_add(self.devices[number].shape.part_count());
+                if accepted {
+                    self.devices[number].realize();
+                }
+                Answer::Accepted(accepted)
+            }
+            Act::Remove(number) => {
+                self.devices[number].present = false;
+                for user in &mut self.users {
+                    user.registered.take_if(|(device, _)| *device == number);
+                }
+                Answer::Nothing
+            }
+        };
+        story.trail.push(self.views());
+        story
+    }
+
+    fn serve(&mut self, number: usize, request: Request, story: &mut Story) -> Response {
+        let judged = self.devices[number].judge(request, self.frozen);
+        let at_work = self.devices[number].preparing.as_ref().map(|(blocks, _)| blocks);
+        if !(matches!(request, Request::Plug(_)) && judged.as_ref().ok() == at_work) {
+            self.abandon(number, story);
+        }
+        let blocks = match judged {
+            Ok(blocks) => blocks,
+            Err(response) => return response,
+        };
+        match request {
+            Request::Plug(_) => self.plug(number, blocks, story),
+            Request::Unplug(_) => self.unplug(number, blocks, story),
+            Request::UnplugAll => self.unplug_all(number, story),
+            Request::State(_) => unreachable!("answered already"),
+        }
+    }
+
+    /// A part of what a request takes is done before it is served; whether that was all.
+    fn prepare(&mut self, number: usize, request: Request, story: &mut Story) -> bool {
+        let device = &self.devices[number];
+        let Ok(blocks) = device.judge(request, self.frozen) else { return true };
+        let len = blocks.len() as u64 * device.shape.block;
+        if !matches!(request, Request::Plug(_)) || !device.shape.prealloc || len <= SLICE {
+            return true;
+        }
+        if device.preparing.as_ref().is_none_or(|(others, _)| *others != blocks) {
+            self.abandon(number, story);
+        }
+        let (_, done) = self.devices[number].preparing.get_or_insert((blocks, 0));
+        *done = len.min(*done + SLICE);
+        *done == len
+    }
+
+    fn abandon(&mut self, number: usize, story: &mut Story) {
+        if let Some((blocks, _)) = self.devices[number].preparing.take() {
+            self.free(number, blocks, story);
+        }
+    }
+
+    fn plug(&mut self, number: usize, blocks: Range<usize>, story: &mut Story) -> Response {
+        self.devices[number].preparing = None;
+        let before = self.devices[number].plugged.clone();
+        self.devices[number].plugged[blocks.clone()].fill(true);
+        // Parts are there before anybody is asked.
+        story.trail.push(self.views());
+        let missing = blocks.clone().any(|block| !self.devices[number].has_memory(block));
+        if !missing && !self.refused(number, &before) {
+            return Response::Ack;
+        }
+        story.undone = true;
+        self.devices[number].plugged = before;
+        self.free(number, blocks, story);
+        Response::Busy
+    }
+
+    fn unplug(&mut self, number: usize, blocks: Range<usize>, story: &mut Story) -> Response {
+        let before = self.devices[number].plugged.clone();
+        self.devices[number].plugged[blocks.clone()].fill(false);
+        self.release(number, &before, blocks, story)
+    }
+
+    fn unplug_all(&mut self, number: usize, story: &mut Story) -> Response {
+        let device = &mut self.devices[number];
+        let (before, usable, all) = (device.plugged.clone(), device.usable, 0..device.plugged.len());
+        device.usable = device.wanted();
+        story.trail.push(self.views());
+        let device = &mut self.devices[number];
+        if device.size() == 0 {
+            return Response::Ack;
+        }
+        device.plugged.fill(false);
+        let response = self.release(number, &before, all, story);
+        if response == Response::Busy {
+            // What became unusable comes back, and who cannot map it then has to stop.
+            let maps: Vec<_> = (0..2).map(|space| self.map(space)).collect();
+            self.devices[number].usable = usable;
+            story.trail.push(self.views());
+            for mapper in 0..self.mappers.len() {
+                if let Some((space, _)) = self.mappers[mapper].attached {
+                    let mut now = self.map(space);
+                    now.retain(|iova, _| !maps[space].contains_key(iova));
+                    if !self.fits(mapper, maps[space].len(), &now) {
+                        story.stopped.push(mapper);
+                        self.mappers[mapper].attached = None;
+                    }
+                }
+            }
+        }
+        response
+    }
+
+    /// The blocks that are not plugged any more go back to the host, with all that is in `blocks`. If it does not take them they are still
+    /// plugged, unless somebody does not want them back.
+    fn release(
+        &mut self,
+        number: usize,
+        before: &[bool],
+        blocks: Range<usize>,
+        story: &mut Story,
+    ) -> Response {
+        story.trail.push(self.views());
+        if self.devices[number].can_discard() {
+            self.free(number, blocks, story);
+            return Response::Ack;
+        }
+        story.undone = true;
+        let gone = std::mem::replace(&mut self.devices[number].plugged, before.to_vec());
+        story.trail.push(self.views());
+        if !self.refused(number, &gone) {
+            return Response::Busy;
+        }
+        self.devices[number].plugged = gone;
+        story.trail.push(self.views());
+        Response::Ack
+    }
+
+    fn free(&mut self, number: usize, blocks: Range<usize>, story: &mut Story) {
+        let device = &mut self.devices[number];
+        if device.can_discard() {
+            device.content[blocks.clone()].fill(0);
+            story.freed.push((number, blocks));
+        }
+    }
+
+    /// Whether somebody refuses what is plugged of a device now and was not in `before`.
+    fn refused(&mut self, number: usize, before: &[bool]) -> bool {
+        let now = self.devices[number].plugged.clone();
+        let mut vetoes = (0..self.users.len()).filter(|user| {
+            self.users[*user].registered.as_ref().is_some_and(|(device, _)| *device == number)
+        });
+        if vetoes.any(|user| self.vetoed(user, before)) {
+            return true;
+        }
+        let views = self.views();
+        let full = [self.map_of(&views[0]), self.map_of(&views[1])];
+        self.devices[number].plugged = before.to_vec();
+        // Where parts are is not what is asked about.
+        let old = [self.map_of(&views[0]), self.map_of(&views[1])];
+        self.devices[number].plugged = now;
+        (0..self.mappers.len()).any(|mapper| {
+            self.mappers[mapper].attached.is_some_and(|(space, _)| {
+                let mut more = full[space].clone();
+                more.retain(|iova, _| !old[space].contains_key(iova));
+                !self.fits(mapper, old[space].len(), &more)
+            })
+        })
+    }
+
+    /// Whether a user vetoes what is plugged and was not in `before`.
+    fn vetoed(&self, user: usize, before: &[bool]) -> bool {
+        let User { registered: Some((number, range)), vetoes: Some(at) } = &self.users[user] else {
+            return false;
+        };
+        let device = &self.devices[*number];
+        let block = (at / device.shape.block) as usize;
+        range.contains(at) && device.plugged[block] && !before[block]
+    }
+}
