@@ -136,6 +136,11 @@ impl DiscardManager {
         self.barrier.is_some()
     }
 
+    /// Whether each granule is protected by itself, so that nothing that is discarded can be touched.
+    pub fn is_protecting_granules(&self) -> bool {
+        self.barrier.as_ref().is_some_and(|barrier| barrier.unit() == self.granularity)
+    }
+
     /// Ends the protection: the block is going to be used otherwise.
     pub fn lift_protection(&self) {
         if let Some(barrier) = &self.barrier {

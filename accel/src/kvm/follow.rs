@@ -11,7 +11,8 @@
 //!    zeroes or dropped, and reported.
 //!
 //! In the exact stage what is plugged gets a slot of its own; what is unplugged keeps its slot until somebody touches it
-//! and all runs are mapped anew. The section is absent again once nothing in it is plugged. Extra slots are taken from what
+//! and the runs are mapped anew. The section is absent again once nothing in it is plugged, unless the host mapping keeps the guest
+//! out of every block: then its slots stay, since making a large one takes long and the guest may plug again. Extra slots are taken from what
 //! the kernel has beyond [`RESERVE`], never from what memory devices were promised.
 //!
 //! Lock order: topology, discard manager, [`Slots`].
@@ -34,11 +35,14 @@ pub(super) struct Follow {
     /// Plugged bytes of the section.
     populated: u64,
     exact: bool,
+    /// Slots stay when nothing is plugged any more.
+    keep: bool,
 }
 
 impl Follow {
     pub(super) fn new(manager: Arc<DiscardManager>) -> Self {
-        Self { manager, id: None, populated: 0, exact: false }
+        let keep = manager.is_protecting_granules();
+        Self { manager, id: None, populated: 0, exact: false, keep }
     }
 }
 
@@ -129,7 +133,7 @@ impl SystemListener {
         let Some(entry) = slots.mapped.get_mut(&addr) else { return };
         let Some(follow) = &mut entry.follow else { return };
         follow.populated = follow.populated.saturating_sub(range.end - range.start);
-        if follow.populated == 0 {
+        if follow.populated == 0 && !follow.keep {
             follow.exact = false;
             slots.unmap(&self.vm, addr);
         }

@@ -105,6 +105,11 @@ impl Barrier {
         Ok(())
     }
 
+    /// Bytes of a unit.
+    pub(super) fn unit(&self) -> u64 {
+        self.unit
+    }
+
     /// Units that a range touches.
     fn units(&self, range: &Range<u64>) -> Range<u64> {
         range.start / self.unit..range.end.min(self.size).div_ceil(self.unit)
