@@ -12,7 +12,7 @@ import sys
 import time
 
 from machine import Machine, is_qemu
-from memslots import memslots
+from memslots import memslots, sections
 from tebibyte import tebibyte
 
 RUNS = int(os.environ.get("RUNS", "20"))
@@ -177,7 +177,7 @@ def compare(name, measure, accel, runs):
 
 def main():
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug", "memslots", "tebibyte"]
+    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug", "memslots", "tebibyte", "sections"]
     # Each program's own way of running without KVM.
     accel = "kvm"
     if not kvm:
@@ -194,6 +194,10 @@ def main():
     ):
         if part in parts:
             compare(part, measure, accel, runs)
+    if "sections" in parts:
+        print("\nsections (pliant, 2048 mapped, -accel qtest)")
+        for figure, value in sections(os.environ["PLIANT_BIN"]).items():
+            print(f"  {figure:28}{value:12.2f}")
     # Minutes, and no comparison with QEMU: only when asked for.
     if "protection" in parts:
         protections(max(1, RUNS // 4))
