@@ -74,6 +74,7 @@ pub use options::{
 };
 pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};
+pub use socket::receive_within;
 
 /// Bytes that [`Port::write`] queues beyond what the host takes at once.
 pub const WRITE_QUEUE: usize = 4096;

@@ -27,6 +27,7 @@ use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
 use address::Listener;
 pub(crate) use fd::receive;
+pub use fd::receive_within;
 
 /// How long a server that ran out of descriptors leaves its backlog alone.
 const ACCEPT_PAUSE_NS: i64 = 1_000_000_000;

@@ -14,14 +14,28 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 /// Descriptors taken with one message; the kernel closes the rest. As in QEMU.
 const MAX_FDS: usize = 16;
 
-/// Reads without blocking; descriptors that came along are appended to `fds`.
+/// Reads without blocking; descriptors that came along, up to [`MAX_FDS`], are appended to `fds`.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     data: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    receive_within(socket, data, fds, &mut space)
+}
+
+/// Reads without blocking; descriptors that came along are appended to `fds`, as many as `space` has room for
+/// (`rustix::cmsg_space!`). The kernel closes the rest.
+///
+/// # Errors
+/// The system's; `AGAIN` when there is nothing to read.
+pub fn receive_within(
+    socket: BorrowedFd<'_>,
+    data: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    space: &mut [MaybeUninit<u8>],
+) -> Result<usize, Errno> {
+    let mut control = RecvAncillaryBuffer::new(space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(socket, &mut [IoSliceMut::new(data)], &mut control, flags)?;
     for message in control.drain() {
