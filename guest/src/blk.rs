@@ -63,11 +63,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a consistent configuration: again if the generation changed meanwhile (§2.5.1), a few times. Returns the generation, too.
+    /// Reads a [consistent](Transport::consistent_config) configuration, and its generation.
     pub fn read(bus: &mut impl Bus, transport: &Transport, features: u64) -> (Self, u8) {
-        let mut generation = transport.config_generation(bus);
-        let mut tries = 0;
-        loop {
+        transport.consistent_config(bus, |bus| {
             let mut config = Self { size_max: u32::MAX, blk_size: SECTOR as u32, num_queues: 1, capacity: 0 };
             config.capacity = transport.config64(bus, 0);
             if features & F_SIZE_MAX != 0 {
@@ -84,13 +82,8 @@ impl Config {
                 // At 34, the upper half of the word.
                 config.num_queues = (transport.config32(bus, 32) >> 16) as u16;
             }
-            let after = transport.config_generation(bus);
-            tries += 1;
-            if after == generation || tries == 8 {
-                return (config, generation);
-            }
-            generation = after;
-        }
+            config
+        })
     }
 
     /// Whether a driver can work with it: a buffer must be able to hold a sector, and there must be a queue.

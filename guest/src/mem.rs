@@ -104,28 +104,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a consistent configuration: again if the generation changed meanwhile (§2.5.1). After a few changes in a row
-    /// the last reading is returned; the generation with it will be seen to differ.
+    /// Reads a [consistent](Transport::consistent_config) configuration, and its generation.
     pub fn read(bus: &mut impl Bus, transport: &Transport) -> (Self, u8) {
-        let mut generation = transport.config_generation(bus);
-        let mut tries = 0;
-        loop {
-            let config = Self {
-                block_size: transport.config64(bus, 0),
-                node_id: transport.config32(bus, 8) as u16,
-                addr: transport.config64(bus, 16),
-                region_size: transport.config64(bus, 24),
-                usable_region_size: transport.config64(bus, 32),
-                plugged_size: transport.config64(bus, 40),
-                requested_size: transport.config64(bus, 48),
-            };
-            let after = transport.config_generation(bus);
-            tries += 1;
-            if after == generation || tries == 8 {
-                return (config, generation);
-            }
-            generation = after;
-        }
+        transport.consistent_config(bus, |bus| Self {
+            block_size: transport.config64(bus, 0),
+            node_id: transport.config32(bus, 8) as u16,
+            addr: transport.config64(bus, 16),
+            region_size: transport.config64(bus, 24),
+            usable_region_size: transport.config64(bus, 32),
+            plugged_size: transport.config64(bus, 40),
+            requested_size: transport.config64(bus, 48),
+        })
     }
 
     /// Whether a driver can work with it.

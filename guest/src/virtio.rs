@@ -296,6 +296,22 @@ impl Transport {
         bus.mmio_read8(self.common + CONFIG_GENERATION)
     }
 
+    /// Reads a device configuration that belongs together: again if the generation changed meanwhile (§2.5.1). After a few changes in
+    /// a row the last reading is returned; the generation that comes with it will be seen to differ.
+    pub fn consistent_config<B: Bus, C>(&self, bus: &mut B, mut read: impl FnMut(&mut B) -> C) -> (C, u8) {
+        let mut generation = self.config_generation(bus);
+        let mut tries = 0;
+        loop {
+            let config = read(bus);
+            let after = self.config_generation(bus);
+            tries += 1;
+            if after == generation || tries == 8 {
+                return (config, generation);
+            }
+            generation = after;
+        }
+    }
+
     /// Has the bus wake on the line that the function's interrupt pin ends at (PCI 3.0 §6.2.4).
     fn setup_pin(&self, bus: &mut impl Bus) -> bool {
         let [line, pin] = self.function.read16(bus, 0x3c).to_le_bytes();
