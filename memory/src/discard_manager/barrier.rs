@@ -130,11 +130,7 @@ impl Barrier {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for unit in self.units(range) {
             if self.open[(unit / 64) as usize].load(Ordering::SeqCst) & 1 << (unit % 64) == 0 {
-                let bytes = self.bytes(&(unit..unit + 1));
-                match runs.last_mut() {
-                    Some(last) if last.end == bytes.start => last.end = bytes.end,
-                    _ => runs.push(bytes),
-                }
+                join(&mut runs, self.bytes(&(unit..unit + 1)));
             }
         }
         runs
@@ -193,10 +189,7 @@ impl Barrier {
             if self.open[(unit / 64) as usize].fetch_and(!mask, Ordering::SeqCst) & mask == 0 {
                 continue;
             }
-            match runs.last_mut() {
-                Some(last) if last.end == bytes.start => last.end = bytes.end,
-                _ => runs.push(bytes),
-            }
+            join(&mut runs, bytes);
         }
         if runs.is_empty() {
             return;
@@ -217,6 +210,14 @@ impl Barrier {
             return;
         }
         self.open.iter().for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
+    }
+}
+
+/// Adds the next range to ascending runs; one that continues the last run makes it longer.
+fn join(runs: &mut Vec<Range<u64>>, next: Range<u64>) {
+    match runs.last_mut() {
+        Some(last) if last.end == next.start => last.end = next.end,
+        _ => runs.push(next),
     }
 }
 
