@@ -86,18 +86,27 @@ fn half_a_message_at_the_end_is_a_fault() {
 #[test]
 fn nobody_is_waited_for_beyond_the_deadline_also_not_a_byte_at_a_time() {
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (over, is_over) = std::sync::mpsc::channel::<()>();
     let trickle = std::thread::spawn(move || {
-        // Each byte comes in time; the whole answer never does.
-        for byte in reply(1, &[0; 8]).into_iter().chain(std::iter::repeat(0)) {
+        // Each byte comes in time; the last of the answer never does, however slow this machine is.
+        let mut answer = reply(1, &[0; 8]);
+        answer.pop();
+        for byte in answer {
             if std::io::Write::write_all(&mut theirs, &[byte]).is_err() {
-                break;
+                return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            let pause = is_over.recv_timeout(std::time::Duration::from_millis(20));
+            if pause != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
         }
+        // Not to hang up before.
+        let _ = is_over.recv();
     });
     let deadline = Deadline::after(std::time::Duration::from_millis(100));
     let fault = FrontEnd::negotiate(Channel::new(ours.into()), deadline).unwrap_err();
     assert_eq!(fault, Fault::Timeout(1));
+    drop(over);
     trickle.join().unwrap();
 }
 
