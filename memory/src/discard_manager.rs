@@ -17,7 +17,7 @@
 //! | the caller readies the pages | listeners are told |
 //! | listeners are asked | the bitmap changes |
 //! | the bitmap changes, our own accesses are let in | our own accesses are kept out, those under way end |
-//! | mappings are told | the host mapping is closed; then the caller frees the pages |
+//! | mappings are told, or put off for a moment ([`put_off`]) | the host mapping is closed; then the caller frees the pages |
 //!
 //! so that nobody faults a page back in after it was freed, and nobody sees memory that a listener refused.
 //!
@@ -27,6 +27,7 @@
 mod admission;
 mod barrier;
 mod bitmap;
+mod put_off;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,7 @@ pub use bitmap::PopulatedBitmap;
 use crate::error::{Error, Result};
 use crate::ram::RamBlock;
 use barrier::Barrier;
+use put_off::PutOff;
 
 /// Who must know which parts are populated. Called with the manager locked: must not call it back.
 #[doc(alias = "RamDiscardListener")]
@@ -51,6 +53,19 @@ pub trait DiscardListener: Send + Sync {
 
     /// The part is about to be discarded, or its population was refused by another listener.
     fn discard(&self, range: Range<u64>);
+
+    /// [`populate`](Self::populate) for a mapping that may be made a moment later, since nobody else was told of the part. Gives
+    /// whether it was put off; [`settle`](Self::settle) is called then before anybody but the guest uses the part.
+    ///
+    /// # Errors
+    /// As `populate`.
+    fn populate_soon(&self, range: Range<u64>) -> Result<bool, String> {
+        self.populate(range).map(|()| false)
+    }
+
+    /// Makes what [`populate_soon`](Self::populate_soon) put off, if the part is still populated and that was not done yet, and
+    /// returns when it is there. Called by any thread, with the manager locked or not.
+    fn settle(&self, _range: Range<u64>) {}
 }
 
 /// Names a registration.
@@ -85,6 +100,7 @@ pub struct DiscardManager {
     state: Mutex<State>,
     barrier: Option<Barrier>,
     follow: bool,
+    put_off: PutOff,
 }
 
 impl std::fmt::Debug for DiscardManager {
@@ -103,7 +119,8 @@ impl DiscardManager {
         assert!(granularity.is_power_of_two(), "granularity {granularity:#x} is a power of two");
         let populated = PopulatedBitmap::new(size.div_ceil(granularity));
         let state = State { populated, listeners: Vec::new(), next_id: 0 };
-        Self { granularity, size, state: Mutex::new(state), barrier: None, follow: false }
+        let put_off = PutOff::default();
+        Self { granularity, size, state: Mutex::new(state), barrier: None, follow: false, put_off }
     }
 
     /// Has those that map the memory (memory slots, back ends) map a section of it only while something in the section is
@@ -215,8 +232,15 @@ impl DiscardManager {
             barrier.show(&admitted);
         }
         for (listener, part) in state.told(&runs, Role::Mapping) {
-            if let Err(error) = listener.populate(part) {
-                tracing::error!("a mapping of guest memory cannot be made: {error}");
+            let put_off = if state.knows_alone(listener, &part) {
+                listener.populate_soon(part.clone())
+            } else {
+                listener.populate(part.clone()).map(|()| false)
+            };
+            match put_off {
+                Ok(true) => self.put_off.add(part, listener),
+                Ok(false) => {}
+                Err(error) => tracing::error!("a mapping of guest memory cannot be made: {error}"),
             }
         }
         Ok(())
@@ -275,6 +299,7 @@ impl DiscardManager {
         listener: Arc<dyn DiscardListener>,
     ) -> Result<DiscardListenerId> {
         let mut state = self.state();
+        self.settle(range.clone());
         let parts = self.parts(&state.populated, &range, true);
         for (done, part) in parts.iter().enumerate() {
             if let Err(reason) = listener.populate(part.clone()) {
@@ -296,6 +321,7 @@ impl DiscardManager {
             for part in self.parts(&state.populated, &registration.range, true) {
                 registration.listener.discard(part);
             }
+            self.put_off.forget(&registration.listener);
         }
     }
 
@@ -351,6 +377,12 @@ impl State {
             told.push((listener, part));
         }
         Ok(())
+    }
+
+    /// Whether nobody else than `listener` hears of `part`.
+    fn knows_alone(&self, listener: &Arc<dyn DiscardListener>, part: &Range<u64>) -> bool {
+        let mut others = self.listeners.iter().filter(|r| !Arc::ptr_eq(&r.listener, listener));
+        others.all(|r| intersect(&r.range, part).is_none())
     }
 
     /// Who hears of which part of the runs: listener by listener, each in ascending order.

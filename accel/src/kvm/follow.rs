@@ -3,7 +3,7 @@
 //! Three stages, each entered when the one before does not do:
 //!
 //! 1. *Absent*: nothing of the section is plugged, so it has no slot, and the kernel no page tables and bitmaps for it.
-//! 2. *Whole*: something is. The section has one slot; the host mapping keeps the guest out of unplugged blocks
+//! 2. *Whole*: something is. The section has one slot, made a moment after the first block was plugged ([`super::put_off`]); the host mapping keeps the guest out of unplugged blocks
 //!    (`memory`'s barrier). Plugging and unplugging touch no slot. This is where guests that keep their promise stay.
 //! 3. *Exact*: a vCPU touched an unplugged block. `KVM_RUN` then fails with `EFAULT` and tells neither address nor vCPU state to
 //!    complete. So the slot is replaced by one for each plugged run, with every vCPU outside the guest ([`super::gate`]);
@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 use memory::{DiscardListener, DiscardListenerId, DiscardManager};
 
 use super::listener::{Slots, SystemListener};
+use super::put_off::Later;
 
 /// Slots that are left for sections to come.
 const RESERVE: u32 = 2048;
@@ -37,12 +38,13 @@ pub(super) struct Follow {
     exact: bool,
     /// Slots stay when nothing is plugged any more.
     keep: bool,
+    pub(super) later: Later,
 }
 
 impl Follow {
     pub(super) fn new(manager: Arc<DiscardManager>) -> Self {
         let keep = manager.is_protecting_granules();
-        Self { manager, id: None, populated: 0, exact: false, keep }
+        Self { manager, id: None, populated: 0, exact: false, keep, later: Later::No }
     }
 }
 
@@ -66,9 +68,19 @@ struct SectionSlots {
 impl DiscardListener for SectionSlots {
     fn populate(&self, range: Range<u64>) -> Result<(), String> {
         if let Some(listener) = self.listener.upgrade() {
-            listener.populated(self.addr, &range);
+            listener.populated(self.addr, &range, false);
         }
         Ok(())
+    }
+
+    fn populate_soon(&self, range: Range<u64>) -> Result<bool, String> {
+        Ok(self.listener.upgrade().is_some_and(|listener| listener.populated(self.addr, &range, true)))
+    }
+
+    fn settle(&self, _range: Range<u64>) {
+        if let Some(listener) = self.listener.upgrade() {
+            listener.settle_section(self.addr);
+        }
     }
 
     fn discard(&self, range: Range<u64>) {
@@ -106,16 +118,24 @@ impl SystemListener {
         }
     }
 
-    /// `range` of the block is plugged now.
-    fn populated(&self, addr: u64, range: &Range<u64>) {
-        let mut slots = self.slots();
-        let Some(entry) = slots.mapped.get_mut(&addr) else { return };
+    /// `range` of the block is plugged now. Gives whether its slot was put off, which is for those who allow it.
+    fn populated(&self, addr: u64, range: &Range<u64>, may_wait: bool) -> bool {
+        let mut slots = if may_wait { self.slots() } else { self.settled(addr) };
+        let Some(entry) = slots.mapped.get_mut(&addr) else { return false };
         let (offset, size) = (entry.in_block().start, entry.mapping.size);
-        let Some(follow) = &mut entry.follow else { return };
+        let Some(follow) = &mut entry.follow else { return false };
         follow.populated += range.end - range.start;
+        let later = follow.later;
+        if may_wait && later != Later::No {
+            return true;
+        }
         if entry.parts.is_empty() {
             follow.exact = false;
+            if may_wait && slots.table.is_started() && self.put_off(&mut slots, addr) {
+                return true;
+            }
             slots.map(&self.vm, addr, 0..size);
+            self.call_off(&mut slots, addr);
         } else if follow.exact {
             let part = range.start - offset..range.end - offset;
             let missing = uncovered(&entry.parts, &part);
@@ -125,16 +145,22 @@ impl SystemListener {
                 self.rejoin(&mut slots, addr, size);
             }
         }
+        false
     }
 
     /// `range` of the block is about to be unplugged.
     fn discarding(&self, addr: u64, range: &Range<u64>) {
-        let mut slots = self.slots();
+        let mut slots = self.settled(addr);
         let Some(entry) = slots.mapped.get_mut(&addr) else { return };
         let Some(follow) = &mut entry.follow else { return };
         follow.populated = follow.populated.saturating_sub(range.end - range.start);
-        if follow.populated == 0 && !follow.keep {
-            follow.exact = false;
+        if follow.populated > 0 {
+            return;
+        }
+        let keep = follow.keep;
+        // What was never made need not be kept.
+        self.call_off(&mut slots, addr);
+        if !keep {
             slots.unmap(&self.vm, addr);
         }
     }
@@ -165,11 +191,17 @@ impl SystemListener {
     }
 
     fn make_exact(&self, addr: u64, runs: &[Range<u64>]) -> Resolution {
-        let mut slots = self.slots();
+        let mut slots = self.settled(addr);
         // Gone meanwhile, and with it whatever was touched; or as it should be.
-        let Some(entry) = slots.mapped.get(&addr).filter(|entry| entry.follow.is_some()) else {
+        let Some((entry, follow)) =
+            slots.mapped.get(&addr).and_then(|entry| Some((entry, entry.follow.as_ref()?)))
+        else {
             return Resolution::Changed;
         };
+        if follow.later != Later::No {
+            // Nothing to touch is there yet.
+            return Resolution::Nothing;
+        }
         if coalesced(&entry.parts) == runs {
             return Resolution::Nothing;
         }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
@@ -21,13 +22,14 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::follow::Follow;
 use super::gate::Gate;
+use super::put_off::Queue;
 use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
 use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
 
 vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
-struct Ioctls<'a>(&'a VmFd);
+pub(super) struct Ioctls<'a>(pub(super) &'a VmFd);
 
 impl SlotIoctls for Ioctls<'_> {
     fn set(&mut self, slot: &Slot) -> io::Result<()> {
@@ -93,6 +95,7 @@ pub(super) struct Slots {
     pub(super) mapped: BTreeMap<u64, Mapped>,
     /// All RAM is logged.
     log_all: bool,
+    pub(super) queue: Queue,
 }
 
 impl Slots {
@@ -112,6 +115,18 @@ impl Slots {
         }
         let at = entry.parts.partition_point(|other| other.start < part.start);
         entry.parts.insert(at, part);
+    }
+
+    /// Books the slot of the whole section at `addr`, for whoever gives it to the kernel.
+    pub(super) fn book(&mut self, addr: u64) -> Vec<Slot> {
+        let Some(entry) = self.mapped.get_mut(&addr) else { return Vec::new() };
+        let whole = 0..entry.mapping.size;
+        let mapping = entry.part(&whole, self.log_all || entry.log);
+        entry.parts = vec![whole];
+        self.table.book(&mapping).unwrap_or_else(|error| {
+            tracing::error!(%error, ?mapping, "no memory slot");
+            Vec::new()
+        })
     }
 
     /// Takes all slots of the section at `addr`.
@@ -143,14 +158,29 @@ pub(crate) struct SystemListener {
     pub(super) vm: Arc<VmFd>,
     pub(super) gate: Arc<Gate>,
     slots: Mutex<Slots>,
+    /// A slot was made that had been put off.
+    pub(super) made: Condvar,
+    pub(super) put_offs: AtomicU64,
     /// For those that outlive a call: they must not keep the VM alive.
     pub(super) this: Weak<Self>,
 }
 
 impl SystemListener {
     pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32) -> Arc<Self> {
-        let slots = Slots { table: SlotTable::new(max_slots), mapped: BTreeMap::new(), log_all: false };
-        Arc::new_cyclic(|this| Self { vm, gate, slots: Mutex::new(slots), this: Weak::clone(this) })
+        let slots = Slots {
+            table: SlotTable::new(max_slots),
+            mapped: BTreeMap::new(),
+            log_all: false,
+            queue: Queue::default(),
+        };
+        Arc::new_cyclic(|this| Self {
+            vm,
+            gate,
+            slots: Mutex::new(slots),
+            made: Condvar::new(),
+            put_offs: AtomicU64::new(0),
+            this: Weak::clone(this),
+        })
     }
 
     pub(super) fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
@@ -174,7 +204,7 @@ impl SystemListener {
     }
 
     fn set_log(&self, slots: &mut Slots, addr: u64) -> io::Result<()> {
-        let Slots { table, mapped, log_all } = slots;
+        let Slots { table, mapped, log_all, .. } = slots;
         let Some(entry) = mapped.get(&addr) else { return Ok(()) };
         let log = *log_all || entry.log;
         if !log {
@@ -188,11 +218,12 @@ impl SystemListener {
         let mut slots = self.slots();
         slots.log_all = log_all;
         let all: Vec<u64> = slots.mapped.keys().copied().collect();
-        all.into_iter().try_for_each(|addr| self.set_log(&mut slots, addr))
+        drop(slots);
+        all.into_iter().try_for_each(|addr| self.set_log(&mut self.settled(addr), addr))
     }
 
     fn set_section_log(&self, section: &Section, log: bool) {
-        let mut slots = self.slots();
+        let mut slots = self.settled(section.addr);
         if let Some(entry) = slots.mapped.get_mut(&section.addr) {
             entry.log = log;
         }
@@ -254,7 +285,8 @@ impl MemoryListener for SystemListener {
             return;
         }
         self.unfollow(section.addr);
-        let mut slots = self.slots();
+        let mut slots = self.settled(section.addr);
+        self.call_off(&mut slots, section.addr);
         slots.unmap(&self.vm, section.addr);
         // Only now may the block go.
         drop(slots.mapped.remove(&section.addr));
@@ -269,7 +301,7 @@ impl MemoryListener for SystemListener {
     }
 
     fn log_sync(&self, section: &Section) {
-        let mut slots = self.slots();
+        let mut slots = self.settled(section.addr);
         let Slots { table, mapped, .. } = &mut *slots;
         if let Some(entry) = mapped.get(&section.addr) {
             sync(table, &self.vm, entry);

@@ -3,7 +3,7 @@
 //! Interface: Linux `Documentation/virt/kvm/api.rst`. One VM file, shared by:
 //!
 //! - `listener`: memory slots and ioeventfds follow the address spaces; `follow`: of a device whose memory is plugged in
-//!   pieces they follow what is plugged; `gate` keeps vCPUs out of the guest meanwhile;
+//!   pieces they follow what is plugged, and are made by a thread of their own (`put_off`); `gate` keeps vCPUs out of the guest meanwhile;
 //! - `irqchip`: lines, messages, routes and irqfds;
 //! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU is reset to.
 //!
@@ -29,6 +29,7 @@ mod gate;
 mod irqchip;
 mod kick;
 mod listener;
+mod put_off;
 mod pvh;
 mod registers;
 mod slots;

@@ -126,28 +126,57 @@ impl SlotTable {
         let mut result = Ok(());
         for slot in self.by_gpa.values().copied().collect::<Vec<_>>() {
             if let Err(error) = self.set(kvm, &slot) {
-                self.by_gpa.remove(&slot.gpa);
-                self.freed.insert(slot.number);
+                self.forget(&slot);
                 result = Err(error);
             }
         }
         result
     }
 
+    /// Whether the kernel has the slots.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Books slots for the whole pages of `mapping`, which the caller gives to the kernel or [`forgets`](Self::forget).
+    ///
+    /// # Errors
+    /// No slot left (`ENOSPC`); nothing is booked.
+    pub(crate) fn book(&mut self, mapping: &Mapping) -> io::Result<Vec<Slot>> {
+        let mut booked = Vec::new();
+        for (gpa, size) in mapping.pages() {
+            let Some(number) = self.allocate() else {
+                booked.iter().for_each(|slot| self.forget(slot));
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            };
+            let hva = mapping.hva + (gpa - mapping.gpa);
+            let slot = Slot { number, gpa, size, hva, readonly: mapping.readonly, log: mapping.log };
+            self.by_gpa.insert(gpa, slot);
+            booked.push(slot);
+        }
+        if self.started {
+            self.changes += booked.len() as u64;
+        }
+        Ok(booked)
+    }
+
+    /// A slot that the kernel does not have.
+    pub(crate) fn forget(&mut self, slot: &Slot) {
+        self.by_gpa.remove(&slot.gpa);
+        self.freed.insert(slot.number);
+    }
+
     /// Maps the whole pages of `mapping`.
     ///
     /// # Errors
-    /// No slot left (`ENOSPC`) or the kernel's refusal; what was mapped of it before stays.
+    /// No slot left (`ENOSPC`, nothing is mapped) or the kernel's refusal; what was mapped of it before stays.
     pub(crate) fn map(&mut self, kvm: &mut impl SlotIoctls, mapping: &Mapping) -> io::Result<()> {
-        for (gpa, size) in mapping.pages() {
-            let number = self.allocate().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
-            let hva = mapping.hva + (gpa - mapping.gpa);
-            let slot = Slot { number, gpa, size, hva, readonly: mapping.readonly, log: mapping.log };
-            if let Err(error) = self.set(kvm, &slot) {
-                self.freed.insert(number);
+        let booked = self.book(mapping)?;
+        for (at, slot) in booked.iter().enumerate().filter(|_| self.started) {
+            if let Err(error) = kvm.set(slot) {
+                booked[at..].iter().for_each(|slot| self.forget(slot));
                 return Err(error);
             }
-            self.by_gpa.insert(gpa, slot);
         }
         Ok(())
     }

@@ -6,7 +6,9 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::follow::{Resolution, bad_address};
@@ -82,6 +84,7 @@ impl Vcpu {
             passage: Arc::clone(&passage),
             pending: false,
             faults: 0,
+            put_offs: 0,
         };
         loop {
             match running.shared.control.next(cpu) {
@@ -128,6 +131,8 @@ struct Running {
     pending: bool,
     /// Faults in a row.
     faults: u32,
+    /// [`SystemListener::put_offs`](super::listener::SystemListener::put_offs) before the last `KVM_RUN`.
+    put_offs: u64,
 }
 
 impl Running {
@@ -173,6 +178,12 @@ impl Running {
                 Exit::System(event) => self.system_event(event),
                 Exit::Internal => {
                     let (suberror, data) = self.runner.internal_error();
+                    if suberror == KVM_INTERNAL_ERROR_EMULATION
+                        && self.shared.slots.retry_emulation(self.put_offs)
+                    {
+                        self.pending = false;
+                        continue;
+                    }
                     let mut text = format!("KVM internal error. Suberror: {suberror}");
                     for (index, value) in data.iter().enumerate() {
                         text.push_str(&format!("\nextra data[{index}]: 0x{value:016x}"));
@@ -206,6 +217,7 @@ impl Running {
         let Some(spaces) = self.shared.spaces.get() else {
             return Exit::Failed("kvm is not attached".into());
         };
+        self.put_offs = self.shared.slots.put_offs();
         self.shared.gate.enter(&self.passage);
         let exit = self.runner.fd.run();
         self.shared.gate.leave(&self.passage);

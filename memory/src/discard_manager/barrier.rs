@@ -70,8 +70,11 @@ impl Drop for Pin {
 }
 
 impl Pin {
-    /// A pin for `range` of the block of `manager`; `None` if part of it is closed. Without a barrier nothing is.
+    /// A pin for `range` of the block of `manager`, once mappings of it are there; `None` if part of it is closed. Without a barrier
+    /// nothing is.
     pub(crate) fn take(manager: &Arc<super::DiscardManager>, range: &Range<u64>) -> Option<Option<Self>> {
+        // Before the pin is counted: settling takes as long as it takes.
+        manager.put_off.settle(range);
         let Some(barrier) = &manager.barrier else { return Some(None) };
         barrier.pins.fetch_add(1, Ordering::SeqCst);
         // From here on dropping it uncounts it.
