@@ -147,8 +147,10 @@ impl SystemListener {
         true
     }
 
-    /// Nothing is put off any more: the guest is to see failures as it would without us.
+    /// Nothing is put off any more: the guest is to see failures as it would without us. A vCPU may still be about to fail because
+    /// of a slot that was not there, so each leaves the guest before.
     fn end(&self) {
+        let _closed = self.gate.close();
         if let Err(error) = self.tell_failed_emulation(false) {
             tracing::warn!(%error, "instructions that KVM cannot emulate stop the guest");
         }
