@@ -9,23 +9,27 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`steps`] | shapes of devices, steps, and how they are drawn |
+//! | [`device`] | a device in the model: what it answers on its own, what a guest asks it |
 //! | [`naive`] | the model: what a step answers and changes |
 //! | [`picture`] | what follows from the model's state: views, DMA maps, slots |
 //! | [`world`] | the real memory and units, built as `realize` builds them, and how a step is carried out |
 //! | [`users`] | listeners that record, and fail when they are told nonsense |
 //! | [`host`] | what the kernel says about pages |
 //! | [`check`] | the comparison |
+//! | [`whole`] | a device in a machine, with a ring and properties, against the same model |
 //!
 //! `PLIANT_MODEL_SOAK=N` runs N times as many lives: `PLIANT_MODEL_SOAK=20 cargo test -p hw --lib virtio_mem::tests::model`.
 //!
 //! Left out: accesses of vCPUs (`accel::kvm` has a model of its own), migration of the state, threads.
 
 mod check;
+mod device;
 mod host;
 mod naive;
 mod picture;
 mod steps;
 mod users;
+mod whole;
 mod world;
 
 use proptest::prelude::*;

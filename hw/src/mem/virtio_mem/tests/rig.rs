@@ -310,6 +310,11 @@ impl Raw {
         let before = self.used();
         self.put(request, room);
         self.rig.turn();
+        self.answer(before)
+    }
+
+    /// The answer that follows `before` others, if it is there.
+    pub(super) fn answer(&mut self, before: u16) -> Option<Vec<u8>> {
         if self.used() == before {
             return None;
         }

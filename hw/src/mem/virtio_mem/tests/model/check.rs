@@ -6,7 +6,8 @@ use memory::MemTx;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::super::super::protection::Protection;
-use super::naive::{Answer, Device, Naive, Story};
+use super::device::Device;
+use super::naive::{Answer, Naive, Story};
 use super::picture::{Piece, Slots, View, Views};
 use super::steps::{Act, Life};
 use super::users::Told;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::super::protection::Protection;
-use super::naive::{Device, Naive};
+use super::device::Device;
+use super::naive::Naive;
 use super::steps::{Life, RAM};
 use super::users::Mapped;
 use crate::mem::memslots::Policy;
