@@ -1,5 +1,6 @@
 //! What users of a sparse block can rely on, over the public interface alone: each holds what is populated of its part after every
-//! step, hears of nothing twice, in whole runs, and of a refusal as if it had not been asked.
+//! step, hears of nothing twice, in whole runs, and of a refusal as if it had not been asked. Mappings hear of what users agreed on, after
+//! them, and of what goes before them.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -188,7 +189,7 @@ fn who_leaves_while_memory_is_plugged_gives_up_its_part_and_others_keep_theirs()
 enum Step {
     Populate(Range<u64>),
     Discard(Range<u64>),
-    /// User, part of the block.
+    /// User, part of the block. The last one is a mapping.
     Register(usize, Range<u64>),
     Unregister(usize),
     Refuse(usize, Option<u64>),
@@ -204,13 +205,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => granules().prop_map(Step::Populate),
         5 => granules().prop_map(Step::Discard),
-        4 => (0..4usize, bytes()).prop_map(|(user, range)| Step::Register(user, range)),
-        2 => (0..4usize).prop_map(Step::Unregister),
+        4 => (0..5usize, bytes()).prop_map(|(user, range)| Step::Register(user, range)),
+        2 => (0..5usize).prop_map(Step::Unregister),
         3 => (0..4usize, proptest::option::of(0..SIZE)).prop_map(|(user, at)| Step::Refuse(user, at)),
         1 => (0..SIZE, 1..GRANULE).prop_map(|(at, len)| Step::Bad(at..at + len)),
     ];
     proptest::collection::vec(step, 1..80)
 }
+
+/// The user that is a mapping. It refuses nothing.
+const MAPPING: usize = 4;
 
 /// Maximal runs of a set of bytes.
 fn runs(bytes: &BTreeSet<u64>) -> Vec<Range<u64>> {
@@ -236,7 +240,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let log = Arc::default();
-        let users = (0..4).map(|number| User::new(&log, number)).collect();
+        let users = (0..=MAPPING).map(|number| User::new(&log, number)).collect();
         let manager = DiscardManager::new(SIZE, GRANULE);
         Self { manager, log, users, registered: Vec::new(), populated: BTreeSet::new() }
     }
@@ -265,8 +269,12 @@ impl Model {
         (calls, true)
     }
 
+    /// Who registered for what, in the order in which they came; the mapping is the last to hear that memory comes.
     fn parts(&self) -> Vec<(usize, Range<u64>)> {
-        self.registered.iter().map(|(user, range, _)| (*user, range.clone())).collect()
+        let mut parts: Vec<_> =
+            self.registered.iter().map(|(user, range, _)| (*user, range.clone())).collect();
+        parts.sort_by_key(|(user, _)| *user == MAPPING);
+        parts
     }
 
     fn step(&mut self, step: Step) {
@@ -287,8 +295,9 @@ impl Model {
                 };
                 let mut expected: Vec<_> = self.parts().iter().flat_map(calls).collect();
                 self.manager.discard(range).unwrap();
-                // Of several users any may be the first; each hears in ascending order.
+                // Of several users any may be the first; each hears in ascending order, and the mapping before all of them.
                 let mut heard = take(&self.log);
+                assert!(heard.is_sorted_by_key(|(user, _)| *user != MAPPING), "{heard:?}");
                 heard.sort_by_key(|(user, _)| *user);
                 expected.sort_by_key(|(user, _)| *user);
                 assert_eq!(heard, expected);
@@ -299,7 +308,11 @@ impl Model {
                     return;
                 }
                 let (calls, agreed) = self.asked(&[(user, range.clone())], &self.populated);
-                let id = self.manager.register(range.clone(), Arc::clone(&self.users[user]) as _);
+                let listener = Arc::clone(&self.users[user]) as _;
+                let id = match user {
+                    MAPPING => self.manager.register_mapping(range.clone(), listener),
+                    _ => self.manager.register(range.clone(), listener),
+                };
                 assert_eq!(id.is_ok(), agreed);
                 assert_eq!(take(&self.log), calls);
                 self.registered.extend(id.ok().map(|id| (user, range, id)));
@@ -332,8 +345,9 @@ impl Model {
             assert_eq!(*user.holds.lock().unwrap(), holds.copied().collect());
         }
         let (mut populated, mut discarded) = (Vec::new(), Vec::new());
-        self.manager.replay_populated(0..SIZE, |run| populated.push(run));
-        self.manager.replay_discarded(0..SIZE, |run| discarded.push(run));
+        // There is nothing behind the last granule, which is smaller.
+        self.manager.replay_populated(0..SIZE + GRANULE, |run| populated.push(run));
+        self.manager.replay_discarded(0..SIZE + GRANULE, |run| discarded.push(run));
         assert_eq!(populated, runs(&self.populated));
         assert_eq!(discarded, runs(&(0..SIZE).filter(|byte| !self.populated.contains(byte)).collect()));
     }

@@ -16,7 +16,7 @@ use super::request::{Request, Response};
 use super::sizes::usable_region;
 use crate::mem::device::SlotUse;
 use crate::mem::memslots::{Memslots, Policy};
-use prepare::Preparing;
+use prepare::{Preparing, SLICE};
 
 /// Bytes of the configuration space.
 pub const CONFIG_SIZE: usize = 56;
@@ -30,6 +30,8 @@ pub struct Unit {
     slots: Option<Memslots>,
     /// How many threads give plugged blocks their pages at once, if they get them.
     prealloc: Option<u32>,
+    /// Bytes that each of them allocates at once.
+    slice: u64,
     preparing: Option<Preparing>,
     requested: u64,
     usable: u64,
@@ -53,7 +55,18 @@ impl Unit {
         if let Some(slots) = &mut slots {
             slots.usable(usable);
         }
-        Self { layout, block, blocks, slots, prealloc, preparing: None, requested, usable, warned: false }
+        Self {
+            layout,
+            block,
+            blocks,
+            slots,
+            prealloc,
+            slice: SLICE,
+            preparing: None,
+            requested,
+            usable,
+            warned: false,
+        }
     }
 
     /// Where the memory is.

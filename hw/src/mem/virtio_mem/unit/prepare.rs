@@ -14,7 +14,7 @@ use super::super::request::Request;
 use super::Unit;
 
 /// Bytes that a thread allocates at once: some milliseconds' worth.
-const SLICE: u64 = 8 << 20;
+pub(super) const SLICE: u64 = 8 << 20;
 
 /// Pages that are allocated for a request that is not served yet.
 pub(super) struct Preparing {
@@ -40,7 +40,7 @@ impl Unit {
         };
         let len = range.end - range.start;
         let slice =
-            SLICE.saturating_mul(threads.clamp(1, 16).into()).next_multiple_of(self.block.page_size());
+            self.slice.saturating_mul(threads.clamp(1, 16).into()).next_multiple_of(self.block.page_size());
         if len <= slice {
             return true;
         }
@@ -57,6 +57,12 @@ impl Unit {
         }
         preparing.done += part;
         preparing.done == len
+    }
+
+    /// Has a thread allocate so many bytes at once: small slices make small requests take many turns.
+    #[cfg(test)]
+    pub fn set_slice(&mut self, bytes: u64) {
+        self.slice = bytes;
     }
 
     /// Frees what was allocated for a request that is not going to be served.

@@ -7,9 +7,10 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::super::super::protection::Protection;
 use super::device::Device;
+use super::host;
 use super::naive::{Answer, Naive, Story};
 use super::picture::{Piece, Slots, View, Views};
-use super::steps::{Act, Life};
+use super::steps::{Act, Life, Shape};
 use super::users::Told;
 use super::world::World;
 use crate::mem::memslots::Policy;
@@ -29,6 +30,10 @@ pub(super) fn step(
     stopped(act, story, world);
     order(act, story, before, after, world);
     devices(act, after, world);
+    // To read all of the program's mappings takes a while.
+    if story.undone || world.steps.is_multiple_of(8) {
+        mappings(act, after, world);
+    }
     let shown = story.trail.last().expect("what the address spaces look like now");
     views(act, story, shown, world);
     users(act, after, world);
@@ -127,11 +132,13 @@ fn order(act: &Act, story: &Story, before: &Naive, after: &Naive, world: &World)
     assert_eq!(asks.len(), expected, "{act:?}: nobody else hears anything");
     for told in &told {
         match told {
-            Told::Asked { user, page, .. } => {
+            Told::Asked { user, pages, open, .. } => {
                 let (number, _) = before.users[*user].registered.as_ref().unwrap();
+                let Shape { prealloc, protection, .. } = before.devices[*number].shape;
+                assert!(*pages || !prealloc, "{act:?}: pages are ready before users are asked");
                 assert!(
-                    *page || !before.devices[*number].shape.prealloc,
-                    "{act:?}: pages are ready before users are asked"
+                    !*open || protection != Protection::Block,
+                    "{act:?}: nobody gets in before users are asked"
                 );
             }
             Told::Lost { user, range, byte } => {
@@ -190,6 +197,24 @@ fn devices(act: &Act, after: &Naive, world: &World) {
             (parts, mapped, device.shape.part()),
             "{act:?}"
         );
+    }
+}
+
+/// What is unplugged and protected cannot be touched in the host mapping, everything else can.
+fn mappings(act: &Act, after: &Naive, world: &World) {
+    let readable = host::readable();
+    let can_read = |at: u64| {
+        let next = readable.partition_point(|range| range.end <= at);
+        readable.get(next).is_some_and(|range| range.contains(&at))
+    };
+    for (device, live) in after.devices.iter().zip(&world.live) {
+        let Some(live) = live else { continue };
+        let start = live.unit.lock().unwrap().block().host_address() as u64;
+        for at in 0..device.plugged.len() {
+            let (first, size, open) =
+                (start + at as u64 * device.shape.block, device.shape.block, device.is_open(at));
+            assert_eq!([first, first + size - 1].map(can_read), [open; 2], "{act:?}: block {at}");
+        }
     }
 }
 

@@ -126,8 +126,13 @@ impl Device {
             addr: self.addr + blocks.start as u64 * self.shape.block,
             blocks: blocks.len() as u16,
         });
-        // A guest that waits for an answer asks for nothing else.
-        let free = |pick, most| at_work.or_else(|| self.run(false, pick, most, room));
+        // A guest that waits for an answer asks for nothing else, but it may want less of it.
+        let less = |pick: usize, Span { addr, blocks }| Span {
+            addr,
+            blocks: if pick.is_multiple_of(4) { blocks.saturating_sub(1).max(1) } else { blocks },
+        };
+        let free =
+            |pick, most| at_work.map(|span| less(pick, span)).or_else(|| self.run(false, pick, most, room));
         let span = match aim {
             Aim::Fitting(pick, most) => match verb {
                 Verb::Plug => free(pick, most),

@@ -45,6 +45,17 @@ impl Pages {
     }
 }
 
+/// Addresses of this program that can be read, ascending.
+pub(super) fn readable() -> Vec<Range<u64>> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("every Linux has it");
+    let range = |line: &str| {
+        let (range, access) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-').filter(|_| access.starts_with('r'))?;
+        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+    };
+    maps.lines().filter_map(range).collect()
+}
+
 fn has_data(block: &RamBlock, range: &Range<u64>) -> bool {
     let Some((file, start)) = block.file() else { return false };
     match seek(file, SeekFrom::Data(start + range.start)) {

@@ -7,10 +7,7 @@ use std::ops::Range;
 use super::super::super::request::{Request, Response};
 use super::device::Device;
 use super::picture::Views;
-use super::steps::{Act, Life, Step};
-
-/// Bytes that are preallocated at once.
-const SLICE: u64 = 8 << 20;
+use super::steps::{Act, Life, SLICE, Step};
 
 /// A user of part of a device's memory.
 #[derive(Debug, Clone, Default)]
@@ -265,9 +262,16 @@ impl Naive {
         if device.preparing.as_ref().is_none_or(|(others, _)| *others != blocks) {
             self.abandon(number, story);
         }
-        let (_, done) = self.devices[number].preparing.get_or_insert((blocks, 0));
-        *done = len.min(*done + SLICE);
-        *done == len
+        let device = &mut self.devices[number];
+        let size = device.shape.block;
+        let (blocks, done) = device.preparing.get_or_insert((blocks, 0)).clone();
+        let (next, first) = (len.min(done + SLICE), blocks.start as u64);
+        // Serving it says what is wrong.
+        if (first + done / size..first + next / size).any(|block| !device.has_memory(block as usize)) {
+            return true;
+        }
+        device.preparing = Some((blocks, next));
+        next == len
     }
 
     fn abandon(&mut self, number: usize, story: &mut Story) {

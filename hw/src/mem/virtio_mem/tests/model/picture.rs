@@ -68,6 +68,24 @@ impl Device {
         }
     }
 
+    /// Whether the host lets anybody touch a block: also while its pages are allocated for a request that was not served yet.
+    pub(super) fn is_open(&self, block: usize) -> bool {
+        let ready = |range: Range<usize>| {
+            self.preparing
+                .as_ref()
+                .is_some_and(|(blocks, _)| blocks.start < range.end && range.start < blocks.end)
+        };
+        match self.shape.protection {
+            Protection::Off | Protection::Auto => true,
+            Protection::Block => self.plugged[block] || ready(block..block + 1),
+            Protection::Slot => {
+                let size = self.shape.block;
+                let part = self.part(block as u64 * size / self.shape.part());
+                self.is_used(&part) || ready((part.start / size) as usize..(part.end / size) as usize)
+            }
+        }
+    }
+
     /// The parts that are mapped.
     fn parts(&self) -> impl Iterator<Item = Range<u64>> {
         let all = if self.present { 0..self.shape.part_count() } else { 0..0 };

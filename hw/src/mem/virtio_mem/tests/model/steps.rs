@@ -18,8 +18,8 @@ pub(super) const PAGE: u64 = 4096;
 pub(super) const SMALL: u64 = 64 << 10;
 /// Blocks of which eight are the extent, so that the usable region has an end. Hardly touched.
 pub(super) const LARGE: u64 = 32 << 20;
-/// Blocks of which a few are preallocated bit by bit. That takes time, so they are rare.
-pub(super) const MEDIUM: u64 = 4 << 20;
+/// Bytes that are preallocated at once: a request of more small blocks than that takes several turns.
+pub(super) const SLICE: u64 = 2 * SMALL;
 /// Bytes of RAM that is always there, at 0.
 pub(super) const RAM: u64 = 64 << 10;
 /// Where the area of the devices starts.
@@ -217,10 +217,9 @@ fn pick<T: Copy>(raw: u16, choices: &[(u16, T)]) -> T {
 }
 
 fn shape(kind: Kind, protection: Protection, raw: [u16; 7]) -> Shape {
-    let block = pick(raw[0], &[(50, SMALL), (30, LARGE), (1, MEDIUM)]);
+    let block = pick(raw[0], &[(5, SMALL), (3, LARGE)]);
     let blocks = match block {
         SMALL => 1 + one(raw[1], 24),
-        MEDIUM => 3 + one(raw[1], 6),
         _ => 9 + one(raw[1], 12),
     };
     let short =
@@ -246,7 +245,6 @@ fn shape(kind: Kind, protection: Protection, raw: [u16; 7]) -> Shape {
         source,
         prealloc: match block {
             SMALL => matches!(source, Source::Short(_)) || one(raw[4], 2) == 1,
-            MEDIUM => true,
             // That would take the test's time and the host's memory.
             _ => false,
         },
@@ -279,8 +277,8 @@ fn step([dice, who, a, b]: Raw) -> Step {
     let ask = |verb| Step::Ask(device, verb, aim(more % 17, a, b));
     let maybe = |value: u16| (more % 4 > 0).then_some(value);
     match dice {
-        0..4 => Step::Prepare(device, aim(more % 17, a, b)),
-        4..34 => ask(Verb::Plug),
+        0..8 => Step::Prepare(device, aim(more % 17, a, b)),
+        8..34 => ask(Verb::Plug),
         34..54 => ask(Verb::Unplug),
         54..58 => ask(Verb::State),
         58..61 => Step::UnplugAll(device),

@@ -16,11 +16,11 @@ use crate::mem::slot_plan::SlotUser;
 /// What somebody was told, in the order in which it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
-    /// A user of a block is asked about a range; whether the host has the first page of it.
-    Asked { user: usize, range: Range<u64>, page: bool },
+    /// A user of a block is asked about a range; whether the host has the pages at its ends, and whether others may touch them.
+    Asked { user: usize, range: Range<u64>, pages: bool, open: bool },
     /// It is told to give a range up; what it reads at the start of it.
     Lost { user: usize, range: Range<u64>, byte: Option<u8> },
-    /// A back end, by the discard manager of a section.
+    /// A back end has more memory, or less: by the discard manager of a section, or a section that it does not follow.
     Mapping { populate: bool },
     /// The first address space changed.
     Slot { add: bool },
@@ -55,8 +55,10 @@ pub(super) struct User {
 impl DiscardListener for User {
     fn populate(&self, range: Range<u64>) -> Result<(), String> {
         // Not read: that would bring the page.
-        let page = self.pages.holds(&self.block, range.start);
-        self.log.push(Told::Asked { user: self.number, range: range.clone(), page });
+        let ends = [range.start, range.end - 1];
+        let pages = ends.iter().all(|at| self.pages.holds(&self.block, *at));
+        let open = self.block.is_accessible(range.start, 1);
+        self.log.push(Told::Asked { user: self.number, range: range.clone(), pages, open });
         if self.vetoes.lock().unwrap().is_some_and(|at| range.contains(&at)) {
             return Err("vetoed".into());
         }
@@ -205,6 +207,9 @@ impl MemoryListener for BackEnd {
         let follows = manager.clone().map(|manager| (manager, None));
         let given = Given { size: range.len(), follows, populated: 0 };
         assert!(self.sections.lock().unwrap().insert(section.addr, given).is_none(), "a section twice");
+        if manager.is_none() {
+            self.log.push(Told::Mapping { populate: true });
+        }
         if let Some(manager) = manager {
             let follower = Arc::new(Follower { backend: Weak::clone(&self.this), addr: section.addr });
             let bytes = range.offset()..range.offset() + range.len();
@@ -216,8 +221,9 @@ impl MemoryListener for BackEnd {
     fn region_del(&self, section: &Section) {
         let follows =
             self.sections.lock().unwrap().get_mut(&section.addr).expect("a section it has").follows.take();
-        if let Some((manager, Some(id))) = follows {
-            manager.unregister(id);
+        match follows {
+            Some((manager, Some(id))) => manager.unregister(id),
+            _ => self.log.push(Told::Mapping { populate: false }),
         }
         let gone = self.sections.lock().unwrap().remove(&section.addr).unwrap();
         assert_eq!((u128::from(gone.size), gone.populated), (section.size, 0));

@@ -14,7 +14,7 @@ use super::super::super::realize::{discard_manager, names};
 use super::super::super::unit::Unit;
 use super::host::Pages;
 use super::naive::Answer;
-use super::steps::{AREA, Act, Life, RAM, Shape, Source, WINDOW_AT};
+use super::steps::{AREA, Act, Life, RAM, SLICE, Shape, Source, WINDOW_AT};
 use super::users::{BackEnd, Hypervisor, Ledger, Log, Server, User};
 use crate::mem::device::{Frozen, MemoryDevice, MemoryDevices, SlotUse};
 use crate::mem::memslots::Memslots;
@@ -308,7 +308,9 @@ impl World {
         });
         let mapped = slots.as_ref().map_or(region, Memslots::container);
         let (prealloc, requested) = (shape.prealloc.then_some(1), shape.requested * block_size);
-        let unit = Arc::new(Mutex::new(Unit::new(layout, block, blocks, slots, prealloc, requested)));
+        let mut unit = Unit::new(layout, block, blocks, slots, prealloc, requested);
+        unit.set_slice(SLICE);
+        let unit = Arc::new(Mutex::new(unit));
         let listed = Arc::new(Listed { unit: Arc::clone(&unit), addr: layout.addr });
         Live { unit, region, mapped, listed }
     }

@@ -1,5 +1,6 @@
 //! Slices of a request, seen from the host: what is resident before it is served, and what is left of one that never is.
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use memory::{Backing, DiscardManager, FileBacking, MemfdSpec, Memory, RamSpec, RegionDesc, create_memfd};
@@ -53,8 +54,13 @@ fn a_large_request_gets_a_slice_at_a_time_and_is_plugged_when_it_is_served() {
         }
         assert!(unit.prepare(request, false));
         assert_eq!((resident(&unit), unit.size()), (2 * SLICE + BLOCK, 0));
+        let (file, _) = unit.block().file().unwrap();
+        file.write_all_at(&[7], 2 * BLOCK).unwrap();
         assert_eq!(unit.serve(request, false), Response::Ack);
         assert_eq!((resident(&unit), unit.size()), (2 * SLICE + BLOCK, 2 * SLICE + BLOCK));
+        let mut byte = [0];
+        unit.block().read(2 * BLOCK, &mut byte).unwrap();
+        assert_eq!(byte, [7], "these are the pages that were prepared");
         unit.block().write(BLOCK, &[1]).unwrap();
         unit.abandon();
         unit.block().write(2 * SLICE, &[1]).unwrap();
