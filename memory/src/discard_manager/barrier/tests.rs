@@ -86,6 +86,19 @@ fn a_unit_is_open_while_something_in_it_is_populated() {
     assert!(!kernel_reads(&block, 4 * PAGE) && kernel_reads(&block, 9 * PAGE));
 }
 
+#[test]
+fn a_copy_of_a_pin_keeps_memory_open_by_itself() {
+    let (_block, manager) = protected(1, 1);
+    manager.populate(0..PAGE).unwrap();
+    let pins = || manager.barrier.as_ref().unwrap().pins.load(Ordering::SeqCst);
+    let pin = Pin::take(&manager, &(0..PAGE)).unwrap().unwrap();
+    let copy = pin.clone();
+    drop(pin);
+    assert_eq!(pins(), 1);
+    drop(copy);
+    assert_eq!(pins(), 0);
+}
+
 struct Refuses;
 impl DiscardListener for Refuses {
     fn populate(&self, _range: Range<u64>) -> Result<(), String> {

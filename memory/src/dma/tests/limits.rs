@@ -113,6 +113,9 @@ fn a_section_that_comes_too_late_makes_the_map_incomplete_and_its_owner_hears_of
     vm.sparse.discard(0..1);
     vm.remove(ram[1]);
     assert_eq!(vm.recorder.granules(), [1]);
+    vm.recorder.refuses.lock().unwrap().push(0);
+    vm.add(0, ram[0]);
+    assert_eq!(mapper.mappings(), 1, "what the sink refuses takes no place");
     drop(mapper);
     assert!(vm.recorder.map().is_empty());
 }

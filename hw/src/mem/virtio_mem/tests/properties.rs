@@ -230,8 +230,11 @@ fn gone(parts: (&str, &str)) {
     rig.device(&[("id", "vm0"), ("memdev", "mem0"), parts]).unwrap();
     rig.machine.finish().unwrap();
     let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
+    let named = || rig.machine.memory().ramblock_text().contains("0000:00:02.0/mem0");
+    assert!(named());
     qdev::complete_unplug(&rig.machine, &vm0);
     drop(vm0);
+    assert!(!named(), "its place on the bus is no name any more");
     assert!(rig.devices().infos().is_empty());
     rig.device(&[("id", "vm1"), ("memdev", "mem0")]).expect("the backend and the place are free again");
     let text = rig.machine.memory().mtree_text(memory::MtreeOptions::default());

@@ -155,7 +155,10 @@ proptest! {
                             false if sparse && *plugged > 0 => *plugged -= 1,
                             _ => continue,
                         }
+                        let crosses = *plugged == u64::from(plug);
+                        let changed = regions.is_changed() || crosses;
                         regions.replug(guest * PAGE, if plug { 512 } else { -512 });
+                        prop_assert_eq!(regions.is_changed(), changed);
                     }
                 }
                 Step::Add { .. } => {}
@@ -174,14 +177,17 @@ proptest! {
                         given.get(guest) != Some(offset) || wanted.get(guest) != Some(offset)
                     }).collect();
                     let expected = if slots { changed.len() } else { usize::from(!changed.is_empty()) };
-                    let told = state.log.iter().filter(|request| request.contains("Mem")).count();
-                    prop_assert_eq!(told, expected);
+                    let told: Vec<_> = state.log.iter().filter(|request| request.contains("Mem")).collect();
+                    prop_assert_eq!(told.len(), expected);
+                    prop_assert!(told.is_sorted_by_key(|request| request.contains("Add")), "what goes is first");
+                    prop_assert!(!regions.is_changed());
                     drop(state);
                     given = wanted;
                 }
                 Step::NewBackEnd => {
                     front = connect();
                     regions.forget();
+                    prop_assert!(regions.is_changed());
                     given = BTreeMap::new();
                 }
             }

@@ -123,6 +123,8 @@ fn memory_of_which_nothing_is_plugged_is_given_to_nobody() {
     assert_eq!(has(&world), [0, base + 2 * part]);
     manager.populate(part..part + (2 << 20)).unwrap();
     assert_eq!(has(&world), [0, base + part, base + 2 * part]);
+    manager.discard(part..part + (2 << 20)).unwrap();
+    assert_eq!(has(&world), [0, base + 2 * part], "what was refused is not counted");
     world.back_end.misbehave(Request::AddMemReg, Misdeed::HangUp);
     manager.populate(0..2 << 20).unwrap();
     assert!(!world.is_served(), "who is gone refuses nothing");

@@ -18,6 +18,7 @@ use super::super::rig::{M, Raw, Rig, request as encode};
 use super::lives;
 use super::naive::{Answer, Naive};
 use super::steps::{AREA, Act, Aim, Life, PAGE, Shape, Source, Step, Verb};
+use crate::core::{Device, ResetKind};
 use crate::mem::device::Frozen;
 use crate::mem::memslots::Policy;
 
@@ -56,6 +57,8 @@ enum Event {
     Fixed(usize),
     /// The guest's driver starts anew.
     Restart,
+    /// The machine wakes up.
+    Wake,
 }
 
 fn event([dice, a, b]: [u16; 3]) -> Event {
@@ -75,7 +78,8 @@ fn event([dice, a, b]: [u16; 3]) -> Event {
         48..50 => Event::Usual(Step::Freeze(a.is_multiple_of(3))),
         50..54 => Event::Turn,
         54..57 => Event::Odd((a % 100).into(), (b % 1024).into()),
-        57..62 => Event::Fixed(usize::from(a) % FIXED.len()),
+        57..61 => Event::Fixed(usize::from(a) % FIXED.len()),
+        61 => Event::Wake,
         _ => Event::Restart,
     }
 }
@@ -179,6 +183,10 @@ impl Whole {
                 self.pending = None;
                 self.restart();
             }
+            Event::Wake => {
+                let backend = self.guest.rig.vm0().core().child("virtio-backend").unwrap();
+                qom::cast::<dyn Device>(&backend).unwrap().reset(ResetKind::Wakeup);
+            }
         }
     }
 
@@ -238,7 +246,9 @@ impl Whole {
     fn turn(&mut self) {
         self.guest.rig.turn();
         let Some((request, before)) = self.pending else { return };
-        let Some(answer) = self.guest.answer(before) else { return };
+        let Some(answer) = self.guest.answer(before) else {
+            return assert!(!self.naive.frozen, "nothing is allocated that cannot be plugged");
+        };
         self.pending = None;
         let Answer::Response(response) = self.noting(&Act::Serve(0, request)) else { unreachable!() };
         assert_eq!(answer, response.to_bytes(), "{request:?}: {response:?}");
