@@ -102,7 +102,7 @@ impl SystemListener {
         let id = manager
             .register_mapping(range, Arc::new(SectionSlots { listener: Weak::clone(&self.this), addr }));
         // Cannot fail: this listener refuses nothing.
-        if let Some(follow) = self.slots().mapped.get_mut(&addr).and_then(|entry| entry.follow.as_mut()) {
+        if let Some(follow) = self.slots().follow(addr) {
             follow.id = id.ok();
         }
     }
@@ -150,19 +150,23 @@ impl SystemListener {
 
     /// `range` of the block is about to be unplugged.
     fn discarding(&self, addr: u64, range: &Range<u64>) {
-        let mut slots = self.settled(addr);
-        let Some(entry) = slots.mapped.get_mut(&addr) else { return };
-        let Some(follow) = &mut entry.follow else { return };
+        let mut slots = self.slots();
+        let Some(follow) = slots.follow(addr) else { return };
         follow.populated = follow.populated.saturating_sub(range.end - range.start);
         if follow.populated > 0 {
             return;
         }
-        let keep = follow.keep;
-        // What was never made need not be kept.
-        self.call_off(&mut slots, addr);
-        if !keep {
-            slots.unmap(&self.vm, addr);
+        if follow.keep {
+            // What was not begun need not be kept; who makes it goes on.
+            if follow.later == Later::Waiting {
+                self.call_off(&mut slots, addr);
+            }
+            return;
         }
+        drop(slots);
+        let mut slots = self.settled(addr);
+        self.call_off(&mut slots, addr);
+        slots.unmap(&self.vm, addr);
     }
 
     /// A vCPU touched memory of a slot that the host mapping does not have. Called outside of the gate.
@@ -218,7 +222,7 @@ impl SystemListener {
         let _closed = self.gate.close();
         slots.unmap(&self.vm, addr);
         slots.map(&self.vm, addr, 0..size);
-        if let Some(follow) = slots.mapped.get_mut(&addr).and_then(|entry| entry.follow.as_mut()) {
+        if let Some(follow) = slots.follow(addr) {
             follow.exact = false;
         }
     }
@@ -234,7 +238,7 @@ impl SystemListener {
         slots.unmap_parts(&self.vm, addr, &gone);
         missing.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
         drop(closed);
-        if let Some(follow) = slots.mapped.get_mut(&addr).and_then(|entry| entry.follow.as_mut()) {
+        if let Some(follow) = slots.follow(addr) {
             follow.exact = true;
         }
         tracing::debug!(

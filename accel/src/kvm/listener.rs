@@ -105,6 +105,11 @@ impl Slots {
         self.table.free().saturating_sub(u32::try_from(waiting).unwrap_or(u32::MAX))
     }
 
+    /// What is kept of the section at `addr` if it follows what is plugged.
+    pub(super) fn follow(&mut self, addr: u64) -> Option<&mut Follow> {
+        self.mapped.get_mut(&addr)?.follow.as_mut()
+    }
+
     /// Gives a part of the section at `addr` a slot.
     pub(super) fn map(&mut self, vm: &VmFd, addr: u64, part: Range<u64>) {
         let Some(entry) = self.mapped.get_mut(&addr) else { return };

@@ -53,7 +53,7 @@ pub(super) struct Queue {
 
 impl Slots {
     fn later(&mut self, addr: u64) -> Option<&mut Later> {
-        self.mapped.get_mut(&addr)?.follow.as_mut().map(|follow| &mut follow.later)
+        self.follow(addr).map(|follow| &mut follow.later)
     }
 }
 
