@@ -34,6 +34,7 @@ pub mod start_info;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod timer;
 pub mod virtio;
 
 pub use bus::{Bus, MsiMessage};

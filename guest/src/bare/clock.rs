@@ -2,15 +2,12 @@
 //! counter.
 
 use crate::cpu::{in8, out8, tsc};
+use guest::timer::{self, Look, PIT_HZ};
 
 const COUNTER0: u16 = 0x40;
 const MODE: u16 = 0x43;
-/// The 8254's clock, Hz.
-const PIT_HZ: u64 = 1_193_182;
 /// 50 ms.
 const RELOAD: u16 = (PIT_HZ / 20) as u16;
-/// Counts to calibrate over, about 4 ms.
-const CALIBRATION: u16 = 5000;
 /// Taken when the 8254 does not count.
 const FALLBACK_HZ: u64 = 2_000_000_000;
 
@@ -28,18 +25,8 @@ impl Clock {
         out8(MODE, 0x34);
         out8(COUNTER0, RELOAD as u8);
         out8(COUNTER0, (RELOAD >> 8) as u8);
-        let (start, first) = (tsc(), counter());
-        let mut hz = FALLBACK_HZ;
-        for _ in 0..100_000 {
-            let (now, count) = (tsc(), counter());
-            // Counts down and wraps at the reload value.
-            let passed = if count <= first { first - count } else { first + (RELOAD - count.min(RELOAD)) };
-            if passed >= CALIBRATION {
-                hz = (now.wrapping_sub(start)).saturating_mul(PIT_HZ) / u64::from(passed);
-                break;
-            }
-        }
-        let hz = hz.max(1_000_000);
+        let start = tsc();
+        let hz = timer::calibrate(RELOAD, look).unwrap_or(FALLBACK_HZ).max(1_000_000);
         Self { start, scale: ((1_000_000_000u128 << 32) / u128::from(hz)) as u64 }
     }
 
@@ -49,9 +36,12 @@ impl Clock {
     }
 }
 
-/// Counter 0, latched.
-fn counter() -> u16 {
+/// A look at counter 0.
+fn look() -> Look {
+    let before = tsc();
+    // Latches it.
     out8(MODE, 0);
+    let after = tsc();
     let low = in8(COUNTER0);
-    u16::from(low) | u16::from(in8(COUNTER0)) << 8
+    Look { before, count: u16::from(low) | u16::from(in8(COUNTER0)) << 8, after }
 }
