@@ -8,11 +8,12 @@ mod failures;
 mod limits;
 mod resizes;
 
+use std::thread;
 use std::time::Instant;
 
 use serde_json::json;
 use tests::program::peer;
-use tests::vhost_user::{Backend, Options, Region, Relay, Request, StorageDaemon};
+use tests::vhost_user::{Backend, Options, Region, Relay, Request, StorageDaemon, threads};
 use tests::wire::patience;
 use tests::{Need, Peer, Vm, VmBuilder, have};
 
@@ -113,7 +114,7 @@ impl Rig {
                 return told;
             }
             if Instant::now() < until {
-                std::thread::yield_now();
+                thread::yield_now();
                 continue;
             }
             let seen = about_memory(&self.relay.take_seen());
@@ -127,7 +128,7 @@ impl Rig {
         guest_reached(&mut self.vm, &[size]);
     }
 
-    /// That requests are being carried out.
+    /// That requests are being carried out. A ring that stands still for long is as bad as one that stands for ever.
     fn moves(&mut self) {
         let total = |rig: &mut Self| {
             guest_line(&mut rig.vm, "disk", "disk 0: run: ")
@@ -136,9 +137,22 @@ impl Rig {
                 .next()
         };
         let before: u64 = total(self).unwrap();
-        let until = Instant::now() + patience();
+        let until = Instant::now() + patience() / 3;
         while total(self).unwrap() <= before {
             assert!(Instant::now() < until, "the run does not go on");
+        }
+    }
+}
+
+impl Drop for Rig {
+    /// Says of a test that fails how the rings stand and where everybody is, while they still are.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        eprintln!("{}the machine:\n{}", self.relay.rings(), threads(self.vm.pid()));
+        if let Server::Daemon(daemon) = &self.server {
+            eprintln!("the storage daemon:\n{}", threads(daemon.pid()));
         }
     }
 }

@@ -8,11 +8,13 @@ mod backend;
 mod daemon;
 mod message;
 mod relay;
+mod witness;
 
 pub use backend::{Backend, Fault, Options};
 pub use daemon::StorageDaemon;
 pub use message::{Message, Request};
 pub use relay::{Relay, Rule};
+pub use witness::threads;
 
 /// A stretch of guest memory that a back end is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -68,3 +68,8 @@ fn io_goes_on_beside_resizes_of_dynamic_memslots_on_sim() {
 fn io_goes_on_beside_resizes_with_the_storage_daemon_on_sim() {
     daemons("sim", &DEVICES.replace("vm0,", "vm0,dynamic-memslots=on,"));
 }
+
+#[test]
+fn io_goes_on_beside_resizes_with_the_storage_daemon_on_kvm() {
+    daemons("kvm", &DEVICES.replace("vm0,", "vm0,dynamic-memslots=on,"));
+}

@@ -88,6 +88,11 @@ impl StorageDaemon {
         &self.path
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Its monitor.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp

@@ -16,6 +16,7 @@ use rustix::net::shutdown;
 
 use super::Region;
 use super::message::{Message, Request};
+use super::witness::Witness;
 use crate::wire::patience;
 
 /// What the relay does instead of passing a message on.
@@ -41,6 +42,7 @@ struct State {
     rules: Vec<Rule>,
     seen: Vec<(Request, Vec<Region>)>,
     told: BTreeSet<Region>,
+    witness: Witness,
     /// Times that a stall has begun, and that it was lifted.
     stalls: usize,
     resumed: usize,
@@ -110,6 +112,11 @@ impl Relay {
     /// What the program has asked since the last call, with the regions it named.
     pub fn take_seen(&self) -> Vec<(Request, Vec<Region>)> {
         std::mem::take(&mut self.shared.lock().seen)
+    }
+
+    /// How the rings of the connection stand, for people.
+    pub fn rings(&self) -> String {
+        self.shared.state.lock().unwrap_or_else(|e| e.into_inner()).witness.text()
     }
 
     /// The regions that the back end has been told of and not been told to forget.
@@ -203,6 +210,7 @@ impl Shared {
         }
         // A new back end knows nothing.
         state.told.clear();
+        state.witness = Witness::default();
         state.resumed = state.stalls;
     }
 
@@ -273,6 +281,7 @@ impl Shared {
                 _ => {}
             }
         }
+        state.witness.note(message);
         match message.request {
             Request::SET_MEM_TABLE => state.told = regions.into_iter().collect(),
             Request::ADD_MEM_REG => state.told.extend(regions),
