@@ -16,10 +16,27 @@ use crate::{Qmp, Wire};
 /// A running daemon; it is killed and waited for when it is dropped.
 #[derive(Debug)]
 pub struct StorageDaemon {
-    child: Child,
+    child: Killed,
     path: PathBuf,
     qmp: Qmp,
     queues: u16,
+}
+
+/// A process that does not outlive its test, however far that gets.
+#[derive(Debug)]
+struct Killed(Child);
+
+impl Killed {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl StorageDaemon {
@@ -60,8 +77,8 @@ impl StorageDaemon {
         // Options are worked off in their order: once the monitor is there, so is the export.
         option("--chardev", format!("socket,id=monitor,path={}", monitor.display()));
         option("--monitor", "chardev=monitor".into());
-        let child = command.stdin(Stdio::null()).spawn().expect("a program that is there");
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+        let child = Killed(command.stdin(Stdio::null()).spawn().expect("a program that is there"));
+        let pidfd = pidfd_open(Pid::from_child(&child.0), PidfdFlags::empty())
             .expect("a child that was not waited for");
         let flags =
             ready(&[(&listener, PollFlags::IN), (&pidfd, PollFlags::IN)], Instant::now() + patience());
@@ -79,7 +96,7 @@ impl StorageDaemon {
     /// If the other one does not come up.
     pub fn start_over(&mut self, folder: &Path) {
         let queues = self.queues;
-        self.end();
+        self.child.end();
         *self = Self::start_again(folder, queues);
     }
 
@@ -90,24 +107,11 @@ impl StorageDaemon {
 
     /// Its process.
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Pid::from_child(&self.child.0)
     }
 
     /// Its monitor.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
-    }
-}
-
-impl StorageDaemon {
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for StorageDaemon {
-    fn drop(&mut self) {
-        self.end();
     }
 }
