@@ -13,6 +13,11 @@ use std::ptr::{self, NonNull};
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
+/// What one entry of the third level of page tables covers, bytes. A mapping that is at least as large shares none with its neighbours at
+/// its start: the kernel tells KVM of a change of protection only where such entries are there, and KVM looks at each page of
+/// the whole range then.
+const UPPER_ENTRY: usize = 1 << 30;
+
 /// How to map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MapRequest<'a> {
@@ -95,7 +100,8 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     pub(super) fn new(request: &MapRequest<'_>) -> io::Result<Self> {
-        let MapRequest { len, align, .. } = *request;
+        let len = request.len;
+        let align = if len < UPPER_ENTRY { request.align } else { request.align.max(UPPER_ENTRY) };
         let span = len.checked_add(align).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         // Reserve enough to find an aligned address inside, map there, give back both ends.
         // SAFETY: a fresh anonymous mapping without MAP_FIXED replaces nothing.
@@ -263,3 +269,6 @@ pub(crate) fn probe_read(pipe: &io::PipeWriter, addr: *mut u8) -> io::Result<()>
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests;
