@@ -102,4 +102,12 @@ impl Drop for Closed<'_> {
 }
 
 #[cfg(test)]
+impl Gate {
+    /// Whether somebody keeps it closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst) != 0
+    }
+}
+
+#[cfg(test)]
 mod tests;

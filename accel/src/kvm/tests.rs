@@ -7,4 +7,5 @@ mod memory_slots;
 mod put_off;
 mod registers;
 mod rig;
+mod sections;
 mod unplugged;

@@ -23,7 +23,8 @@ proptest! {
             let found = missing.iter().any(|part| part.contains(&(at as u64)));
             prop_assert_eq!(found, !plugged);
         }
-        prop_assert!(missing.iter().all(|part| from as u64 <= part.start && part.end <= to as u64));
+        let inside = |part: &Range<u64>| from as u64 <= part.start && part.start < part.end && part.end <= to as u64;
+        prop_assert!(missing.iter().all(inside));
         prop_assert!(missing.windows(2).all(|pair| pair[0].end < pair[1].start));
     }
 }

@@ -10,13 +10,15 @@ struct Kernel {
     slots: BTreeMap<u32, Slot>,
     calls: usize,
     refuse: bool,
+    /// Takes no more than so many slots.
+    full: Option<usize>,
     dirty: Vec<u64>,
 }
 
 impl SlotIoctls for Kernel {
     fn set(&mut self, slot: &Slot) -> io::Result<()> {
         self.calls += 1;
-        if self.refuse {
+        if self.refuse || slot.size > 0 && self.full == Some(self.slots.len()) {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         if slot.size == 0 {
@@ -139,6 +141,41 @@ fn running_out_of_slots_and_refusal_leak_no_number() {
 }
 
 #[test]
+fn a_section_of_several_slots_gets_those_that_there_are_or_none() {
+    let huge = mapping(1 << 40, 2 * MAX_SLOT_BYTES + PAGE_SIZE);
+    let (mut table, mut kernel) = (started(2), Kernel::default());
+    assert_eq!(table.map(&mut kernel, &huge).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!((table.free(), table.slots().count(), kernel.calls), (2, 0, 0));
+    // Refused by the kernel, what came before stays, and goes with the rest.
+    let (mut table, mut kernel) = (started(3), Kernel { full: Some(1), ..Kernel::default() });
+    assert!(table.map(&mut kernel, &huge).is_err());
+    assert!(table.slots().eq(kernel.slots.values()) && table.free() == 2);
+    table.unmap(&mut kernel, &huge).unwrap();
+    assert!(kernel.slots.is_empty() && table.free() == 3);
+    // All numbers are there.
+    kernel.full = None;
+    table.map(&mut kernel, &huge).unwrap();
+    assert!(table.slots().eq(kernel.slots.values()) && table.free() == 0);
+    // A slot that the kernel does not give up is forgotten like those that it does.
+    kernel.slots.remove(&0);
+    assert!(table.unmap(&mut kernel, &huge).is_err());
+    assert!(kernel.slots.is_empty() && table.free() == 3);
+}
+
+#[test]
+fn the_kernel_is_told_what_a_section_is_and_a_refused_log_is_tried_again() {
+    let (mut table, mut kernel) = (started(8), Kernel::default());
+    let area = Mapping { readonly: true, log: true, ..mapping(0x10_0000, 0x1000) };
+    table.map(&mut kernel, &area).unwrap();
+    assert!(kernel.slots[&0].readonly && kernel.slots[&0].log);
+    kernel.refuse = true;
+    assert!(table.set_log(&mut kernel, &area, false).is_err());
+    kernel.refuse = false;
+    table.set_log(&mut kernel, &area, false).unwrap();
+    assert!(kernel.slots[&0].readonly && !kernel.slots[&0].log);
+}
+
+#[test]
 fn the_dirty_log_is_switched_on_demand_and_reported_in_runs() {
     let (mut table, mut kernel) = (started(8), Kernel::default());
     let area = mapping(0x10_0000, 130 * PAGE_SIZE);
@@ -153,6 +190,13 @@ fn the_dirty_log_is_switched_on_demand_and_reported_in_runs() {
     assert_eq!(found, [(0x10_1000, 2), (0x10_0000 + 127 * PAGE_SIZE, 3)]);
     table.set_log(&mut kernel, &area, false).unwrap();
     assert!(!kernel.slots[&0].log);
+}
+
+#[test]
+fn a_run_may_fill_words_and_go_on_in_the_next() {
+    assert_eq!(runs(&[u64::MAX, u64::MAX, 1], 129), [(0, 129)]);
+    assert_eq!(runs(&[u64::MAX, 0, u64::MAX], 192), [(0, 64), (128, 64)]);
+    assert_eq!(runs(&[u64::MAX << 63, u64::MAX], 100), [(63, 37)]);
 }
 
 proptest! {
@@ -184,6 +228,8 @@ proptest! {
     fn runs_are_the_set_bits(bitmap in proptest::collection::vec(any::<u64>(), 0..5), pages in 0u64..320) {
         let mut bits = Vec::new();
         for (first, count) in runs(&bitmap, pages) {
+            let before = bits.last().copied();
+            prop_assert!(count > 0 && before.is_none_or(|before| before + 1 < first), "as few as there can be");
             bits.extend(first..first + count);
         }
         let expected: Vec<u64> = (0..pages.min(bitmap.len() as u64 * 64))
