@@ -241,6 +241,11 @@ fn what_the_guest_cannot_write_the_device_cannot_either() {
     assert!(!writable(ADDR + GRANULE));
     vm.memory.transaction().set_readonly(vm.sparse.region, false);
     assert!(writable(ADDR) && writable(ADDR + GRANULE));
+    // A region like any other, of a block that the host does not let anybody write.
+    let fixed = vm.memory.create_ram(RamSpec { rom: true, ..RamSpec::anonymous("fixed", PAGE) }).unwrap();
+    let fixed = vm.memory.transaction().ram(RegionDesc::new("fixed", PAGE.into()), fixed);
+    vm.add(0x1000, fixed);
+    assert!(!writable(0x1000));
 }
 
 #[test]
