@@ -76,6 +76,19 @@ fn a_driver_that_resets_the_device_meanwhile_leaves_what_is_plugged_and_nothing_
 }
 
 #[test]
+fn nothing_is_allocated_while_plugging_is_forbidden() {
+    let mut d = guest();
+    let frozen = d.rig.devices().freeze();
+    // Far more than a few turns allocate: it would be found waiting.
+    d.put(&request(0, 4 * G, BLOCKS), 10);
+    d.rig.turn();
+    assert_eq!(d.answer(0).expect("an answer at once")[..2], [2, 0], "BUSY");
+    assert_eq!((d.sizes().1, resident(&d)), (0, 0));
+    drop(frozen);
+    assert_eq!(d.plug(4 * G, 1), 0);
+}
+
+#[test]
 fn a_machine_that_stops_has_the_answer() {
     let mut d = guest();
     d.rig.machine.start();

@@ -219,29 +219,6 @@ fn an_unplug_is_refused_while_the_guest_has_or_may_get_memory() {
 }
 
 #[test]
-fn a_device_that_is_gone_leaves_its_memory_free() {
-    for parts in [("memslots", "1"), ("memslots", "4"), ("dynamic-memslots", "on")] {
-        gone(parts);
-    }
-}
-
-fn gone(parts: (&str, &str)) {
-    let rig = rig();
-    rig.device(&[("id", "vm0"), ("memdev", "mem0"), parts]).unwrap();
-    rig.machine.finish().unwrap();
-    let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
-    let named = || rig.machine.memory().ramblock_text().contains("0000:00:02.0/mem0");
-    assert!(named());
-    qdev::complete_unplug(&rig.machine, &vm0);
-    drop(vm0);
-    assert!(!named(), "its place on the bus is no name any more");
-    assert!(rig.devices().infos().is_empty());
-    rig.device(&[("id", "vm1"), ("memdev", "mem0")]).expect("the backend and the place are free again");
-    let text = rig.machine.memory().mtree_text(memory::MtreeOptions::default());
-    assert_eq!(text.matches("virtio-pci-common-virtio-mem").count(), 1, "the first one's is gone: {text}");
-}
-
-#[test]
 fn defaults_follow_the_machine_type() {
     // (machine, unplugged-inaccessible after realizing, vectors, x-early-migration, offered features)
     let table = [

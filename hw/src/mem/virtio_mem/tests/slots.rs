@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use memory::{AddressSpace, MemTx, MemoryListener, MtreeOptions, Section};
+use memory::{AddressSpace, MemTx, MemoryBackend, MemoryListener, MtreeOptions, Section};
 use qom::ObjectRef;
 
 use super::rig::{G, M, Raw, Rig};
@@ -198,6 +198,45 @@ fn a_device_that_goes_gives_its_reservation_back() {
         let vm0 = qom::cast::<dyn crate::core::Device>(&rig.vm0()).unwrap();
         qdev::complete_unplug(&rig.machine, &vm0);
     }
+}
+
+#[test]
+fn a_device_that_is_gone_leaves_its_memory_free() {
+    for parts in [("memslots", "1"), ("memslots", "4"), ("dynamic-memslots", "on")] {
+        for protection in ["off", "slot", "block"] {
+            gone(&[("id", "vm0"), ("memdev", "mem0"), parts, ("unplugged-protection", protection)]);
+        }
+    }
+}
+
+fn gone(options: &[(&str, &str)]) {
+    let rig = Rig::new("pc");
+    let backend = rig.backend("memory-backend-ram", "mem0", "1G", &[]).unwrap();
+    let block = MemoryBackend::from_object(&backend).unwrap().block().unwrap();
+    drop(backend);
+    rig.device(options).unwrap();
+    rig.machine.finish().unwrap();
+    let unplug = |device: ObjectRef| {
+        let device = qom::cast::<dyn crate::core::Device>(&device).unwrap();
+        qdev::complete_unplug(&rig.machine, &device);
+    };
+    let named = || rig.machine.memory().ramblock_text().contains("0000:00:02.0/mem0");
+    assert!(named());
+    unplug(rig.vm0());
+    assert!(!named(), "its place on the bus is no name any more");
+    assert!(rig.devices().infos().is_empty());
+    // Kills this process where the host mapping is closed still.
+    for at in [0, 512 * M, G - 1] {
+        block.write(at, &[1]).unwrap();
+    }
+    rig.device(&[("id", "vm1"), ("memdev", "mem0")]).expect("the backend and the place are free again");
+    let text = rig.machine.memory().mtree_text(MtreeOptions::default());
+    assert_eq!(text.matches("virtio-pci-common-virtio-mem").count(), 1, "the first one's is gone: {text}");
+    unplug(rig.machine.tree().absolute("/machine/peripheral/vm1").unwrap());
+    let gone = Arc::downgrade(&block);
+    drop(block);
+    rig.machine.tree().delete_user_object("mem0").unwrap();
+    assert!(gone.upgrade().is_none(), "nothing of the devices shows it any more");
 }
 
 #[test]

@@ -1,11 +1,31 @@
 //! Memory that comes and goes while a back end has it.
 
-use ::memory::MemoryBackend;
+use ::memory::{DiscardManager, MemoryBackend};
 
 use super::super::message::{Request, protocol};
 use super::*;
+use crate::mem::MemoryDevices;
 
 const HIGH: u64 = 0x100_0000_0000;
+/// Where the memory of [`sparse`] is, and the bytes of its parts.
+const BASE: u64 = 0x1_0000_0000;
+const PART: u64 = 256 << 20;
+
+/// Guest addresses of what the back end has.
+fn has(world: &World) -> Vec<u64> {
+    world.back_end.state().regions.keys().copied().collect()
+}
+
+/// A virtio-mem device in four parts that are mapped, of which nothing is plugged: who says what is.
+fn sparse(world: &World) -> Arc<DiscardManager> {
+    let tree = world.rig.machine.tree();
+    let options = [("size", Input::Keyval("1G")), ("share", Input::Keyval("on"))];
+    let backend = tree.create_user_object("memory-backend-memfd", "mem0", options).unwrap();
+    let device =
+        world.rig.add("virtio-mem-pci,id=vm0,memdev=mem0,memslots=4,unplugged-protection=slot").unwrap();
+    (device as qom::ObjectRef).set("requested-size", Input::Option("1G")).unwrap();
+    MemoryBackend::from_object(&backend).unwrap().block().unwrap().discard_manager().unwrap()
+}
 
 #[test]
 fn a_region_is_gone_at_the_back_end_before_the_change_is_over() {
@@ -18,7 +38,6 @@ fn a_region_is_gone_at_the_back_end_before_the_change_is_over() {
         let early = world.map_page(HIGH);
         world.start();
         let late = world.map_page(HIGH + 0x1000);
-        let has = |world: &World| world.back_end.state().regions.keys().copied().collect::<Vec<_>>();
         assert_eq!(has(&world), [0, HIGH, HIGH + 0x1000]);
         world.unmap(early);
         assert_eq!(has(&world), [0, HIGH + 0x1000]);
@@ -92,40 +111,56 @@ fn a_back_end_that_does_not_let_go_is_cut_off_before_the_change_is_over() {
 #[test]
 fn memory_of_which_nothing_is_plugged_is_given_to_nobody() {
     let world = World::new();
-    let tree = world.rig.machine.tree();
-    let options = [("size", Input::Keyval("1G")), ("share", Input::Keyval("on"))];
-    tree.create_user_object("memory-backend-memfd", "mem0", options).unwrap();
-    let memory =
-        world.rig.add("virtio-mem-pci,id=vm0,memdev=mem0,memslots=4,unplugged-protection=slot").unwrap();
-    let memory = memory as qom::ObjectRef;
-    memory.set("requested-size", Input::Option("1G")).unwrap();
+    let manager = sparse(&world);
     world.start();
-    let has = |world: &World| world.back_end.state().regions.keys().copied().collect::<Vec<_>>();
     assert_eq!(has(&world), [0], "mapped, all four parts of them, but empty");
-    let block =
-        MemoryBackend::from_object(&tree.absolute("/objects/mem0").unwrap()).unwrap().block().unwrap();
-    let (manager, part) = (block.discard_manager().unwrap(), 256 << 20);
-    let base = 0x1_0000_0000;
     // In two parts, as a guest plugs two blocks.
-    for range in [0..2 << 20, 2 << 20..4 << 20, 2 * part..2 * part + (2 << 20)] {
+    for range in [0..2 << 20, 2 << 20..4 << 20, 2 * PART..2 * PART + (2 << 20)] {
         manager.populate(range).unwrap();
     }
-    assert_eq!(has(&world), [0, base, base + 2 * part]);
+    assert_eq!(has(&world), [0, BASE, BASE + 2 * PART]);
     manager.discard(0..2 << 20).unwrap();
-    assert_eq!(has(&world), [0, base, base + 2 * part]);
+    assert_eq!(has(&world), [0, BASE, BASE + 2 * PART]);
     manager.discard(2 << 20..4 << 20).unwrap();
-    assert_eq!(has(&world), [0, base + 2 * part], "gone before the pages are freed");
+    assert_eq!(has(&world), [0, BASE + 2 * PART], "gone before the pages are freed");
     assert_eq!(world.back_end.take_log().iter().filter(|r| r.ends_with("MemReg")).count(), 4);
     world.back_end.misbehave(Request::AddMemReg, Misdeed::Refuse);
-    let vetoed = manager.populate(part..part + (2 << 20)).unwrap_err().to_string();
+    let vetoed = manager.populate(PART..PART + (2 << 20)).unwrap_err().to_string();
     assert!(vetoed.contains("'d0' refuses the memory"), "{vetoed}");
-    assert!(manager.is_discarded(part..2 * part) && world.is_served(), "nothing but that came of it");
-    assert_eq!(has(&world), [0, base + 2 * part]);
-    manager.populate(part..part + (2 << 20)).unwrap();
-    assert_eq!(has(&world), [0, base + part, base + 2 * part]);
-    manager.discard(part..part + (2 << 20)).unwrap();
-    assert_eq!(has(&world), [0, base + 2 * part], "what was refused is not counted");
+    assert!(manager.is_discarded(PART..2 * PART) && world.is_served(), "nothing but that came of it");
+    assert_eq!(has(&world), [0, BASE + 2 * PART]);
+    manager.populate(PART..PART + (2 << 20)).unwrap();
+    assert_eq!(has(&world), [0, BASE + PART, BASE + 2 * PART]);
+    manager.discard(PART..PART + (2 << 20)).unwrap();
+    assert_eq!(has(&world), [0, BASE + 2 * PART], "what was refused is not counted");
     world.back_end.misbehave(Request::AddMemReg, Misdeed::HangUp);
     manager.populate(0..2 << 20).unwrap();
     assert!(!world.is_served(), "who is gone refuses nothing");
+}
+
+#[test]
+fn memory_that_comes_with_plugged_blocks_is_given_once_the_change_is_complete() {
+    let world = World::new();
+    let manager = sparse(&world);
+    let region = MemoryDevices::of(&world.rig.machine).devices()[0].region().unwrap();
+    let show = |shown| world.rig.machine.memory().transaction().set_enabled(region, shown);
+    world.start();
+    manager.populate(0..4 << 20).unwrap();
+    assert_eq!(has(&world), [0, BASE]);
+    show(false);
+    manager.populate(4 << 20..6 << 20).unwrap();
+    assert_eq!(has(&world), [0]);
+    show(true);
+    assert_eq!(has(&world), [0, BASE]);
+    // Each block counts once, for who follows it now.
+    manager.discard(0..4 << 20).unwrap();
+    assert_eq!(has(&world), [0, BASE]);
+    manager.discard(4 << 20..6 << 20).unwrap();
+    assert_eq!(has(&world), [0]);
+    manager.populate(0..2 << 20).unwrap();
+    show(false);
+    // The guest has it already: nobody can be asked any more.
+    world.back_end.misbehave(Request::AddMemReg, Misdeed::Refuse);
+    show(true);
+    assert!(!world.is_served() && world.is_alive());
 }

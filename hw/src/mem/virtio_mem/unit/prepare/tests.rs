@@ -121,6 +121,11 @@ fn a_request_that_changed_starts_anew_and_overlaps_do_no_harm() {
     assert!(!unit.prepare(plug(0, 3 * SLICE), false));
     assert!(!unit.prepare(plug(1, 3 * SLICE), false));
     assert_eq!(resident(&unit), SLICE, "the first one's are gone");
+    // Longer, then shorter, from the same start; then up to the same end.
+    for (first, bytes) in [(0, 4 * SLICE), (0, 2 * SLICE), (2, 2 * SLICE - 2 * BLOCK)] {
+        assert!(!unit.prepare(plug(first, bytes), false));
+        assert_eq!(resident(&unit), SLICE, "{first}: {bytes:#x} begins with its first slice");
+    }
     // A small one in the middle of it is plugged; pages of it survive what is given up.
     assert_eq!(unit.serve(plug(2, BLOCK), false), Response::Ack);
     assert_eq!((resident(&unit), unit.size()), (BLOCK, BLOCK));
