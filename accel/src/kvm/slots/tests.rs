@@ -70,7 +70,7 @@ fn the_lowest_free_number_is_used_again() {
 
 #[test]
 fn before_the_start_only_books_are_kept() {
-    let (mut table, mut kernel) = (SlotTable::new(8), Kernel::default());
+    let (mut table, mut kernel) = (SlotTable::new(8), Kernel { dirty: vec![1], ..Kernel::default() });
     for index in 0..4 {
         table.map(&mut kernel, &mapping(index << 20, 1 << 20)).unwrap();
     }
