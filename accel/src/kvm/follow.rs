@@ -35,7 +35,6 @@ pub(super) struct Follow {
     id: Option<DiscardListenerId>,
     /// Plugged bytes of the section.
     populated: u64,
-    exact: bool,
     /// Slots stay when nothing is plugged any more.
     keep: bool,
     pub(super) later: Later,
@@ -44,7 +43,7 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(manager: Arc<DiscardManager>) -> Self {
         let keep = manager.is_protecting_granules();
-        Self { manager, id: None, populated: 0, exact: false, keep, later: Later::No }
+        Self { manager, id: None, populated: 0, keep, later: Later::No }
     }
 }
 
@@ -130,13 +129,12 @@ impl SystemListener {
             return true;
         }
         if entry.parts.is_empty() {
-            follow.exact = false;
             if may_wait && slots.table.is_started() && self.put_off(&mut slots, addr) {
                 return true;
             }
             slots.map(&self.vm, addr, 0..size);
             self.call_off(&mut slots, addr);
-        } else if follow.exact {
+        } else {
             let part = range.start - offset..range.end - offset;
             let missing = uncovered(&entry.parts, &part);
             if affordable(&slots, missing.len()) {
@@ -222,9 +220,6 @@ impl SystemListener {
         let _closed = self.gate.close();
         slots.unmap(&self.vm, addr);
         slots.map(&self.vm, addr, 0..size);
-        if let Some(follow) = slots.follow(addr) {
-            follow.exact = false;
-        }
     }
 
     /// Has the slots of the section at `addr` cover `runs` and nothing else, with no vCPU in the guest. Slots that do already
@@ -238,9 +233,6 @@ impl SystemListener {
         slots.unmap_parts(&self.vm, addr, &gone);
         missing.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
         drop(closed);
-        if let Some(follow) = slots.follow(addr) {
-            follow.exact = true;
-        }
         tracing::debug!(
             addr,
             runs = runs.len(),
