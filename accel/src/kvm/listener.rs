@@ -163,7 +163,7 @@ pub(crate) struct SystemListener {
     pub(super) vm: Arc<VmFd>,
     pub(super) gate: Arc<Gate>,
     slots: Mutex<Slots>,
-    /// A slot was made that had been put off.
+    /// A slot was made that had been put off, or a batch of changes has ended.
     pub(super) made: Condvar,
     pub(super) put_offs: AtomicU64,
     /// For those that outlive a call: they must not keep the VM alive.
@@ -262,6 +262,14 @@ fn mapping_of(section: &Section) -> Option<Mapping> {
 }
 
 impl MemoryListener for SystemListener {
+    fn begin(&self) {
+        self.begin_batch();
+    }
+
+    fn commit(&self) {
+        self.end_batch();
+    }
+
     fn region_add(&self, section: &Section) {
         let (Some(mapping), Some(block)) = (mapping_of(section), section.block.clone()) else { return };
         let manager = block.discard_manager().filter(|manager| manager.is_followed_by_mappings());

@@ -49,6 +49,8 @@ pub(super) struct Queue {
     sections: usize,
     /// To the thread, once there is one.
     worker: Option<Sender<u64>>,
+    /// Batches of topology changes under way. The thread lets them pass: they may take away what it would make.
+    batches: usize,
 }
 
 impl Slots {
@@ -65,6 +67,25 @@ impl SystemListener {
             slots = self.made.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
         slots
+    }
+
+    /// A batch of topology changes begins: the thread begins with no further section.
+    pub(super) fn begin_batch(&self) {
+        self.slots().queue.batches += 1;
+    }
+
+    /// The batch has ended.
+    pub(super) fn end_batch(&self) {
+        self.slots().queue.batches -= 1;
+        self.made.notify_all();
+    }
+
+    /// Waits while a batch is under way.
+    fn let_batches_pass(&self) {
+        let mut slots = self.slots();
+        while slots.queue.batches > 0 {
+            slots = self.made.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Puts the slot of the section at `addr` off. Gives whether that could be done.
@@ -201,6 +222,7 @@ impl SystemListener {
 fn work(listener: &Weak<SystemListener>, queue: &Receiver<u64>) {
     for addr in queue {
         let Some(listener) = listener.upgrade() else { return };
+        listener.let_batches_pass();
         listener.settle_section(addr);
         let slots = listener.slots();
         let followed = slots.mapped.get(&addr).and_then(|entry| {

@@ -275,3 +275,26 @@ fn the_thread_makes_what_nobody_needs() {
     assert!(RAM < AT[0]);
     setup.accel().shutdown();
 }
+
+#[test]
+fn the_thread_lets_changes_pass_that_may_take_its_work_away() {
+    let Some(setup) = Setup::new(&after_start(&SPIN), &[], true) else { return };
+    setup.start();
+    let changes = setup.changes();
+    let slots = &setup.accel().shared.slots;
+    slots.begin_batch();
+    setup.plug(0..16);
+    // Time enough for a thread that does not wait; one that does is not asked to hurry.
+    (0..1000).for_each(|_| std::thread::yield_now());
+    assert_eq!((setup.changes(), setup.is_put_off()), (changes, true));
+    // Who needs a slot does not wait for the batch.
+    assert!(setup.rig.system.write(AT[0], &[1]).is_ok());
+    assert_eq!(setup.changes(), changes + 1);
+    setup.unplug(8..16);
+    assert!(!setup.is_put_off());
+    setup.plug(8..16);
+    slots.end_batch();
+    slots.await_settled();
+    assert_eq!(setup.changes(), changes + 2);
+    setup.accel().shutdown();
+}
