@@ -133,7 +133,7 @@ impl Program {
             say!(self.console, bus, "power button pressed");
             return Turn::Exit(self.power_off(bus));
         }
-        if let Some(exit) = self.take_commands(bus) {
+        if let Some(exit) = self.take_command(bus) {
             return Turn::Exit(exit);
         }
         if bus.now_ns() >= self.next_scan {

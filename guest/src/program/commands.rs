@@ -24,14 +24,11 @@ const HELP: [&str; 15] = [
 ];
 
 impl Program {
-    /// Carries out the commands that have come in.
-    pub(super) fn take_commands(&mut self, bus: &mut impl Bus) -> Option<Exit> {
-        while let Some(line) = self.console.read_line(bus) {
-            if let Some(exit) = self.command(bus, &line) {
-                return Some(exit);
-            }
-        }
-        None
+    /// Carries out a command that has come in. One: whoever answers fast enough has always typed the next, and the devices
+    /// are not to wait for him to stop.
+    pub(super) fn take_command(&mut self, bus: &mut impl Bus) -> Option<Exit> {
+        let line = self.console.read_line(bus)?;
+        self.command(bus, &line)
     }
 
     fn command(&mut self, bus: &mut impl Bus, line: &Line) -> Option<Exit> {

@@ -71,6 +71,20 @@ fn the_program_reports_devices_and_follows_all_of_them() {
 }
 
 #[test]
+fn devices_go_on_however_many_commands_are_typed() {
+    let (mut machine, mut program) = booted(vec![Device::new(1, 64, 0)], "");
+    machine.lines();
+    machine.devices[0].request(5);
+    (0..100).for_each(|_| machine.type_line("peek 0"));
+    assert_eq!(settle(&mut machine, &mut program), None);
+    let lines = machine.lines();
+    let answers = lines.iter().filter(|line| line.starts_with("peek 0x0: ")).count();
+    let plugged = lines.iter().position(|line| line.contains("plugged 10485760 of 10485760"));
+    assert_eq!(answers, 100);
+    assert!(plugged.is_some_and(|at| at < 50), "{plugged:?} of {}", lines.len());
+}
+
+#[test]
 fn hosted_runs_end_with_their_reason() {
     let mut machine = Machine::new(vec![]);
     machine.type_line("off");
