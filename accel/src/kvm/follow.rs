@@ -23,7 +23,7 @@ use std::sync::{Arc, Weak};
 
 use memory::{DiscardListener, DiscardListenerId, DiscardManager};
 
-use super::listener::{Slots, SystemListener};
+use super::listener::{Mapped, Slots, SystemListener};
 use super::put_off::Later;
 
 /// Slots that are left for sections to come.
@@ -92,11 +92,7 @@ impl DiscardListener for SectionSlots {
 impl SystemListener {
     /// Begins to follow the section at `addr`.
     pub(super) fn follow(&self, addr: u64) {
-        let found = self
-            .slots()
-            .mapped
-            .get(&addr)
-            .and_then(|entry| Some((Arc::clone(&entry.follow.as_ref()?.manager), entry.in_block())));
+        let found = self.slots().mapped.get(&addr).and_then(Mapped::followed);
         let Some((manager, range)) = found else { return };
         let id = manager
             .register_mapping(range, Arc::new(SectionSlots { listener: Weak::clone(&self.this), addr }));
@@ -171,13 +167,11 @@ impl SystemListener {
     pub(super) fn resolve_fault(&self) -> Resolution {
         let followed: Vec<_> = {
             let slots = self.slots();
-            let followed = slots.mapped.iter().filter_map(|(addr, entry)| {
-                Some((*addr, Arc::clone(&entry.follow.as_ref()?.manager), entry.in_block()))
-            });
+            let followed = slots.mapped.iter().filter_map(|(addr, entry)| Some((*addr, entry.followed()?)));
             followed.collect()
         };
         let mut resolution = Resolution::Nothing;
-        for (addr, manager, range) in followed {
+        for (addr, (manager, range)) in followed {
             // Nothing is plugged or unplugged meanwhile.
             let outcome = manager.with_populated(range.clone(), |runs| {
                 let parts: Vec<_> =

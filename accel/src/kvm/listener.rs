@@ -17,7 +17,7 @@ use kvm_bindings::{
     kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
-use memory::{IoEventFdSection, MemoryListener, RamBlock, Section};
+use memory::{DiscardManager, IoEventFdSection, MemoryListener, RamBlock, Section};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::follow::Follow;
@@ -87,6 +87,11 @@ impl Mapped {
     /// The section's bytes in its block.
     pub(super) fn in_block(&self) -> Range<u64> {
         self.offset..self.offset + self.mapping.size
+    }
+
+    /// Of a section that follows what is plugged: who knows that, and the section's bytes in the block.
+    pub(super) fn followed(&self) -> Option<(Arc<DiscardManager>, Range<u64>)> {
+        Some((Arc::clone(&self.follow.as_ref()?.manager), self.in_block()))
     }
 }
 

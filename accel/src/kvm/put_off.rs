@@ -28,7 +28,7 @@ use std::thread;
 
 use kvm_bindings::{KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap};
 
-use super::listener::{Ioctls, Slots, SystemListener};
+use super::listener::{Ioctls, Mapped, Slots, SystemListener};
 use super::slots::SlotIoctls;
 
 /// Whether a section's slot is still to be made.
@@ -62,11 +62,12 @@ impl Slots {
 impl SystemListener {
     /// The slots, while nobody makes the one of the section at `addr`.
     pub(super) fn settled(&self, addr: u64) -> MutexGuard<'_, Slots> {
-        let mut slots = self.slots();
-        while slots.later(addr).is_some_and(|later| *later == Later::Making) {
-            slots = self.made.wait(slots).unwrap_or_else(PoisonError::into_inner);
-        }
-        slots
+        self.wait_while(|slots| slots.later(addr).is_some_and(|later| *later == Later::Making))
+    }
+
+    /// The slots, once `busy` is over.
+    fn wait_while(&self, busy: impl FnMut(&mut Slots) -> bool) -> MutexGuard<'_, Slots> {
+        self.made.wait_while(self.slots(), busy).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A batch of topology changes begins: the thread begins with no further section.
@@ -78,14 +79,6 @@ impl SystemListener {
     pub(super) fn end_batch(&self) {
         self.slots().queue.batches -= 1;
         self.made.notify_all();
-    }
-
-    /// Waits while a batch is under way.
-    fn let_batches_pass(&self) {
-        let mut slots = self.slots();
-        while slots.queue.batches > 0 {
-            slots = self.made.wait(slots).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 
     /// Puts the slot of the section at `addr` off. Gives whether that could be done.
@@ -212,23 +205,16 @@ impl SystemListener {
 
     /// Waits until nothing is put off.
     pub(super) fn await_settled(&self) {
-        let mut slots = self.slots();
-        while slots.queue.sections > 0 {
-            slots = self.made.wait(slots).unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(self.wait_while(|slots| slots.queue.sections > 0));
     }
 }
 
 fn work(listener: &Weak<SystemListener>, queue: &Receiver<u64>) {
     for addr in queue {
         let Some(listener) = listener.upgrade() else { return };
-        listener.let_batches_pass();
+        drop(listener.wait_while(|slots| slots.queue.batches > 0));
         listener.settle_section(addr);
-        let slots = listener.slots();
-        let followed = slots.mapped.get(&addr).and_then(|entry| {
-            Some((std::sync::Arc::clone(&entry.follow.as_ref()?.manager), entry.in_block()))
-        });
-        drop(slots);
+        let followed = listener.slots().mapped.get(&addr).and_then(Mapped::followed);
         // So that it stops asking.
         if let Some((manager, range)) = followed {
             manager.settle(range);
