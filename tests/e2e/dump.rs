@@ -11,7 +11,7 @@ use tests::core_file::CoreFile;
 use tests::{Need, Vm, have};
 
 use crate::kvm::memory::held;
-use crate::session::{guest_reached, guest_says, with_guest};
+use crate::session::{guest_reached, guest_says, guest_with_64_mib};
 
 const M: u64 = 1 << 20;
 /// Where device memory begins on these q35 machines.
@@ -20,14 +20,8 @@ const WORD: u64 = 0x1122_3344_5566_7788;
 
 /// A guest that has plugged 64 MiB of 1 GiB and written a word into the last of them.
 fn guest(accel: &str) -> Vm {
-    let mut vm = with_guest(Vm::new().accel(accel))
-        .line("-machine q35 -m 1280M,maxmem=4G -object memory-backend-memfd,id=mem0,size=1G")
-        .line("-device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=64M")
-        .qmp()
-        .hmp()
-        .serial()
-        .start();
-    guest_reached(&mut vm, &[64 * M]);
+    let machine = "-machine q35 -m 1280M,maxmem=4G -object memory-backend-memfd,id=mem0,size=1G";
+    let mut vm = guest_with_64_mib(accel, machine);
     guest_says(&mut vm, &format!("poke {:#x} {WORD:#x}", BASE + 64 * M - 8), "poke ", &[]);
     vm
 }

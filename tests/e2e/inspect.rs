@@ -7,7 +7,7 @@ use serde_json::json;
 use tests::program::qemu;
 use tests::{Need, Vm, have};
 
-use crate::session::{guest_reached, guest_says, with_guest};
+use crate::session::{guest_says, guest_with_64_mib};
 
 const M: u64 = 1 << 20;
 /// Where device memory begins on a q35 machine with little RAM.
@@ -156,15 +156,7 @@ fn memory_is_saved_as_by_qemu() {
 
 /// A guest with 64 MiB of 1 GiB plugged.
 fn guest(accel: &str) -> Vm {
-    let mut vm = with_guest(Vm::new().accel(accel))
-        .line("-machine q35 -m 2G,maxmem=4G -object memory-backend-ram,id=mem0,size=1G")
-        .line("-device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=64M")
-        .qmp()
-        .hmp()
-        .serial()
-        .start();
-    guest_reached(&mut vm, &[64 * M]);
-    vm
+    guest_with_64_mib(accel, "-machine q35 -m 2G,maxmem=4G -object memory-backend-ram,id=mem0,size=1G")
 }
 
 /// What the guest wrote is what `xp` and `pmemsave` find, running or stopped, up to where nothing is plugged.

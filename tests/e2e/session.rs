@@ -110,6 +110,19 @@ pub(crate) fn guest_reached(vm: &mut Vm, sizes: &[u64]) {
     vm.serial().take("the guest to reach the sizes", all).unwrap();
 }
 
+/// A guest on this accelerator and machine line that has plugged 64 MiB of `vm0`, whose memory is `mem0`.
+pub(crate) fn guest_with_64_mib(accel: &str, machine: &str) -> Vm {
+    let mut vm = with_guest(Vm::new().accel(accel))
+        .line(machine)
+        .line("-device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=64M")
+        .qmp()
+        .hmp()
+        .serial()
+        .start();
+    guest_reached(&mut vm, &[64 << 20]);
+    vm
+}
+
 /// Types a command at the guest's serial port and reads to the line with `last`; every text must have come.
 pub(crate) fn guest_says(vm: &mut Vm, command: &str, last: &str, texts: &[&str]) {
     // What the guest said of its own accord is not the answer.
