@@ -3,7 +3,7 @@
 use qapi::{Dict, Value};
 
 use super::args::Kind;
-use super::command::{COMMANDS, Command, INFOS, find};
+use super::command::{COMMANDS, Command, INFOS, Table, find};
 use super::objects::names;
 use super::{Execute, items, text};
 
@@ -41,11 +41,11 @@ pub(crate) fn candidates(x: &dyn Execute, line: &str) -> (Vec<String>, usize) {
         [] => offer(x, Source::Commands, typed, ""),
         ["info", rest @ ..] => match rest {
             [] => offer(x, Source::Infos, typed, ""),
-            [name, args @ ..] => find(INFOS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
+            [name, args @ ..] => find(&INFOS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
         },
         ["help" | "?", "info"] => offer(x, Source::Infos, typed, ""),
         ["help" | "?"] => offer(x, Source::Commands, typed, ""),
-        [name, args @ ..] => find(COMMANDS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
+        [name, args @ ..] => find(&COMMANDS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
     };
     let matching = found.into_iter().filter(|c| c.starts_with(typed)).collect();
     (matching, typed.len())
@@ -62,10 +62,10 @@ fn argument(x: &dyn Execute, command: &Command, before: &[&str], typed: &str) ->
 }
 
 fn offer(x: &dyn Execute, source: Source, typed: &str, before: &str) -> Vec<String> {
-    let table = |t: &'static [Command]| t.iter().flat_map(Command::names).map(str::to_owned).collect();
+    let table = |t: &Table| t.iter().flat_map(|c| c.names()).map(str::to_owned).collect();
     match source {
-        Source::Commands => table(COMMANDS),
-        Source::Infos => table(INFOS),
+        Source::Commands => table(&COMMANDS),
+        Source::Infos => table(&INFOS),
         Source::Paths => paths(x, typed),
         Source::Properties => list(x, before),
         Source::Drivers => types(x, "device"),

@@ -2,8 +2,34 @@
 
 use qapi::{Dict, Error, Result};
 
-use super::args::Args;
+use super::args::{Args, Kind};
+use super::command::{Command, command};
 use super::{Execute, number, text};
+
+/// Commands of this room.
+pub(super) const COMMANDS: &[Command] = &[command(
+    "dump-guest-memory",
+    &[
+        ("paging", Kind::Flag('p')),
+        ("detach", Kind::Flag('d')),
+        ("windmp", Kind::Flag('w')),
+        ("zlib", Kind::Flag('z')),
+        ("lzo", Kind::Flag('l')),
+        ("snappy", Kind::Flag('s')),
+        ("raw", Kind::Flag('R')),
+        ("filename", Kind::Filename),
+        ("begin", Kind::OptionalLong),
+        ("length", Kind::OptionalLong),
+    ],
+    "[-p] [-d] [-z|-l|-s|-w] [-R] filename [begin length]",
+    HELP,
+    &[],
+    dump_guest_memory,
+)];
+
+/// Its `info` sub-commands.
+pub(super) const INFOS: &[Command] =
+    &[command("dump", &[], "", "Display the latest dump status", &[], |x, _| info(x))];
 
 /// What `help` says; layout and names are QEMU's.
 pub(super) const HELP: &str = "dump guest memory into file 'filename'.\n\t\t\t\

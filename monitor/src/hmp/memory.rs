@@ -2,9 +2,54 @@
 
 use qapi::{Dict, Result, Value};
 
-use super::args::Args;
+use super::args::{Args, Kind};
+use super::command::{Command, command};
 use super::format::{self, Letter};
 use super::{Execute, items, member, number, text};
+
+/// Commands of this room.
+pub(super) const COMMANDS: &[Command] = &[
+    command(
+        "memsave",
+        &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
+        "addr size file",
+        "save to disk virtual memory dump starting at 'addr' of size 'size'",
+        &[],
+        memsave,
+    ),
+    command(
+        "pmemsave",
+        &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
+        "addr size file",
+        "save to disk physical memory dump starting at 'addr' of size 'size'",
+        &[],
+        pmemsave,
+    ),
+    command(
+        "print|p",
+        &[("fmt", Kind::Format), ("expr", Kind::Long)],
+        "/fmt expr",
+        "print expression value (use $reg for CPU register access)",
+        &[],
+        print,
+    ),
+    command(
+        "x",
+        &[("fmt", Kind::Format), ("addr", Kind::Long)],
+        "/fmt addr",
+        "virtual memory dump starting at 'addr'",
+        &[],
+        x,
+    ),
+    command(
+        "xp",
+        &[("fmt", Kind::Format), ("addr", Kind::Long)],
+        "/fmt addr",
+        "physical memory dump starting at 'addr'",
+        &[],
+        xp,
+    ),
+];
 
 /// `$name` in an expression: a register of the CPU that the console looks at. Names are QEMU's: 32-bit names for what may be
 /// 64 bits wide.

@@ -4,17 +4,20 @@
 //! program could not, and the text is the only thing this module knows better.
 
 mod args;
+mod chardev;
 mod command;
 mod complete;
 mod console;
+mod cpu;
 mod dump;
 mod expr;
 mod format;
-mod info;
+mod machine;
 mod memory;
 mod objects;
 mod pci;
 mod readline;
+mod run_state;
 mod virtio;
 
 use std::sync::Mutex;

@@ -2,8 +2,66 @@
 
 use qapi::{Dict, Result, Value, json};
 
-use super::args::Args;
+use super::args::{Args, Kind};
+use super::command::{Command, command};
+use super::complete::Source;
 use super::{Execute, items, pretty, text};
+
+/// Commands of this room.
+pub(super) const COMMANDS: &[Command] = &[
+    command(
+        "device_add",
+        &[("device", Kind::Options)],
+        "driver[,prop=value][,...]",
+        "add device, like -device on the command line",
+        &[Source::Drivers],
+        device_add,
+    ),
+    command("device_del", &[("id", Kind::Word)], "device", "remove device", &[Source::Devices], device_del),
+    command(
+        "object_add",
+        &[("object", Kind::Rest)],
+        "[qom-type=]type,id=str[,prop=value][,...]",
+        "create QOM object",
+        &[Source::ObjectTypes],
+        object_add,
+    ),
+    command("object_del", &[("id", Kind::Word)], "id", "destroy QOM object", &[Source::Objects], object_del),
+    command(
+        "qom-get",
+        &[("path", Kind::Word), ("property", Kind::Word)],
+        "path property",
+        "print QOM property",
+        &[Source::Paths, Source::Properties],
+        qom_get,
+    ),
+    command(
+        "qom-list",
+        &[("path", Kind::OptionalWord)],
+        "path",
+        "list QOM properties",
+        &[Source::Paths],
+        qom_list,
+    ),
+    command(
+        "qom-set",
+        &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)],
+        "[-j] path property value",
+        "set QOM property.\n\t\t\t-j: the value is specified in json format.",
+        &[Source::Paths, Source::Properties],
+        qom_set,
+    ),
+];
+
+/// Its `info` sub-commands.
+pub(super) const INFOS: &[Command] = &[command(
+    "qom-tree",
+    &[("path", Kind::OptionalWord)],
+    "[path]",
+    "show QOM composition tree",
+    &[Source::Paths],
+    qom_tree,
+)];
 
 pub(super) fn qom_get(x: &dyn Execute, args: &Args) -> Result<String> {
     let arguments = Dict::new().with("path", args.word("path")).with("property", args.word("property"));
@@ -70,29 +128,6 @@ pub(super) fn device_add(x: &dyn Execute, args: &Args) -> Result<String> {
 
 pub(super) fn device_del(x: &dyn Execute, args: &Args) -> Result<String> {
     x.execute("device_del", Dict::new().with("id", args.word("id")))?;
-    Ok(String::new())
-}
-
-pub(super) fn ringbuf_read(x: &dyn Execute, args: &Args) -> Result<String> {
-    let size = args.number("size").unwrap_or(0);
-    let arguments = Dict::new().with("device", args.word("device")).with("size", size);
-    let reply = x.execute("ringbuf-read", arguments)?;
-    let mut out = String::new();
-    for c in reply.as_str().unwrap_or("").chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            c if (c < ' ' && c != '\n' && c != '\t') || c == '\x7f' => {
-                out.push_str(&format!("\\u{:04X}", u32::from(c)));
-            }
-            c => out.push(c),
-        }
-    }
-    Ok(out + "\n")
-}
-
-pub(super) fn ringbuf_write(x: &dyn Execute, args: &Args) -> Result<String> {
-    let arguments = Dict::new().with("device", args.word("device")).with("data", args.word("data"));
-    x.execute("ringbuf-write", arguments)?;
     Ok(String::new())
 }
 

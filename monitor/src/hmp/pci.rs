@@ -2,7 +2,11 @@
 
 use qapi::{Result, Value};
 
+use super::command::{Command, command};
 use super::{Execute, flag, items, member, number, text};
+
+/// Its `info` sub-commands.
+pub(super) const INFOS: &[Command] = &[command("pci", &[], "", "show PCI info", &[], |x, _| pci(x))];
 
 /// Prints all buses.
 pub(super) fn pci(x: &dyn Execute) -> Result<String> {

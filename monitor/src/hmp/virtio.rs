@@ -4,8 +4,23 @@ use std::fmt::Write as _;
 
 use qapi::{Dict, Error, Result, Value};
 
-use super::args::Args;
+use super::args::{Args, Kind};
+use super::command::{Command, command};
+use super::complete::Source;
 use super::{Execute, flag, items, member, number, text};
+
+/// Its `info` sub-commands.
+pub(super) const INFOS: &[Command] = &[
+    command("virtio", &[], "", "List all available virtio devices", &[], |x, _| list(x)),
+    command(
+        "virtio-status",
+        &[("path", Kind::Word)],
+        "path",
+        "Display status of a given virtio device",
+        &[Source::Paths],
+        status,
+    ),
+];
 
 pub(super) fn list(x: &dyn Execute) -> Result<String> {
     let reply = x.query("x-query-virtio")?;

@@ -1,63 +1,64 @@
-//! The `info` commands: QMP replies as QEMU's console shows them.
+//! What the machine is made of: memory, memory devices, NUMA nodes, buses.
 
 use qapi::{Dict, Result, Value};
 
-use super::args::Args;
+use super::args::{Args, Kind};
+use super::command::{Command, command};
 use super::{Execute, flag, items, member, number, text};
+
+/// Its `info` sub-commands.
+pub(super) const INFOS: &[Command] = &[
+    command("memdev", &[], "", "show memory backends", &[], |x, _| memdev(x)),
+    command("memory-devices", &[], "", "show memory devices", &[], |x, _| memory_devices(x)),
+    command(
+        "memory_size_summary",
+        &[],
+        "",
+        "show the amount of initially allocated and present hotpluggable (if enabled) memory in bytes.",
+        &[],
+        |x, _| memory_size_summary(x),
+    ),
+    command(
+        "memslots",
+        &[],
+        "",
+        "show memory slots of memory devices, the hypervisor and back ends",
+        &[],
+        |x, _| memslots(x),
+    ),
+    command(
+        "mtree",
+        &[
+            ("flatview", Kind::Flag('f')),
+            ("dispatch-tree", Kind::Flag('d')),
+            ("owner", Kind::Flag('o')),
+            ("disabled", Kind::Flag('D')),
+        ],
+        "[-f][-d][-o][-D]",
+        "show memory tree (-f: dump flat view for address spaces;-d: dump dispatch tree, valid with -f only);-o: dump region owners/parents;-D: dump disabled regions",
+        &[],
+        mtree,
+    ),
+    command("numa", &[], "", "show NUMA information", &[], |x, _| human(x, "x-query-numa")),
+    command("ramblock", &[], "", "Display system ramblock information", &[], |x, _| {
+        human(x, "x-query-ramblock")
+    }),
+    command(
+        "qtree",
+        &[("brief", Kind::Flag('b'))],
+        "[-b]",
+        "show device tree (-b: brief, omit properties)",
+        &[],
+        qtree,
+    ),
+];
 
 /// Prints a `HumanReadableText` reply.
 pub(super) fn human(x: &dyn Execute, command: &str) -> Result<String> {
     Ok(text(&x.query(command)?, "human-readable-text").to_owned())
 }
 
-pub(super) fn chardev(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-chardev")?;
-    Ok(items(&reply)
-        .iter()
-        .map(|c| format!("{}: filename={}\n", text(c, "label"), text(c, "filename")))
-        .collect())
-}
-
-pub(super) fn cpus(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-cpus-fast")?;
-    let line = |c: &Value| {
-        let index = number(c, "cpu-index");
-        let mark = if index == 0 { '*' } else { ' ' };
-        format!("{mark} CPU #{index}: thread_id={}\n", number(c, "thread-id"))
-    };
-    Ok(items(&reply).iter().map(line).collect())
-}
-
-pub(super) fn hotpluggable_cpus(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-hotpluggable-cpus")?;
-    let mut out = "Hotpluggable CPUs:\n".to_owned();
-    for cpu in items(&reply) {
-        out.push_str(&format!("  type: \"{}\"\n", text(cpu, "type")));
-        out.push_str(&format!("  vcpus_count: \"{}\"\n", number(cpu, "vcpus-count")));
-        if let Some(path) = member(cpu, "qom-path").and_then(Value::as_str) {
-            out.push_str(&format!("  qom_path: \"{path}\"\n"));
-        }
-        out.push_str("  CPUInstance Properties:\n");
-        for name in ["node-id", "socket-id", "die-id", "module-id", "core-id", "thread-id"] {
-            if let Some(id) = member(cpu, "props").and_then(|p| member(p, name)).and_then(Value::as_i64) {
-                out.push_str(&format!("    {name}: \"{id}\"\n"));
-            }
-        }
-    }
-    Ok(out)
-}
-
-pub(super) fn kvm(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-kvm")?;
-    let state = match (flag(&reply, "present"), flag(&reply, "enabled")) {
-        (true, true) => "enabled",
-        (true, false) => "disabled",
-        (false, _) => "not compiled",
-    };
-    Ok(format!("kvm support: {state}\n"))
-}
-
-pub(super) fn memdev(x: &dyn Execute) -> Result<String> {
+fn memdev(x: &dyn Execute) -> Result<String> {
     let reply = x.query("query-memdev")?;
     let mut out = String::new();
     for m in items(&reply) {
@@ -91,7 +92,7 @@ pub(super) fn ranges(numbers: &[u64]) -> String {
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
-pub(super) fn memory_devices(x: &dyn Execute) -> Result<String> {
+fn memory_devices(x: &dyn Execute) -> Result<String> {
     let reply = x.query("query-memory-devices")?;
     let mut out = String::new();
     for device in items(&reply) {
@@ -125,7 +126,7 @@ pub(super) fn memory_devices(x: &dyn Execute) -> Result<String> {
     Ok(out)
 }
 
-pub(super) fn memory_size_summary(x: &dyn Execute) -> Result<String> {
+fn memory_size_summary(x: &dyn Execute) -> Result<String> {
     let reply = x.query("query-memory-size-summary")?;
     let mut out = format!("base memory: {}\n", number(&reply, "base-memory"));
     if member(&reply, "plugged-memory").is_some() {
@@ -135,7 +136,7 @@ pub(super) fn memory_size_summary(x: &dyn Execute) -> Result<String> {
 }
 
 /// Two tables: who has slots, and the devices with the parts that take them.
-pub(super) fn memslots(x: &dyn Execute) -> Result<String> {
+fn memslots(x: &dyn Execute) -> Result<String> {
     let plan = x.query("x-pliant-query-memslots")?;
     let of =
         |v: &Value, names: &[&str]| names.iter().map(|name| number(v, name).to_string()).collect::<Vec<_>>();
@@ -160,7 +161,7 @@ pub(super) fn memslots(x: &dyn Execute) -> Result<String> {
 }
 
 /// Rows of equal length with aligned columns: the first to the left, the others to the right.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
     let mut out = String::new();
@@ -182,7 +183,7 @@ fn size(bytes: u64) -> String {
     format!("{} {}", bytes >> (10 * unit), units[unit])
 }
 
-pub(super) fn mtree(x: &dyn Execute, args: &Args) -> Result<String> {
+fn mtree(x: &dyn Execute, args: &Args) -> Result<String> {
     let mut arguments = Dict::new();
     for name in ["flatview", "dispatch-tree", "owner", "disabled"] {
         if args.flag(name) {
@@ -192,36 +193,10 @@ pub(super) fn mtree(x: &dyn Execute, args: &Args) -> Result<String> {
     Ok(text(&x.execute("x-pliant-query-mtree", arguments)?, "human-readable-text").to_owned())
 }
 
-pub(super) fn qtree(x: &dyn Execute, args: &Args) -> Result<String> {
+fn qtree(x: &dyn Execute, args: &Args) -> Result<String> {
     let mut arguments = Dict::new();
     if args.flag("brief") {
         arguments.insert("brief", true);
     }
     Ok(text(&x.execute("x-pliant-query-qtree", arguments)?, "human-readable-text").to_owned())
-}
-
-pub(super) fn name(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-name")?;
-    Ok(member(&reply, "name").and_then(Value::as_str).map(|n| format!("{n}\n")).unwrap_or_default())
-}
-
-pub(super) fn uuid(x: &dyn Execute) -> Result<String> {
-    Ok(format!("{}\n", text(&x.query("query-uuid")?, "UUID")))
-}
-
-pub(super) fn version(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-version")?;
-    let part = |n| member(&reply, "qemu").map_or(0, |q| number(q, n));
-    Ok(format!("{}.{}.{}{}\n", part("major"), part("minor"), part("micro"), text(&reply, "package")))
-}
-
-pub(super) fn status(x: &dyn Execute) -> Result<String> {
-    let reply = x.query("query-status")?;
-    let running = flag(&reply, "running");
-    let mut line = format!("VM status: {}", if running { "running" } else { "paused" });
-    let state = text(&reply, "status");
-    if !running && state != "paused" {
-        line.push_str(&format!(" ({state})"));
-    }
-    Ok(line + "\n")
 }
