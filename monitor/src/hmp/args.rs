@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::expr::{Registers, evaluate};
 use super::format::{Format, LastFormat};
+use super::lexis::{told, word};
 
 /// Kind of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +100,11 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
                     continue;
                 }
                 let what = if *kind == Kind::Filename { "filename" } else { "string" };
-                let found = word(rest).filter(|(_, tail)| tail.len() < rest.len());
-                let (value, tail) = found.ok_or_else(|| format!("{command}: {what} expected\n"))?;
+                let expected = format!("{command}: {what} expected\n");
+                if rest.is_empty() {
+                    return Err(expected);
+                }
+                let (value, tail) = told(word(rest), &expected)?;
                 args.words.insert(name, value);
                 rest = tail;
             }
@@ -153,41 +157,6 @@ fn flag<'t>(command: &str, letter: char, later: &[Spec], rest: &'t str) -> Resul
     }
     let comes = later.iter().any(|(_, kind)| *kind == Kind::Flag(found));
     if comes { Ok(None) } else { Err(format!("{command}: unsupported option -{found}\n")) }
-}
-
-/// All words of `text`; `None` for a broken quotation.
-pub(super) fn words(text: &str) -> Option<Vec<String>> {
-    let mut list = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (value, tail) = word(rest)?;
-        list.push(value);
-        rest = tail.trim_start();
-    }
-    Some(list)
-}
-
-/// A word up to a blank, or a string in double quotes; `None` for a broken quotation.
-fn word(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(char::is_whitespace).unwrap_or(text.len());
-        return Some((text[..end].to_owned(), &text[end..]));
-    };
-    let mut value = String::new();
-    let mut chars = quoted.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((value, &quoted[at + 1..])),
-            '\\' => value.push(match chars.next()?.1 {
-                'n' => '\n',
-                'r' => '\r',
-                c @ ('\\' | '\'' | '"') => c,
-                _ => return None,
-            }),
-            c => value.push(c),
-        }
-    }
-    None
 }
 
 #[cfg(test)]

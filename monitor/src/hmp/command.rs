@@ -7,6 +7,7 @@ use qapi::{Error, Result};
 
 use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
+use super::lexis::{name, words};
 use super::{
     Execute, Session, chardev, cpu, dump, error_text, machine, memory, objects, pci, run_state, virtio,
 };
@@ -111,7 +112,7 @@ pub(crate) fn find(table: &[&'static Command], name: &str) -> Option<&'static Co
 /// What to print for `help [name [subcommand]]`; a broken quotation is an error.
 fn help(text: &str) -> Result<String> {
     let all = |table: &Table, prefix: &str| table.iter().map(|c| c.help_line(prefix)).collect();
-    let words = args::words(text).ok_or_else(|| Error::generic("unterminated string"))?;
+    let words = words(text).ok_or_else(|| Error::generic("unterminated string"))?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(match words.as_slice() {
         [] => all(&COMMANDS, ""),
@@ -162,9 +163,11 @@ fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str, session: &Se
     }
 }
 
-/// The name in `line` at `from`, behind blanks: it ends at a blank or at the slash of a `/format`.
+/// The name in `line` at `from`, behind blanks; nowhere if nothing else is there.
 fn command_name(line: &str, from: usize) -> Range<usize> {
-    let start = line[from..].find(|c: char| !c.is_whitespace()).map_or(line.len(), |at| from + at);
-    let end = line[start..].find(|c: char| c.is_whitespace() || c == '/').map_or(line.len(), |at| start + at);
-    if start == line.len() { 0..0 } else { start..end }
+    let text = line[from..].trim_start();
+    let start = line.len() - text.len();
+    // What begins with the slash of a format has no name, which is a name that nothing is called by.
+    let length = name(text).map_or(0, |(_, name)| name.len());
+    if text.is_empty() { 0..0 } else { start..start + length }
 }

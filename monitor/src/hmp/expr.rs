@@ -4,6 +4,12 @@
 //! the left one first. Before an operand may come `+`, `-` and `~`. Operands are decimal, octal (`010`) and hexadecimal
 //! (`0x10`) numbers, characters (`'a'`), registers (`$eax`) and parentheses.
 
+use nom::Parser as _;
+use nom::character::complete::{anychar, char, one_of};
+use nom::combinator::opt;
+
+use super::lexis::{Parsed, blanks, lexeme, mistake, number, told};
+
 /// What a register holds; `None` if there is no such register.
 pub(crate) type Registers<'a> = dyn Fn(&str) -> Option<i64> + 'a;
 
@@ -12,129 +18,109 @@ const DEPTH: usize = 200;
 
 /// Evaluates the expression that `text` begins with; gives its value and what follows it. The error is a line to print.
 pub(super) fn evaluate<'t>(text: &'t str, registers: &Registers<'_>) -> Result<(i64, &'t str), String> {
-    let mut parser = Parser { rest: text.trim_start(), registers, depth: 0 };
-    let value = parser.sum().map_err(|message| format!("{message}\n"))?;
-    Ok((value, parser.rest))
+    let sum = |text| Level { registers, depth: 0 }.sum(text);
+    told(blanks(text).and_then(|(text, _)| sum(text)), "unexpected end of expression")
+        .map_err(|message| format!("{message}\n"))
 }
 
-struct Parser<'t, 'r> {
-    rest: &'t str,
+/// What may be said of two operands.
+type Apply = fn(char, i64, i64) -> Result<i64, &'static str>;
+
+/// The grammar, so many parentheses and signs deep.
+#[derive(Clone, Copy)]
+struct Level<'r> {
     registers: &'r Registers<'r>,
     depth: usize,
 }
 
-impl Parser<'_, '_> {
-    /// Takes one of `operators`, and the blanks behind it.
-    fn operator(&mut self, operators: &[char]) -> Option<char> {
-        let found = self.rest.chars().next().filter(|c| operators.contains(c))?;
-        self.skip(found.len_utf8());
-        Some(found)
+impl Level<'_> {
+    fn sum<'t>(&self, text: &'t str) -> Parsed<'t, i64> {
+        let apply =
+            |operator, a: i64, b| Ok(if operator == '+' { a.wrapping_add(b) } else { a.wrapping_sub(b) });
+        chain(text, "+-", |text| self.logic(text), apply)
     }
 
-    /// Goes on behind `len` bytes and blanks.
-    fn skip(&mut self, len: usize) {
-        self.rest = self.rest[len..].trim_start();
-    }
-
-    fn sum(&mut self) -> Result<i64, String> {
-        let mut value = self.logic()?;
-        while let Some(operator) = self.operator(&['+', '-']) {
-            let right = self.logic()?;
-            value = if operator == '+' { value.wrapping_add(right) } else { value.wrapping_sub(right) };
-        }
-        Ok(value)
-    }
-
-    fn logic(&mut self) -> Result<i64, String> {
-        let mut value = self.product()?;
-        while let Some(operator) = self.operator(&['&', '|', '^']) {
-            let right = self.product()?;
-            value = match operator {
-                '&' => value & right,
-                '|' => value | right,
-                _ => value ^ right,
-            };
-        }
-        Ok(value)
-    }
-
-    fn product(&mut self) -> Result<i64, String> {
-        let mut value = self.operand()?;
-        while let Some(operator) = self.operator(&['*', '/', '%']) {
-            let right = self.operand()?;
-            value = match operator {
-                '*' => value.wrapping_mul(right),
-                _ if right == 0 => return Err("division by zero".to_owned()),
-                '/' => value.wrapping_div(right),
-                _ => value.wrapping_rem(right),
-            };
-        }
-        Ok(value)
-    }
-
-    fn operand(&mut self) -> Result<i64, String> {
-        self.depth += 1;
-        if self.depth > DEPTH {
-            return Err("expression is nested too deeply".to_owned());
-        }
-        let value = match self.rest.chars().next() {
-            None => return Err("unexpected end of expression".to_owned()),
-            Some('+') => {
-                self.skip(1);
-                self.operand()?
-            }
-            Some('-') => {
-                self.skip(1);
-                self.operand()?.wrapping_neg()
-            }
-            Some('~') => {
-                self.skip(1);
-                !self.operand()?
-            }
-            Some('(') => {
-                self.skip(1);
-                let value = self.sum()?;
-                self.operator(&[')']).ok_or("')' expected")?;
-                value
-            }
-            Some('\'') => self.character()?,
-            Some('$') => {
-                let name = &self.rest[1..];
-                let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.');
-                let name = &name[..end.unwrap_or(name.len())];
-                let value = (self.registers)(name).ok_or("unknown register")?;
-                self.skip(1 + name.len());
-                value
-            }
-            Some(c) if c.is_ascii_digit() => self.number()?,
-            Some(c) => return Err(format!("invalid char '{c}' in expression")),
+    fn logic<'t>(&self, text: &'t str) -> Parsed<'t, i64> {
+        let apply = |operator, a, b| {
+            Ok(match operator {
+                '&' => a & b,
+                '|' => a | b,
+                _ => a ^ b,
+            })
         };
-        self.depth -= 1;
-        Ok(value)
+        chain(text, "&|^", |text| self.product(text), apply)
     }
 
-    fn character(&mut self) -> Result<i64, String> {
-        let c = self.rest[1..].chars().next().ok_or("character constant expected")?;
-        let end = 1 + c.len_utf8();
-        if !self.rest[end..].starts_with('\'') {
-            return Err("missing terminating ' character".to_owned());
-        }
-        self.skip(end + 1);
-        Ok(i64::from(u32::from(c)))
-    }
-
-    fn number(&mut self) -> Result<i64, String> {
-        let digits = self.rest;
-        let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-        let (digits, radix) = match hex.filter(|h| h.starts_with(|c: char| c.is_ascii_hexdigit())) {
-            Some(hex) => (hex, 16),
-            None if digits.starts_with('0') => (digits, 8),
-            None => (digits, 10),
+    fn product<'t>(&self, text: &'t str) -> Parsed<'t, i64> {
+        let apply = |operator, a: i64, b| match operator {
+            '*' => Ok(a.wrapping_mul(b)),
+            _ if b == 0 => Err("division by zero"),
+            '/' => Ok(a.wrapping_div(b)),
+            _ => Ok(a.wrapping_rem(b)),
         };
-        let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
-        let value = u64::from_str_radix(&digits[..end], radix).map_err(|_| "number too large")?;
-        self.skip(self.rest.len() - digits.len() + end);
-        Ok(value.cast_signed())
+        chain(text, "*/%", |text| self.operand(text), apply)
+    }
+
+    fn operand<'t>(&self, text: &'t str) -> Parsed<'t, i64> {
+        if self.depth == DEPTH {
+            return Err(mistake("expression is nested too deeply"));
+        }
+        let inner = Self { depth: self.depth + 1, ..*self };
+        let (after, first) = anychar(text)?;
+        let operand = |after| blanks(after).and_then(|(text, _)| inner.operand(text));
+        match first {
+            '+' => operand(after),
+            '-' => operand(after).map(|(rest, value)| (rest, value.wrapping_neg())),
+            '~' => operand(after).map(|(rest, value)| (rest, !value)),
+            '(' => {
+                let (text, _) = blanks(after)?;
+                let (text, value) = inner.sum(text)?;
+                match lexeme(char(')')).parse(text) {
+                    Ok((rest, _)) => Ok((rest, value)),
+                    Err::<_, nom::Err<_>>(_) => Err(mistake("')' expected")),
+                }
+            }
+            '\'' => lexeme(character).parse(after),
+            '$' => lexeme(|text| self.register(text)).parse(after),
+            c if c.is_ascii_digit() => {
+                let (rest, number) = lexeme(number).parse(text)?;
+                Ok((rest, number.cast_signed()))
+            }
+            c => Err(mistake(format!("invalid char '{c}' in expression"))),
+        }
+    }
+
+    fn register<'t>(&self, text: &'t str) -> Parsed<'t, i64> {
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+        let (rest, name) = nom::bytes::complete::take_while(part).parse(text)?;
+        (self.registers)(name).map(|value| (rest, value)).ok_or_else(|| mistake("unknown register"))
+    }
+}
+
+/// Operands between `operators` of the same strength, the left ones first.
+fn chain<'t>(
+    text: &'t str,
+    operators: &'static str,
+    operand: impl Fn(&'t str) -> Parsed<'t, i64>,
+    apply: Apply,
+) -> Parsed<'t, i64> {
+    let (mut text, mut value) = operand(text)?;
+    loop {
+        let (rest, operator) = opt(lexeme(one_of(operators))).parse(text)?;
+        let Some(operator) = operator else { return Ok((rest, value)) };
+        let (rest, right) = operand(rest)?;
+        value = apply(operator, value, right).map_err(mistake)?;
+        text = rest;
+    }
+}
+
+/// A character behind its first quotation mark.
+fn character(text: &str) -> Parsed<'_, i64> {
+    let (after, c) =
+        anychar::<_, super::lexis::Mistake>(text).map_err(|_| mistake("character constant expected"))?;
+    match after.strip_prefix('\'') {
+        Some(rest) => Ok((rest, i64::from(u32::from(c)))),
+        None => Err(mistake("missing terminating ' character")),
     }
 }
 

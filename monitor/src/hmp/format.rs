@@ -2,6 +2,14 @@
 
 use std::fmt::Write as _;
 
+use nom::Parser as _;
+use nom::bytes::complete::take_till;
+use nom::character::complete::{char, digit0};
+use nom::combinator::opt;
+use nom::sequence::preceded;
+
+use super::lexis::Mistake;
+
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Letter {
@@ -45,30 +53,25 @@ pub(crate) struct Format {
 impl Format {
     /// The format that `text` begins with, `/4xb`; all of it may be missing. Gives what follows it, too. The error is a line to print.
     pub(super) fn parse<'t>(text: &'t str, last: &mut LastFormat) -> Result<(Self, &'t str), String> {
-        let (mut count, mut letter, mut size) = (1, None, None);
-        let mut rest = text;
-        if let Some(spec) = text.strip_prefix('/') {
-            let digits = spec.find(|c: char| !c.is_ascii_digit()).unwrap_or(spec.len());
-            if digits > 0 {
-                // More than anybody has memory.
-                count = spec[..digits].parse().unwrap_or(u64::MAX);
-            }
-            rest = &spec[digits..];
-            while let Some(c) = rest.chars().next().filter(|c| !c.is_whitespace()) {
-                match c {
-                    'x' => letter = Some(Letter::Hex),
-                    'd' => letter = Some(Letter::Decimal),
-                    'u' => letter = Some(Letter::Unsigned),
-                    'o' => letter = Some(Letter::Octal),
-                    'c' => letter = Some(Letter::Character),
-                    'i' => letter = Some(Letter::Instruction),
-                    'b' => size = Some(1),
-                    'h' => size = Some(2),
-                    'w' => size = Some(4),
-                    'g' | 'L' => size = Some(8),
-                    c => return Err(format!("invalid char in format: '{c}'\n")),
-                }
-                rest = &rest[1..];
+        let spec = preceded(char::<_, Mistake>('/'), (digit0, take_till(|c: char| c.is_whitespace())));
+        let (rest, spec) = opt(spec).parse(text).map_err(|_| String::new())?;
+        let (digits, letters) = spec.unwrap_or_default();
+        // More than anybody has memory.
+        let count = if digits.is_empty() { 1 } else { digits.parse().unwrap_or(u64::MAX) };
+        let (mut letter, mut size) = (None, None);
+        for c in letters.chars() {
+            match c {
+                'x' => letter = Some(Letter::Hex),
+                'd' => letter = Some(Letter::Decimal),
+                'u' => letter = Some(Letter::Unsigned),
+                'o' => letter = Some(Letter::Octal),
+                'c' => letter = Some(Letter::Character),
+                'i' => letter = Some(Letter::Instruction),
+                'b' => size = Some(1),
+                'h' => size = Some(2),
+                'w' => size = Some(4),
+                'g' | 'L' => size = Some(8),
+                c => return Err(format!("invalid char in format: '{c}'\n")),
             }
         }
         last.letter = letter.unwrap_or(last.letter);

@@ -12,6 +12,7 @@ mod cpu;
 mod dump;
 mod expr;
 mod format;
+mod lexis;
 mod machine;
 mod memory;
 mod objects;
