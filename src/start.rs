@@ -20,7 +20,7 @@ use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
-use crate::config::{identity, memory as memory_option, numa, smp};
+use crate::config::{actions, identity, memory as memory_option, numa, smp};
 use crate::daemon::{self, PidFile};
 use crate::help;
 use crate::report::Reporter;
@@ -256,10 +256,6 @@ pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>) {
 /// What the options say; whether a guest is booted depends on the accelerator, which is not open yet.
 fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineConfig> {
     let own = |k: &str| matches!(k, "type" | "accel");
-    let (mut no_reboot, mut no_shutdown) = (line.no_reboot, line.no_shutdown);
-    for raw in &line.action {
-        actions(raw, &mut no_reboot, &mut no_shutdown)?;
-    }
     Ok(MachineConfig {
         machine: options::value(&line.machine, "type").map(str::to_owned),
         // None of the properties has members: a dotted key names one that is not there.
@@ -270,34 +266,13 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
         append: line.append.clone(),
-        no_reboot,
-        no_shutdown,
+        actions: actions::parse(&line.actions)?,
         boot_guest: false,
     })
 }
 
 fn undotted((key, value): &(String, String)) -> (String, String) {
     (key.split('.').next().unwrap_or(key).to_owned(), value.clone())
-}
-
-/// `-action reboot=reset|shutdown,shutdown=poweroff|pause`
-fn actions(raw: &Raw, no_reboot: &mut bool, no_shutdown: &mut bool) -> Result<()> {
-    let parsed = options::options(&raw.text, None);
-    for (key, value) in &parsed.pairs {
-        let wrong = || {
-            Error::generic(format!("Parameter '{key}' does not accept value '{value}'"))
-                .prefixed(&raw.prefix())
-        };
-        match (key.as_str(), value.as_str()) {
-            ("reboot", "reset") => *no_reboot = false,
-            ("reboot", "shutdown") => *no_reboot = true,
-            ("shutdown", "poweroff") => *no_shutdown = false,
-            ("shutdown", "pause") => *no_shutdown = true,
-            ("reboot" | "shutdown", _) => return Err(wrong()),
-            _ => return Err(options::invalid_parameter(key).prefixed(&raw.prefix())),
-        }
-    }
-    Ok(())
 }
 
 /// `-overcommit mem-lock=on`: whether all memory is to be locked.

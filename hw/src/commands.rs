@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use qapi::commands::{PciCommands, QdevCommands, RunStateCommands, VirtioCommands};
 use qapi::types::{
-    HumanReadableText, PciInfo, RunState, ShutdownCause, StatusInfo, VirtioInfo, VirtioStatus,
+    HumanReadableText, PanicAction, PciInfo, RebootAction, RunState, ShutdownAction, ShutdownCause,
+    StatusInfo, VirtioInfo, VirtioStatus, WatchdogAction,
 };
-use qapi::{Dict, Result};
+use qapi::{Dict, Error, Result};
 use qom::{Input, ObjectRef};
 
 use crate::core::help;
@@ -80,6 +81,31 @@ impl RunStateCommands for MachineHandlers {
         self.0.request_powerdown();
         self.0.carry_out_requests();
         Ok(())
+    }
+
+    fn system_wakeup(&self) -> Result<()> {
+        // As `query-current-machine` says: no board can be put to sleep yet.
+        Err(Error::generic("wake-up from suspend is not supported by this guest"))
+    }
+
+    fn set_action(
+        &self,
+        reboot: Option<RebootAction>,
+        shutdown: Option<ShutdownAction>,
+        panic: Option<PanicAction>,
+        watchdog: Option<WatchdogAction>,
+    ) -> Result<()> {
+        self.0.set_actions(|a| {
+            a.reboot = reboot.unwrap_or(a.reboot);
+            a.shutdown = shutdown.unwrap_or(a.shutdown);
+            a.panic = panic.unwrap_or(a.panic);
+            a.watchdog = watchdog.unwrap_or(a.watchdog);
+        });
+        Ok(())
+    }
+
+    fn watchdog_set_action(&self, action: WatchdogAction) -> Result<()> {
+        self.set_action(None, None, None, Some(action))
     }
 
     fn quit(&self) -> Result<()> {

@@ -24,7 +24,12 @@ const LISTS: &[List] = &[
         option: "-action",
         name: "action",
         implied: false,
-        keys: &[("reboot", "str", ""), ("shutdown", "str", "")],
+        keys: &[
+            ("panic", "str", ""),
+            ("reboot", "str", ""),
+            ("shutdown", "str", ""),
+            ("watchdog", "str", ""),
+        ],
     },
     List {
         option: "-global",

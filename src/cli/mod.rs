@@ -83,9 +83,8 @@ pub(crate) struct CommandLine {
     pub(crate) no_defaults: bool,
     pub(crate) nographic: bool,
     pub(crate) display: Option<Raw>,
-    pub(crate) no_reboot: bool,
-    pub(crate) no_shutdown: bool,
-    pub(crate) action: Vec<Raw>,
+    /// `-action` and what is short for it: the option, and the list of `-action` that it stands for.
+    pub(crate) actions: Vec<(Raw, String)>,
     pub(crate) overcommit: Option<Raw>,
     pub(crate) mem_prealloc: bool,
     pub(crate) chardevs: Vec<Raw>,
@@ -188,9 +187,13 @@ impl CommandLine {
             "-no-user-config" => {}
             "-nographic" => self.nographic = true,
             "-display" => self.display = Some(raw),
-            "-no-reboot" => self.no_reboot = true,
-            "-no-shutdown" => self.no_shutdown = true,
-            "-action" => self.action.push(raw),
+            "-no-reboot" => self.actions.push((raw, "reboot=shutdown".to_owned())),
+            "-no-shutdown" => self.actions.push((raw, "shutdown=pause".to_owned())),
+            "-watchdog-action" => self.actions.push((raw, format!("watchdog={text}"))),
+            "-action" => {
+                self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
+                self.actions.push((raw, text));
+            }
             "-overcommit" => self.overcommit = Some(raw),
             "-mem-prealloc" => self.mem_prealloc = true,
             "-chardev" => self.chardevs.push(raw),

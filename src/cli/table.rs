@@ -61,7 +61,13 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     flag("-S", &[], "do not start the vCPUs until 'cont'"),
     flag("-no-reboot", &[], "exit where the guest would reboot"),
     flag("-no-shutdown", &[], "stop where the guest would power off"),
-    with("-action", &[], "reboot=reset|shutdown,shutdown=poweroff|pause", "what reboot and power-off do"),
+    with(
+        "-action",
+        &[],
+        "reboot=reset|shutdown,shutdown=poweroff|pause,panic=ACTION,watchdog=ACTION",
+        "what a reset, a power-off, a panic and an expired watchdog do",
+    ),
+    with("-watchdog-action", &[], "ACTION", "-action watchdog=ACTION"),
     with(
         "-overcommit",
         &[],

@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here opens, allocates or starts anything.
 
+pub(crate) mod actions;
 pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod numa;

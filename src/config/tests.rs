@@ -73,3 +73,38 @@ fn uuids_have_one_form() {
     assert_eq!(uuid(good), Ok(good.to_lowercase()));
     assert!(uuid("00112233-4455-6677-8899-aabbccddee\u{e9}").is_err());
 }
+
+fn actions_of(list: &[(&'static str, &str)]) -> Result<hw::core::Actions, String> {
+    let words = list.iter().flat_map(|(option, text)| [*option, *text]).filter(|w| !w.is_empty());
+    let line = crate::cli::CommandLine::parse(words.map(str::to_owned)).map_err(|e| e.to_string())?;
+    actions::parse(&line.actions).map_err(|e| e.to_string())
+}
+
+#[test]
+fn what_is_said_last_of_an_action_counts_whichever_option_says_it() {
+    use qapi::types::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
+    let reboot = |list| actions_of(list).map(|a| a.reboot);
+    assert_eq!(reboot(&[("-action", "reboot=reset"), ("-no-reboot", "")]), Ok(RebootAction::Shutdown));
+    assert_eq!(reboot(&[("-no-reboot", ""), ("-action", "reboot=reset")]), Ok(RebootAction::Reset));
+    let all = actions_of(&[
+        ("-no-shutdown", ""),
+        ("-watchdog-action", "debug"),
+        ("-action", "panic=none,watchdog=pause"),
+        ("-watchdog-action", "inject-nmi"),
+    ]);
+    let all = all.unwrap();
+    assert_eq!((all.reboot, all.shutdown), (RebootAction::Reset, ShutdownAction::Pause));
+    assert_eq!((all.panic, all.watchdog), (PanicAction::None, WatchdogAction::InjectNmi));
+    for (option, text, message) in [
+        ("-action", "foo=bar", "-action foo=bar: Invalid parameter 'foo'"),
+        ("-action", "reboot", "-action reboot: Parameter 'reboot' does not accept value 'on'"),
+        ("-action", "panic=foo", "-action panic=foo: Parameter 'panic' does not accept value 'foo'"),
+        (
+            "-watchdog-action",
+            "help",
+            "-watchdog-action help: Parameter 'watchdog' does not accept value 'help'",
+        ),
+    ] {
+        assert_eq!(actions_of(&[(option, text)]), Err(message.into()));
+    }
+}

@@ -82,6 +82,33 @@ fn no_reboot_turns_a_reset_into_a_shutdown_and_no_shutdown_into_a_stop() {
 }
 
 #[test]
+fn actions_change_while_the_machine_lives_and_mistakes_change_nothing() {
+    let mut vm = none().line("-no-reboot -action reboot=reset").qmp().hmp().start();
+    vm.qmp().ok("system_reset", json!({}));
+    vm.qmp().wait_event("RESET", |_| true);
+    let generic = |desc: &str| ("GenericError".to_owned(), desc.to_owned());
+    let wrong = vm.qmp().err("set-action", json!({ "reboot": "shutdown", "panic": "flee" }));
+    assert_eq!(wrong, generic("Parameter 'panic' does not accept value 'flee'"));
+    vm.qmp().ok("system_reset", json!({}));
+    vm.qmp().wait_event("RESET", |_| true);
+    vm.qmp().ok("set-action", json!({ "reboot": "shutdown", "shutdown": "pause", "panic": "none" }));
+    vm.qmp().ok("cont", json!({}));
+    vm.qmp().ok("system_reset", json!({}));
+    vm.qmp().wait_event("STOP", |_| true);
+    assert_eq!(vm.qmp().ok("query-status", json!({}))["status"], "shutdown");
+    assert_eq!(vm.qmp().err("watchdog-set-action", json!({})), generic("Parameter 'action' is missing"));
+    vm.qmp().ok("watchdog-set-action", json!({ "action": "pause" }));
+    assert_eq!(vm.hmp().run("watchdog_action flee"), "Error: invalid parameter value: flee\n");
+    assert_eq!(vm.hmp().run("watchdog_action none"), "");
+    let asleep = "wake-up from suspend is not supported by this guest";
+    assert_eq!(vm.qmp().err("system_wakeup", json!({})), generic(asleep));
+    assert_eq!(vm.hmp().run("system_wakeup"), format!("Error: {asleep}\n"));
+    vm.qmp().ok("set-action", json!({ "shutdown": "poweroff" }));
+    vm.qmp().ok("system_reset", json!({}));
+    assert_eq!(vm.wait().code, Some(0));
+}
+
+#[test]
 fn a_daemon_leaves_its_pid_its_sockets_and_a_silent_parent() {
     let builder = none().line("-daemonize -pidfile $RUN/pid -qmp unix:$RUN/qmp,server=on,wait=off");
     let mut parent = builder.spawn_only();

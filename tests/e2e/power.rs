@@ -110,3 +110,26 @@ fn without_shutdown_a_guest_that_turns_off_waits_for_a_reset() {
         assert_eq!(vm.quit().code, Some(0));
     }
 }
+
+#[test]
+fn set_action_says_what_a_guests_reboot_and_power_off_do_from_then_on() {
+    for mut vm in machines("-action reboot=shutdown") {
+        vm.qmp().ok("set-action", json!({ "shutdown": "pause" }));
+        say(&mut vm, "reboot");
+        assert_eq!(event(&mut vm, "SHUTDOWN"), because(true, "guest-reset"));
+        event(&mut vm, "STOP");
+        assert_eq!(status(&mut vm), "shutdown");
+        vm.qmp().ok("set-action", json!({ "reboot": "reset" }));
+        vm.qmp().ok("system_reset", json!({}));
+        assert_eq!(event(&mut vm, "RESET"), because(false, "host-qmp-system-reset"));
+        vm.qmp().ok("cont", json!({}));
+        sized(&mut vm, "vm0", 64 * M);
+        say(&mut vm, "reboot");
+        assert_eq!(event(&mut vm, "RESET"), because(true, "guest-reset"));
+        sized(&mut vm, "vm0", 64 * M);
+        vm.qmp().ok("set-action", json!({ "shutdown": "poweroff" }));
+        say(&mut vm, "off");
+        assert_eq!(event(&mut vm, "SHUTDOWN"), because(true, "guest-shutdown"));
+        ends_well(vm);
+    }
+}

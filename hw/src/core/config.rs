@@ -1,5 +1,6 @@
 //! What the command line says about a machine, and the checks of sizes and topology.
 
+use qapi::types::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use qapi::{Error, Result};
 
 /// RAM granularity: sizes are rounded up to it.
@@ -26,12 +27,34 @@ pub struct MachineConfig {
     pub uuid: Option<String>,
     /// `-append`: the command line of the built-in guest.
     pub append: Option<String>,
-    /// `-no-reboot` or `-action reboot=shutdown`.
-    pub no_reboot: bool,
-    /// `-no-shutdown` or `-action shutdown=pause`.
-    pub no_shutdown: bool,
+    /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.
+    pub actions: Actions,
     /// Whether the built-in guest is loaded (not under qtest, where the client plays the guest).
     pub boot_guest: bool,
+}
+
+/// What is done where the guest wants something of the machine: `-action`, `set-action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actions {
+    /// When the guest, or a monitor, resets the machine.
+    pub reboot: RebootAction,
+    /// When it switches itself off.
+    pub shutdown: ShutdownAction,
+    /// When it tells that it panicked. There is no device yet through which it could.
+    pub panic: PanicAction,
+    /// When its watchdog expires. There is none yet.
+    pub watchdog: WatchdogAction,
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self {
+            reboot: RebootAction::Reset,
+            shutdown: ShutdownAction::Poweroff,
+            panic: PanicAction::Shutdown,
+            watchdog: WatchdogAction::Reset,
+        }
+    }
 }
 
 /// `-m size=,maxmem=,slots=`, in bytes.

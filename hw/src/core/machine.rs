@@ -145,7 +145,7 @@ impl Machine {
         let main_bus = cast::<dyn Bus>(&sysbus).ok_or_else(|| Error::generic("class 'System' is no bus"))?;
         let globals = Globals::default();
         globals.add_compat(&kind.compat().collect::<Vec<_>>());
-        let run = RunControl::new(config.no_reboot, config.no_shutdown);
+        let run = RunControl::new(config.actions);
         let machine = Arc::new(Self {
             host,
             kind,

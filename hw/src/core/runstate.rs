@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use accel::VcpuEvents;
 use qapi::events::Event;
-use qapi::types::{RunState, ShutdownCause};
+use qapi::types::{RebootAction, RunState, ShutdownAction, ShutdownCause};
 use qapi::{Enum, Error, Result};
 
+use super::config::Actions;
 use super::device::ResetKind;
 use super::machine::Machine;
 
@@ -27,8 +28,7 @@ pub(super) struct RunControl {
 
 struct Inner {
     state: RunState,
-    no_reboot: bool,
-    no_shutdown: bool,
+    actions: Actions,
     reset: Option<ShutdownCause>,
     shutdown: Option<ShutdownCause>,
     powerdown: bool,
@@ -40,11 +40,10 @@ struct Inner {
 }
 
 impl RunControl {
-    pub(super) fn new(no_reboot: bool, no_shutdown: bool) -> Self {
+    pub(super) fn new(actions: Actions) -> Self {
         let inner = Inner {
             state: RunState::Prelaunch,
-            no_reboot,
-            no_shutdown,
+            actions,
             reset: None,
             shutdown: None,
             powerdown: false,
@@ -162,7 +161,7 @@ impl Machine {
         tracing::debug!(?cause, "reset requested");
         {
             let mut inner = self.run.lock();
-            if inner.no_reboot && cause != ShutdownCause::SubsystemReset {
+            if inner.actions.reboot == RebootAction::Shutdown && cause != ShutdownCause::SubsystemReset {
                 drop(inner);
                 return self.request_shutdown(cause);
             }
@@ -197,21 +196,25 @@ impl Machine {
         });
     }
 
-    /// The command `quit`, also when `-no-shutdown` was given. Main loop thread; the loop ends with status 0.
+    /// The command `quit`, whatever a shutdown does. Main loop thread; the loop ends with status 0.
     pub fn quit(self: &Arc<Self>) {
         {
             let mut inner = self.run.lock();
-            inner.no_shutdown = false;
+            inner.actions.shutdown = ShutdownAction::Poweroff;
             inner.shutdown = Some(ShutdownCause::HostQmpQuit);
         }
         self.run_shutdown();
     }
 
-    /// `set-action`: what a guest's reset and shutdown do from now on.
-    pub fn set_actions(&self, no_reboot: Option<bool>, no_shutdown: Option<bool>) {
-        let mut inner = self.run.lock();
-        inner.no_reboot = no_reboot.unwrap_or(inner.no_reboot);
-        inner.no_shutdown = no_shutdown.unwrap_or(inner.no_shutdown);
+    /// What a guest's reset, shutdown, panic and watchdog do.
+    pub fn actions(&self) -> Actions {
+        self.run.lock().actions
+    }
+
+    /// `set-action`: what they do from now on. What is asked for already and not carried out yet goes by the new ones, too, except that
+    /// a reset that became a shutdown stays one.
+    pub fn set_actions(&self, change: impl FnOnce(&mut Actions)) {
+        change(&mut self.run.lock().actions);
     }
 
     /// Ends the program with status 1, because of something it cannot be allowed to go on after. Main loop thread.
@@ -235,7 +238,7 @@ impl Machine {
                 return;
             }
             // Whoever ends the program with a signal means the program.
-            let pause = inner.no_shutdown && cause != ShutdownCause::HostSignal;
+            let pause = inner.actions.shutdown == ShutdownAction::Pause && cause != ShutdownCause::HostSignal;
             inner.ended = !pause;
             (cause, pause)
         };

@@ -28,6 +28,8 @@ pub(crate) enum Source {
     Objects,
     /// Ids of character devices.
     Chardevs,
+    /// These words.
+    Names(&'static [&'static str]),
 }
 
 /// Candidates for the last word of `line`, and how many bytes of it are typed.
@@ -76,6 +78,7 @@ fn offer(x: &dyn Execute, source: Source, typed: &str, before: &str) -> Vec<Stri
             let reply = x.query("query-chardev").unwrap_or(Value::Null);
             items(&reply).iter().map(|c| text(c, "label").to_owned()).collect()
         }
+        Source::Names(names) => names.iter().map(|n| (*n).to_owned()).collect(),
     }
 }
 

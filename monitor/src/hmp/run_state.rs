@@ -1,8 +1,11 @@
 //! The run state of the machine, and what it and the program are.
 
-use qapi::{Dict, Result, Value};
+use qapi::types::WatchdogAction;
+use qapi::{Dict, Enum, Error, Result, Value};
 
+use super::args::{Args, Kind};
 use super::command::{Command, command};
+use super::complete::Source;
 use super::{Execute, flag, member, number, text};
 
 /// Commands of this room.
@@ -14,6 +17,15 @@ pub(super) const COMMANDS: &[Command] = &[
         simple(x, "system_powerdown")
     }),
     command("system_reset", &[], "", "reset the system", &[], |x, _| simple(x, "system_reset")),
+    command("system_wakeup", &[], "", "wakeup guest from suspend", &[], |x, _| simple(x, "system_wakeup")),
+    command(
+        "watchdog_action",
+        &[("action", Kind::Word)],
+        "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]",
+        "change watchdog action",
+        &[Source::Names(WatchdogAction::NAMES)],
+        watchdog_action,
+    ),
 ];
 
 /// Its `info` sub-commands.
@@ -27,6 +39,14 @@ pub(super) const INFOS: &[Command] = &[
 
 fn simple(x: &dyn Execute, name: &str) -> Result<String> {
     x.execute(name, Dict::new()).map(|_| String::new())
+}
+
+fn watchdog_action(x: &dyn Execute, args: &Args) -> Result<String> {
+    // The console has a sentence of its own for a name that there is not.
+    let name = args.word("action");
+    WatchdogAction::from_name(name)
+        .ok_or_else(|| Error::generic(format!("invalid parameter value: {name}")))?;
+    x.execute("watchdog-set-action", Dict::new().with("action", name)).map(|_| String::new())
 }
 
 fn kvm(x: &dyn Execute) -> Result<String> {

@@ -1,7 +1,9 @@
 //! Claims about machines as a whole, on the qtest accelerator.
 
 use super::*;
-use crate::core::{NumaNodeOptions, SmpConfig};
+use qapi::types::{RebootAction, ShutdownAction};
+
+use crate::core::{Actions, NumaNodeOptions, SmpConfig};
 use crate::testing::{Rig, config};
 
 const GIB: u64 = 1 << 30;
@@ -166,7 +168,9 @@ fn reset_and_end_send_qemus_events() {
 
 #[test]
 fn a_guest_reset_ends_the_program_if_asked_and_a_shutdown_pauses_if_asked() {
-    let config = MachineConfig { no_reboot: true, no_shutdown: true, ..config("q35") };
+    let actions =
+        Actions { reboot: RebootAction::Shutdown, shutdown: ShutdownAction::Pause, ..Actions::default() };
+    let config = MachineConfig { actions, ..config("q35") };
     let mut rig = Rig::build(config).unwrap();
     rig.machine.finish().unwrap();
     rig.machine.start();
@@ -175,7 +179,7 @@ fn a_guest_reset_ends_the_program_if_asked_and_a_shutdown_pauses_if_asked() {
     rig.turn();
     assert_eq!(rig.events(), ["SHUTDOWN {\"guest\": true, \"reason\": \"guest-reset\"}", "STOP"]);
     assert_eq!(desc(rig.machine.cont()), "Resetting the Virtual Machine is required");
-    rig.machine.set_actions(Some(false), None);
+    rig.machine.set_actions(|a| a.reboot = RebootAction::Reset);
     rig.machine.request_reset(qapi::types::ShutdownCause::HostQmpSystemReset);
     rig.turn();
     rig.machine.cont().unwrap();
