@@ -7,6 +7,9 @@
 //! Left out so far: out-of-band execution beyond its negotiation (no command of ours allows it), descriptor passing.
 
 mod emit;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hmp;
 mod qmp;
 mod server;

@@ -29,6 +29,9 @@
 
 mod dispatch;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod introspect;
 pub mod json;
 pub mod reference;

@@ -28,6 +28,11 @@ use qapi::{Dict, Error, Result, Value, json};
 pub(crate) use command::run_line;
 pub(crate) use console::Console;
 pub(crate) use format::LastFormat;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {
+    complete::candidates,
+    readline::{Key, LineEditor},
+};
 
 /// What a line refers to besides the machine.
 #[derive(Clone, Copy)]

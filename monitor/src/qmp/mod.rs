@@ -11,7 +11,7 @@ use qapi::{Dict, Value, json};
 
 use crate::server::{Server, lock};
 pub(crate) use commands::SessionHandler;
-use session::{Session, Step, reply};
+pub(crate) use session::{Session, Step, reply};
 
 /// Bytes taken from a client at a time.
 const READ_CHUNK: usize = 4096;

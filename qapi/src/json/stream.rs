@@ -63,7 +63,7 @@ impl Parser {
     }
 
     /// A parser that takes at most `max_text` bytes (which must fit `u32`) and `max_tokens` tokens in one value.
-    pub(super) fn with_limits(max_text: usize, max_tokens: usize) -> Self {
+    pub(crate) fn with_limits(max_text: usize, max_tokens: usize) -> Self {
         Self {
             state: State::Start,
             tokens: Tokens::default(),
