@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use chardev::ChardevSet;
+use chardev::fds::Fds;
 use hw::commands::MachineHandlers;
-use monitor::{Backend, Version};
+use monitor::{Backend, Conversation, Version};
 use qapi::Handlers;
-use qapi::commands::SessionCommands;
 use qom::Tree;
 
 /// Version of QEMU whose names, numbers and texts are spoken.
@@ -34,9 +34,10 @@ pub(crate) struct Vm {
 }
 
 impl Backend for Vm {
-    fn handlers<'a>(&'a self, session: &'a dyn SessionCommands) -> Handlers<'a> {
+    fn handlers<'a>(&'a self, conversation: &'a dyn Conversation) -> Handlers<'a> {
         Handlers {
-            session,
+            session: conversation,
+            fds: conversation,
             run_state: &self.machine,
             machine: &self.machine,
             qom: self.tree.as_ref(),
@@ -47,5 +48,9 @@ impl Backend for Vm {
             dump: &self.machine,
             inspect: &self.machine,
         }
+    }
+
+    fn fds(&self) -> &Fds {
+        self.chardevs.fds()
     }
 }

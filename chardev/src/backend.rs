@@ -46,9 +46,9 @@ pub(crate) trait Backend: Send + Sync {
     /// The program ends: what was changed on the host is put back, nothing is read or written any more. Loop thread.
     fn shut_down(&self) {}
 
-    /// The next descriptor that came with the last input.
-    fn take_fd(&self) -> Option<OwnedFd> {
-        None
+    /// The descriptors that came with the last input, unless they were taken.
+    fn take_fds(&self) -> Vec<OwnedFd> {
+        Vec::new()
     }
 
     /// A copy of the socket to the peer, while there is one that can pass descriptors.

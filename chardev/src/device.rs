@@ -216,10 +216,10 @@ impl Port {
         self.chardev.backend.set_echo(on);
     }
 
-    /// The next descriptor that came over a unix socket with the last input (`getfd`, `add-fd`). Descriptors that nobody
-    /// takes are closed when others come or the peer leaves.
-    pub fn take_fd(&self) -> Option<OwnedFd> {
-        self.chardev.backend.take_fd()
+    /// The descriptors that came over a unix socket last (`getfd`, `add-fd`), unless they were taken, with the input that
+    /// [`Frontend::read`] has just been given or some time before. Those that nobody takes are closed when others come or the peer leaves.
+    pub fn take_fds(&self) -> Vec<OwnedFd> {
+        self.chardev.backend.take_fds()
     }
 
     /// A copy of the socket to the peer, for a front end that speaks on it itself; see [`Connection`]. `None` while nobody is

@@ -49,6 +49,7 @@ mod base64;
 mod commands;
 mod connection;
 mod device;
+pub mod fds;
 mod file;
 mod frontend;
 mod legacy;

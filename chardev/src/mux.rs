@@ -136,8 +136,8 @@ impl Backend for Mux {
         self.base.set_echo(on);
     }
 
-    fn take_fd(&self) -> Option<std::os::fd::OwnedFd> {
-        self.base.take_fd()
+    fn take_fds(&self) -> Vec<std::os::fd::OwnedFd> {
+        self.base.take_fds()
     }
 }
 

@@ -10,6 +10,7 @@ use qom::Tree;
 
 use crate::backend::{Backend, Null};
 use crate::device::Chardev;
+use crate::fds::Fds;
 use crate::file::FileBackend;
 use crate::mux::Mux;
 use crate::object;
@@ -52,6 +53,7 @@ pub struct ChardevSet {
     daemonized: AtomicBool,
     held: Arc<AtomicBool>,
     on_exit: Arc<Mutex<OnExit>>,
+    fds: Arc<Fds>,
     /// The object tree, once there is one.
     tree: OnceLock<Weak<Tree>>,
 }
@@ -73,8 +75,14 @@ impl ChardevSet {
             daemonized: AtomicBool::new(false),
             held: Arc::default(),
             on_exit: Arc::new(Mutex::new(Arc::new(move || quitter.quit(0)))),
+            fds: Arc::default(),
             tree: OnceLock::new(),
         }
+    }
+
+    /// Descriptors that came from outside.
+    pub fn fds(&self) -> &Arc<Fds> {
+        &self.fds
     }
 
     /// Shows the devices, those there are and those to come, in `tree` below `/chardevs`.
@@ -199,7 +207,9 @@ impl ChardevSet {
                 sink.set_open(true);
                 ("ringbuf", Box::new(ring))
             }
-            Options::Socket(options) => ("socket", Box::new(Socket::new(id, options, sink, notify)?)),
+            Options::Socket(options) => {
+                ("socket", Box::new(Socket::new(id, options, sink, &self.fds, notify)?))
+            }
             Options::Mux { chardev } => {
                 let base = self
                     .get(chardev)

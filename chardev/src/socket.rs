@@ -20,14 +20,15 @@ use rustix::net::{AddressFamily, SocketFlags, accept_with, sockopt};
 
 use crate::backend::Backend;
 use crate::connection::{Connection, Patience};
+use crate::fds::Fds;
 use crate::file::strerror;
 use crate::options::SocketOptions;
 use crate::set::Notice;
 use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
 use address::Listener;
-pub(crate) use fd::receive;
 pub use fd::receive_within;
+pub(crate) use fd::{inherited, receive};
 
 /// How long a server that ran out of descriptors leaves its backlog alone.
 const ACCEPT_PAUSE_NS: i64 = 1_000_000_000;
@@ -43,6 +44,8 @@ struct SocketState {
     label: String,
     options: SocketOptions,
     sink: Arc<Sink>,
+    /// Where the socket of an address of type `fd` is.
+    fds: Arc<Fds>,
     stream: Arc<Stream>,
     inner: Mutex<Inner>,
 }
@@ -91,6 +94,7 @@ impl Socket {
         label: &str,
         options: &SocketOptions,
         sink: &Arc<Sink>,
+        fds: &Arc<Fds>,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Self> {
         let state = Arc::new_cyclic(|this: &Weak<SocketState>| {
@@ -105,6 +109,7 @@ impl Socket {
                 label: label.to_owned(),
                 options: options.clone(),
                 sink: Arc::clone(sink),
+                fds: Arc::clone(fds),
                 stream: Stream::new(sink, on_end),
                 inner: Mutex::default(),
             }
@@ -114,7 +119,7 @@ impl Socket {
         } else if options.reconnect_ms > 0 {
             state.connect_in_background();
         } else {
-            let fd = address::connect(&options.address, None)?;
+            let fd = address::connect(&options.address, fds, None)?;
             state.adopt(fd).map_err(|error| Error::generic(strerror(&error)))?;
             sink.set_open(true);
         }
@@ -138,7 +143,7 @@ impl SocketState {
     // --- server ---
 
     fn listen(&self, notify: &mut dyn FnMut(Notice)) -> Result<()> {
-        let listener = address::listen(&self.options.address)?;
+        let listener = address::listen(&self.options.address, &self.fds)?;
         let failed = |error: std::io::Error| Error::generic(strerror(&error));
         let fd = listener.fd.try_clone().map_err(failed)?;
         self.lock().listener = Some(listener);
@@ -209,10 +214,11 @@ impl SocketState {
         self.lock().attempt = Some(Arc::clone(&attempt));
         let address = self.options.address.clone();
         let this = self.this.clone();
+        let fds = Arc::clone(&self.fds);
         let handle = self.sink.handle().clone();
         let running = Arc::clone(&attempt);
         let connect = move || {
-            running.end(address::connect(&address, None));
+            running.end(address::connect(&address, &fds, None));
             handle.post(move || {
                 // Gone already if somebody waited for it.
                 if let (Some(state), Some(result)) = (this.upgrade(), running.take()) {
@@ -314,7 +320,7 @@ impl SocketState {
     /// The result of the attempt that is under way, or of one made here.
     fn connect_once(&self, limit: Option<Duration>, signals: &[OwnedFd]) -> Result<OwnedFd> {
         let Some(attempt) = self.lock().attempt.clone() else {
-            return address::connect(&self.options.address, limit);
+            return address::connect(&self.options.address, &self.fds, limit);
         };
         // A second connection would be one too many for a server that takes one client at a time.
         match wait_for_any(&[&attempt.ended], signals, limit)? {
@@ -323,7 +329,7 @@ impl SocketState {
             Waited::TimedOut => return Err(Error::generic("no connection in time")),
         }
         self.lock().attempt = None;
-        attempt.take().unwrap_or_else(|| address::connect(&self.options.address, limit))
+        attempt.take().unwrap_or_else(|| address::connect(&self.options.address, &self.fds, limit))
     }
 
     fn after(&self, ns: i64, work: impl FnOnce(&Self) + Send + 'static) {
@@ -423,8 +429,8 @@ impl Backend for Socket {
         Some(&self.state.stream)
     }
 
-    fn take_fd(&self) -> Option<OwnedFd> {
-        self.state.stream.take_fd()
+    fn take_fds(&self) -> Vec<OwnedFd> {
+        self.state.stream.take_fds()
     }
 
     fn connection(&self) -> Option<Connection> {

@@ -88,7 +88,7 @@ struct Inner {
     read_watch: Option<Watch>,
     write_watch: Option<Watch>,
     queue: VecDeque<u8>,
-    fds: VecDeque<OwnedFd>,
+    fds: Vec<OwnedFd>,
     filter: Option<Filter>,
 }
 
@@ -239,7 +239,7 @@ impl Stream {
                 let mut fds = Vec::new();
                 let result = receive(source.as_fd(), data, &mut fds);
                 if !fds.is_empty() {
-                    let old = std::mem::replace(&mut self.lock().fds, fds.into());
+                    let old = std::mem::replace(&mut self.lock().fds, fds);
                     drop(old);
                 }
                 result
@@ -314,9 +314,9 @@ impl Stream {
         if two_way { self.sink.set_open_now(false) } else { self.end(epoch) }
     }
 
-    /// The next descriptor of the last message.
-    pub(crate) fn take_fd(&self) -> Option<OwnedFd> {
-        self.lock().fds.pop_front()
+    /// The descriptors that came last.
+    pub(crate) fn take_fds(&self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.lock().fds)
     }
 
     // --- output ---

@@ -4,8 +4,9 @@
 //! what a command does is behind [`Backend`], the generated handler traits of `qapi`. Everything runs on the loop
 //! thread; [`Monitors::emit`] may be called from any thread.
 //!
-//! Left out so far: out-of-band execution beyond its negotiation (no command of ours allows it), descriptor passing.
+//! Left out so far: out-of-band execution beyond its negotiation (no command of ours allows it).
 
+mod descriptors;
 mod emit;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -15,4 +16,4 @@ mod qmp;
 mod server;
 mod throttle;
 
-pub use server::{Backend, Monitors, Version};
+pub use server::{Backend, Conversation, Monitors, Version};

@@ -2,21 +2,30 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use chardev::fds::Fds;
 use chardev::{Chardev, Port};
 use mainloop::{Clock, Handle};
-use qapi::commands::SessionCommands;
+use qapi::commands::{FdsCommands, SessionCommands};
 use qapi::events::Event;
 use qapi::{Dict, Handlers, Result, Value};
 
 use crate::emit::Stamped;
 use crate::hmp::{Console, LastFormat};
-use crate::qmp::{self, Peer};
+use crate::qmp::{self, Peer, SessionHandler};
 use crate::throttle::{Throttle, WINDOW_NS};
+
+/// The commands that belong to a conversation: the monitor's own.
+pub trait Conversation: SessionCommands + FdsCommands {}
+
+impl<T: SessionCommands + FdsCommands> Conversation for T {}
 
 /// What stands behind the commands.
 pub trait Backend: Send + Sync {
-    /// The handlers of all schema modules; those of the session module are the monitor's own.
-    fn handlers<'a>(&'a self, session: &'a dyn SessionCommands) -> Handlers<'a>;
+    /// The handlers of all schema modules; those of the modules `session` and `fds` are the monitor's own.
+    fn handlers<'a>(&'a self, conversation: &'a dyn Conversation) -> Handlers<'a>;
+
+    /// Where commands find the descriptors that their monitor has names for.
+    fn fds(&self) -> &Fds;
 }
 
 /// What the greeting says of the program.
@@ -167,10 +176,13 @@ impl Server {
     }
 
     /// Runs a command for a session.
-    pub(crate) fn run(&self, session: &dyn SessionCommands, command: &str, arguments: Dict) -> Result<Value> {
+    pub(crate) fn run(&self, session: &SessionHandler<'_>, command: &str, arguments: Dict) -> Result<Value> {
         tracing::debug!(command, "command");
         match self.backend.get() {
-            Some(backend) => qapi::dispatch(&backend.handlers(session), command, arguments),
+            Some(backend) => {
+                let run = || qapi::dispatch(&backend.handlers(session), command, arguments);
+                backend.fds().during(session.descriptors().names(), run)
+            }
             None => Err(qapi::Error::generic("the virtual machine is not there yet")),
         }
     }

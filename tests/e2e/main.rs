@@ -4,6 +4,7 @@
 mod chardevs;
 mod command_line;
 mod console;
+mod descriptors;
 mod device;
 mod dispatch;
 mod dump;

@@ -3,6 +3,7 @@
 //! Replies are compared as JSON values. What a well-behaved client never sends goes through [`Qmp::send_raw`].
 
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -104,6 +105,22 @@ impl Qmp {
             reply.remove("id");
         }
         Ok(reply)
+    }
+
+    /// Runs a request with descriptors beside it; the reply is as that of [`Self::request`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn request_with_fds(&mut self, request: &Value, fds: &[BorrowedFd<'_>]) -> Result<Value, WireError> {
+        self.wire().send_with_fds(format!("{request}\n").as_bytes(), fds)?;
+        loop {
+            let message = self.recv()?;
+            if message.get("event").is_none() {
+                return Ok(message);
+            }
+            self.keep(message);
+        }
     }
 
     /// Runs a command that must succeed.

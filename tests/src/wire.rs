@@ -3,12 +3,14 @@
 //! While it waits to write, a [`Wire`] takes in what the other side sends, so that two sides with full buffers do not wait for
 //! each other. Bytes that were read and not yet asked for stay in the wire.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Why a wait ended without what was waited for.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,21 @@ impl Wire {
                 Err(e) => return Err(io_error("send", e.into())),
             }
         }
+        Ok(())
+    }
+
+    /// Sends bytes with descriptors (`SCM_RIGHTS`), over a unix socket. They fit into the socket's buffer.
+    ///
+    /// # Errors
+    ///
+    /// The other side hung up.
+    pub fn send_with_fds(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "room for all descriptors");
+        let sent = sendmsg(&self.fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+        let sent = sent.map_err(|e| io_error("send", e.into()))?;
+        assert_eq!(sent, bytes.len(), "a short message");
         Ok(())
     }
 

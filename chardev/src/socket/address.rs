@@ -12,7 +12,7 @@ use rustix::net::{
     getpeername, getsockname, listen as listen_socket, socket_with, sockopt,
 };
 
-use super::fd::inherited;
+use crate::fds::Fds;
 use crate::file::strerror;
 use crate::options::{SocketAddress, SocketOptions};
 
@@ -95,7 +95,7 @@ fn resolve(host: &str, port: &str, families: (Option<bool>, Option<bool>)) -> Re
 }
 
 /// Opens a listening socket that does not block.
-pub(crate) fn listen(address: &SocketAddress) -> Result<Listener> {
+pub(crate) fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => listen_unix(path, *abstract_, *tight),
         SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
@@ -103,8 +103,8 @@ pub(crate) fn listen(address: &SocketAddress) -> Result<Listener> {
             let fd = listen_inet(&addresses, *to)?;
             Ok(Listener { fd, path: None })
         }
-        SocketAddress::Fd(number) => {
-            let fd = passed(number)?;
+        SocketAddress::Fd(text) => {
+            let fd = fds.socket(text)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
             listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
             Ok(Listener { fd, path: None })
@@ -165,7 +165,7 @@ fn listen_inet(addresses: &[SocketAddr], to: Option<u16>) -> Result<OwnedFd> {
 }
 
 /// Connects, waiting for the answer; no longer than `limit` if there is one.
-pub(crate) fn connect(address: &SocketAddress, limit: Option<Duration>) -> Result<OwnedFd> {
+pub(crate) fn connect(address: &SocketAddress, fds: &Fds, limit: Option<Duration>) -> Result<OwnedFd> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => {
             let to = unix_address(path, *abstract_, *tight)?;
@@ -193,7 +193,7 @@ pub(crate) fn connect(address: &SocketAddress, limit: Option<Duration>) -> Resul
             }
             Err(failed(&format!("Failed to connect to '{host}:{port}'"), last))
         }
-        SocketAddress::Fd(number) => passed(number),
+        SocketAddress::Fd(text) => fds.socket(text),
     }
 }
 
@@ -204,14 +204,6 @@ fn bound(fd: &OwnedFd, limit: Option<Duration>) -> Result<()> {
     }
     sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, limit)
         .map_err(|errno| failed("Failed to use socket", errno))
-}
-
-fn passed(number: &str) -> Result<OwnedFd> {
-    let parsed = number.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {number}")))?;
-    let no_socket = || Error::generic(format!("File descriptor '{number}' is not a socket"));
-    let fd = inherited(parsed).map_err(|_| no_socket())?;
-    sockopt::socket_type(&fd).map_err(|_| no_socket())?;
-    Ok(fd)
 }
 
 // --- names ---

@@ -11,17 +11,20 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Descriptors taken with one message; the kernel closes the rest. As in QEMU.
+/// Descriptors taken with one message; the rest is closed. As in QEMU.
 const MAX_FDS: usize = 16;
 
-/// Reads without blocking; descriptors that came along, up to [`MAX_FDS`], are appended to `fds`.
+/// Reads without blocking; descriptors that came along, up to [`MAX_FDS`], go to `fds`, which is empty.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     data: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    receive_within(socket, data, fds, &mut space)
+    let result = receive_within(socket, data, fds, &mut space);
+    // The space is aligned, which leaves room for one or two more.
+    fds.truncate(MAX_FDS);
+    result
 }
 
 /// Reads without blocking; descriptors that came along are appended to `fds`, as many as `space` has room for

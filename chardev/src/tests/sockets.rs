@@ -160,10 +160,11 @@ fn descriptors_come_with_the_input_and_the_next_ones_replace_them() {
         server.bench.until(|| front.got().len() == so_far);
     };
     send(b"getfd", 3, 5);
-    assert!(port.take_fd().is_some());
-    send(b"getfd", 1, 10);
-    assert!(port.take_fd().is_some());
-    assert!(port.take_fd().is_none());
+    assert_eq!(port.take_fds().len(), 3);
+    assert!(port.take_fds().is_empty());
+    send(b"left!", 2, 10);
+    send(b"getfd", 1, 15);
+    assert_eq!(port.take_fds().len(), 1);
 }
 
 #[test]

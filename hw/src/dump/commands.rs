@@ -46,7 +46,7 @@ impl DumpCommands for MachineHandlers {
         if format != DumpGuestMemoryFormat::Elf {
             return Err(Error::generic(format!("{} is not available now", format.as_str())));
         }
-        let file = open(&protocol)?;
+        let file = open(machine, &protocol)?;
         dumps.begin(machine);
         let plan = match plan(machine, paging, filter) {
             Ok(plan) => plan,
@@ -78,13 +78,13 @@ impl DumpCommands for MachineHandlers {
 }
 
 /// The file that `protocol` names.
-fn open(protocol: &str) -> Result<File> {
+fn open(machine: &Machine, protocol: &str) -> Result<File> {
     if let Some(path) = protocol.strip_prefix("file:") {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
         return file.map_err(|e| Error::generic(format!("Could not create '{path}': {}", errno_text(&e))));
     }
     if let Some(name) = protocol.strip_prefix("fd:") {
-        return Err(Error::generic(format!("File descriptor named '{name}' has not been found")));
+        return machine.chardevs().fds().take(name).map(File::from);
     }
     Err(Error::generic("parameter 'protocol' must start with 'file:' or 'fd:'"))
 }

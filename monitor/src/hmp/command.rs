@@ -9,7 +9,7 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, chardev, cpu, dump, error_text, machine, memory, objects, pci, run_state, virtio,
+    Execute, Session, chardev, cpu, dump, error_text, fds, machine, memory, objects, pci, run_state, virtio,
 };
 
 /// A console command.
@@ -77,7 +77,15 @@ const OWN_INFOS: &[Command] =
 
 /// Console commands by name: each room declares its own.
 pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
-    table(&[OWN, chardev::COMMANDS, dump::COMMANDS, memory::COMMANDS, objects::COMMANDS, run_state::COMMANDS])
+    table(&[
+        OWN,
+        chardev::COMMANDS,
+        dump::COMMANDS,
+        fds::COMMANDS,
+        memory::COMMANDS,
+        objects::COMMANDS,
+        run_state::COMMANDS,
+    ])
 });
 
 /// `info` sub-commands by name.

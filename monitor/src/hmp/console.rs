@@ -8,6 +8,7 @@ use qapi::{Dict, Result, Value};
 use super::complete::candidates;
 use super::readline::{Key, LineEditor};
 use super::{Execute, Session, run_line};
+use crate::descriptors::Descriptors;
 use crate::qmp::SessionHandler;
 use crate::server::Server;
 
@@ -20,6 +21,7 @@ pub(crate) struct Console {
     server: Weak<Server>,
     port: Weak<Port>,
     editor: LineEditor,
+    descriptors: Descriptors,
     /// Whether another front end of a mux has the terminal.
     away: bool,
     /// Whether the banner is still to be shown, which waits until the terminal is ours.
@@ -34,6 +36,7 @@ impl Console {
             server: Arc::downgrade(server),
             port: Arc::downgrade(&port),
             editor: LineEditor::new(PROMPT),
+            descriptors: Descriptors::default(),
             away: false,
             new: false,
         };
@@ -102,7 +105,7 @@ impl Console {
     fn with_commands<T>(&self, work: impl FnOnce(&dyn Execute) -> T) -> Option<T> {
         let server = self.server.upgrade()?;
         let execute = |command: &str, arguments: Dict| -> Result<Value> {
-            server.run(&SessionHandler::console(&server), command, arguments)
+            server.run(&SessionHandler::console(&server, &self.descriptors), command, arguments)
         };
         Some(work(&execute))
     }
@@ -115,6 +118,9 @@ impl Frontend for Console {
     }
 
     fn read(&mut self, data: &[u8]) {
+        if let Some(port) = self.port.upgrade() {
+            self.descriptors.arrive(port.take_fds());
+        }
         for byte in data {
             if !self.is_ready() {
                 break;
@@ -136,6 +142,7 @@ impl Frontend for Console {
                     self.welcome();
                 }
             }
+            CharEvent::Closed => self.descriptors.forget(),
             CharEvent::MuxOut => self.away = true,
             // The first one, before the terminal is open, is no change.
             CharEvent::MuxIn if std::mem::take(&mut self.away) => self.welcome(),

@@ -11,6 +11,7 @@ mod console;
 mod cpu;
 mod dump;
 mod expr;
+mod fds;
 mod format;
 mod lexis;
 mod machine;

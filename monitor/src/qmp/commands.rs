@@ -7,6 +7,7 @@ use qapi::types::{CommandInfo, QMPCapability, VersionInfo, VersionTriple};
 use qapi::{Dict, Error, Result, ToValue, Value};
 
 use super::session::Session;
+use crate::descriptors::Descriptors;
 use crate::hmp::{Session as Console, run_line};
 use crate::server::{Server, Version, lock};
 
@@ -15,17 +16,28 @@ pub(crate) struct SessionHandler<'a> {
     server: &'a Arc<Server>,
     /// `None` for a console, or a line run for a program: they have no protocol of their own.
     session: Option<&'a Mutex<Session>>,
+    /// Descriptors of the same monitor.
+    pub(super) descriptors: &'a Descriptors,
 }
 
 impl<'a> SessionHandler<'a> {
     /// A QMP conversation.
-    pub(crate) fn qmp(server: &'a Arc<Server>, session: &'a Mutex<Session>) -> Self {
-        Self { server, session: Some(session) }
+    pub(crate) fn qmp(
+        server: &'a Arc<Server>,
+        session: &'a Mutex<Session>,
+        descriptors: &'a Descriptors,
+    ) -> Self {
+        Self { server, session: Some(session), descriptors }
     }
 
     /// A console.
-    pub(crate) fn console(server: &'a Arc<Server>) -> Self {
-        Self { server, session: None }
+    pub(crate) fn console(server: &'a Arc<Server>, descriptors: &'a Descriptors) -> Self {
+        Self { server, session: None, descriptors }
+    }
+
+    /// Descriptors of the monitor it came over.
+    pub(crate) fn descriptors(&self) -> &Descriptors {
+        self.descriptors
     }
 }
 
@@ -41,8 +53,10 @@ fn info(version: &Version) -> VersionInfo {
 
 /// Runs a console line for a program; lines end as on a terminal.
 fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<String> {
-    let execute =
-        |command: &str, arguments: Dict| server.run(&SessionHandler::console(server), command, arguments);
+    // As in QEMU it is a monitor of its own: it has no names, and what came with the line is not for it.
+    let descriptors = Descriptors::default();
+    let handler = SessionHandler::console(server, &descriptors);
+    let execute = |command: &str, arguments: Dict| server.run(&handler, command, arguments);
     if let Some(index) = cpu_index {
         let cpus = execute("query-cpus-fast", Dict::new())?;
         let known = usize::try_from(index).is_ok_and(|i| i < cpus.as_list().map_or(0, <[Value]>::len));

@@ -1,6 +1,7 @@
 //! QMP on a character device.
 
 mod commands;
+mod fds;
 mod session;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use chardev::{CharEvent, Chardev, Frontend, Port};
 use qapi::{Dict, Value, json};
 
+use crate::descriptors::Descriptors;
 use crate::server::{Server, lock};
 pub(crate) use commands::SessionHandler;
 pub(crate) use session::{Session, Step, reply};
@@ -28,6 +30,7 @@ pub(crate) struct Peer {
     /// Whether the client has negotiated, so that it may see events.
     ready: AtomicBool,
     session: Mutex<Session>,
+    descriptors: Descriptors,
     /// A turn for more commands is on its way through the loop.
     posted: AtomicBool,
 }
@@ -65,7 +68,7 @@ impl Peer {
                 }
                 Some(Step::Run(request)) => {
                     // The session is not locked while the command runs: `qmp_capabilities` changes it.
-                    let handler = SessionHandler::qmp(server, &self.session);
+                    let handler = SessionHandler::qmp(server, &self.session, &self.descriptors);
                     let result = server.run(&handler, &request.command, request.arguments);
                     self.send(&reply(request.id, result));
                     self.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
@@ -109,6 +112,7 @@ pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool)
         pretty,
         ready: AtomicBool::new(false),
         session: Mutex::new(Session::new()),
+        descriptors: Descriptors::default(),
         posted: AtomicBool::new(false),
     });
     peer.port.set_handler(Box::new(Monitor { server: Arc::downgrade(server), peer: Arc::downgrade(&peer) }));
@@ -139,6 +143,7 @@ impl Frontend for Monitor {
 
     fn read(&mut self, data: &[u8]) {
         let Some((server, peer)) = self.parties() else { return };
+        peer.descriptors.arrive(peer.port.take_fds());
         lock(&peer.session).push(data);
         peer.work(&server);
     }
@@ -151,7 +156,10 @@ impl Frontend for Monitor {
                 peer.ready.store(false, Ordering::Relaxed);
                 self.greet();
             }
-            CharEvent::Closed => peer.ready.store(false, Ordering::Relaxed),
+            CharEvent::Closed => {
+                peer.ready.store(false, Ordering::Relaxed);
+                peer.descriptors.forget();
+            }
             _ => {}
         }
     }

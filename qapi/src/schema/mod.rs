@@ -26,6 +26,7 @@ use doc::Doc;
 pub const MODULES: &[(&str, &str)] = &[
     ("common", include_str!("../../schema/common.json")),
     ("session", include_str!("../../schema/session.json")),
+    ("fds", include_str!("../../schema/fds.json")),
     ("run-state", include_str!("../../schema/run-state.json")),
     ("machine", include_str!("../../schema/machine.json")),
     ("qom", include_str!("../../schema/qom.json")),

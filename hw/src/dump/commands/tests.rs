@@ -280,3 +280,21 @@ fn a_machine_that_goes_away_ends_its_dump() {
     drop(setup);
     assert_eq!(desc(write::write(&plan, File::create("/dev/null").unwrap(), &progress)), "dump: cancelled");
 }
+
+#[test]
+fn a_descriptor_with_a_name_is_written_to_once() {
+    let setup = Setup::new();
+    let h = setup.handlers();
+    let names = Arc::new(chardev::fds::NamedFds::default());
+    let dump = |name: &str| {
+        let dump = || h.dump_guest_memory(false, format!("fd:{name}"), None, Some(0), Some(4096), None);
+        setup.rig.machine.chardevs().fds().during(&names, dump)
+    };
+    names.put("a".into(), File::create(setup.file()).unwrap().into());
+    dump("a").unwrap();
+    let bytes = std::fs::read(setup.file()).unwrap();
+    assert_eq!(memory_of(&bytes).keys().collect::<Vec<_>>(), [&0]);
+    assert_eq!(desc(dump("a")), "File descriptor named 'a' has not been found");
+    names.put("readonly".into(), File::open(setup.file()).unwrap().into());
+    assert_eq!(desc(dump("readonly")), "dump: failed to write elf header: Bad file descriptor");
+}

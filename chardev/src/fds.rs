@@ -1,0 +1,116 @@
+//! Descriptors that came from outside: by name (`getfd`), and by number, inherited from whoever started the program.
+//!
+//! Names belong to the monitor that a descriptor came to, and go on existing when its client leaves. Commands do not know which
+//! monitor they came over, so the monitor says it: [`Fds::during`] runs a command with the names it may use, and
+//! [`Fds::take`] finds them, on the same thread.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+use qapi::{Error, Result};
+use rustix::net::sockopt;
+
+use crate::socket::inherited;
+
+/// The descriptors that one monitor has names for.
+#[derive(Debug, Default)]
+pub struct NamedFds(Mutex<BTreeMap<String, OwnedFd>>);
+
+impl NamedFds {
+    /// Keeps a descriptor for whoever asks for `name`; one of the same name is closed.
+    pub fn put(&self, name: String, fd: OwnedFd) {
+        let old = lock(&self.0).insert(name, fd);
+        drop(old);
+    }
+
+    /// Gives a descriptor away, with its name.
+    pub fn take(&self, name: &str) -> Option<OwnedFd> {
+        lock(&self.0).remove(name)
+    }
+}
+
+/// Where the commands of one virtual machine find descriptors.
+///
+/// ```
+/// use std::sync::Arc;
+/// use chardev::fds::{Fds, NamedFds};
+///
+/// let (fds, names) = (Fds::default(), Arc::new(NamedFds::default()));
+/// names.put("pipe".into(), std::io::pipe()?.1.into());
+/// assert!(fds.during(&names, || fds.take("pipe")).is_ok());
+/// let gone = fds.during(&names, || fds.take("pipe")).unwrap_err();
+/// assert_eq!(gone.desc(), "File descriptor named 'pipe' has not been found");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Fds {
+    /// Whose commands are running, and on which thread. A command may run another one for a console within.
+    current: Mutex<Vec<(ThreadId, Arc<NamedFds>)>>,
+}
+
+impl Fds {
+    /// Runs `work`, a command of the monitor whose names are `names`.
+    pub fn during<T>(&self, names: &Arc<NamedFds>, work: impl FnOnce() -> T) -> T {
+        /// Leaves also when the command panics.
+        struct Entered<'a>(&'a Fds);
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                let me = thread::current().id();
+                let mut current = lock(&self.0.current);
+                if let Some(last) = current.iter().rposition(|(thread, _)| *thread == me) {
+                    current.remove(last);
+                }
+            }
+        }
+        lock(&self.current).push((thread::current().id(), Arc::clone(names)));
+        let _entered = Entered(self);
+        work()
+    }
+
+    /// The names of the monitor whose command runs on this thread.
+    fn names(&self) -> Option<Arc<NamedFds>> {
+        let me = thread::current().id();
+        let current = lock(&self.current);
+        current.iter().rev().find(|(thread, _)| *thread == me).map(|(_, names)| Arc::clone(names))
+    }
+
+    /// Takes the descriptor that the monitor of the present command has a name for.
+    ///
+    /// # Errors
+    ///
+    /// `File descriptor named 'NAME' has not been found`.
+    pub fn take(&self, name: &str) -> Result<OwnedFd> {
+        let none = || Error::generic(format!("File descriptor named '{name}' has not been found"));
+        self.names().and_then(|names| names.take(name)).ok_or_else(none)
+    }
+
+    /// The socket of an address of type `fd`: one with a name within a monitor's command, whatever the name looks like; else
+    /// (on the command line) a copy of one that was inherited, by number.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::take`], `Unable to parse FD number TEXT`, `File descriptor 'TEXT' is not a socket`. One that has a name and
+    /// is no socket is closed.
+    pub fn socket(&self, text: &str) -> Result<OwnedFd> {
+        let no_socket = || Error::generic(format!("File descriptor '{text}' is not a socket"));
+        let fd = if self.names().is_some() {
+            self.take(text)?
+        } else {
+            let number = text.parse();
+            let number = number.map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))?;
+            inherited(number).map_err(|_| no_socket())?
+        };
+        sockopt::socket_type(&fd).map_err(|_| no_socket())?;
+        Ok(fd)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Changed by whole insertions and removals only.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
