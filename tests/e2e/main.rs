@@ -22,6 +22,7 @@ mod mtree;
 mod multiple_monitors;
 mod properties;
 mod qmp_protocol;
+mod qmp_shell;
 mod replay;
 mod runtime_errors;
 mod scenarios;

@@ -2,7 +2,7 @@
 //!
 //! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
 //! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`pci`] and [`virtio_mem`] are a driver over qtest, [`qtest_bus`] has the built-in guest's drivers there; [`vhost_user`] is what
-//! serves vhost-user devices; [`oracle`] reads the transcripts of QEMU 10.0.2 and
+//! serves vhost-user devices; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
 //! says where a program differs from them. The tests themselves are in `e2e/`.
 //!
 //! The same tests run against QEMU (`PLIANT_BIN=/usr/bin/qemu-system-x86_64`), which shows that the harness is right before
@@ -18,6 +18,7 @@
 pub mod console;
 pub mod core_file;
 pub mod hmp;
+pub mod introspection;
 pub mod oracle;
 pub mod pci;
 pub mod program;

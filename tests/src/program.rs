@@ -31,6 +31,8 @@ pub enum Need {
     Qemu,
     /// `qemu-storage-daemon`, QEMU's own vhost-user back end.
     StorageDaemon,
+    /// `qmp-shell`, QEMU's own client.
+    QmpShell,
     /// The recorded transcripts.
     Oracle,
     /// The accelerator `qtest` in the program under test.
@@ -114,6 +116,7 @@ fn missing(need: Need) -> Option<String> {
         Need::StorageDaemon => crate::vhost_user::StorageDaemon::program()
             .is_none()
             .then(|| "no qemu-storage-daemon in PATH (run tests/install-peers)".into()),
+        Need::QmpShell => qmp_shell().is_none().then(|| "no qmp-shell (run tests/install-peers)".into()),
         Need::Oracle => {
             let folder = oracle_folder();
             (!folder.join("README.md").is_file()).then(|| format!("no oracle at {}", folder.display()))
@@ -128,4 +131,10 @@ fn missing(need: Need) -> Option<String> {
 pub fn qemu() -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|p| p.join(ARGV0)).find(|p| p.is_file())
+}
+
+/// `qmp-shell` where `tests/install-peers` puts it.
+pub fn qmp_shell() -> Option<PathBuf> {
+    let home = PathBuf::from(env::var_os("HOME")?);
+    Some(home.join(".cache/pliant-peers/qemu.qmp/bin/qmp-shell")).filter(|path| path.is_file())
 }
