@@ -7,7 +7,7 @@ use qapi::{Error, Result};
 pub enum SizeError {
     /// Not a number, a sign, or something behind the number.
     Invalid,
-    /// A number of 2^64 or more.
+    /// A number of 2^64 or more, or a whole one below zero.
     Range,
 }
 
@@ -23,9 +23,15 @@ pub enum SizeError {
 /// assert_eq!(parse("4", 1 << 20), Ok(4 << 20));
 /// assert_eq!(parse("16E", 1), Err(SizeError::Range));
 /// assert_eq!(parse("-2M", 1), Err(SizeError::Invalid));
+/// assert_eq!(parse("-2", 1), Err(SizeError::Range));
 /// ```
 pub fn parse(text: &str, default_unit: u64) -> std::result::Result<u64, SizeError> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    // A whole number below zero is one that is too small; with anything behind it it is none at all.
+    if let Some(digits) = text.strip_prefix('-') {
+        let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        return Err(if whole { SizeError::Range } else { SizeError::Invalid });
+    }
     let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -57,7 +63,7 @@ pub fn parse(text: &str, default_unit: u64) -> std::result::Result<u64, SizeErro
         _ => return Err(SizeError::Invalid),
     };
     // A fraction of a byte means nothing, so a fraction wants a unit that can be divided.
-    if fraction.is_some() && unit.unwrap_or(1) == 1 {
+    if fraction.is_some() && unit.unwrap_or(default_unit) == 1 {
         return Err(SizeError::Invalid);
     }
     let unit = unit.unwrap_or(default_unit);

@@ -32,10 +32,6 @@ pub(crate) fn parse(raw: Option<&Raw>) -> Result<MemoryConfig> {
 /// A RAM size; a bare number is MiB.
 fn ram_size(text: &str, at: &dyn Fn(Error) -> Error) -> Result<u64> {
     let unit = if text.bytes().last().is_some_and(|b| b.is_ascii_digit()) { 1 << 20 } else { 1 };
-    // A sign wraps to a huge number of MiB in QEMU, which is out of range.
-    if text.strip_prefix('-').is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
-        return Err(at(Error::generic(format!("Value '{text}' is out of range for parameter 'size'"))));
-    }
     let size = size::parse_named("size", text, unit).map_err(at)?;
     // QEMU puts an M behind a bare number and reads it again; a hexadecimal one cannot have a suffix.
     if unit != 1 && (text.starts_with("0x") || text.starts_with("0X")) {
