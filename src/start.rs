@@ -13,6 +13,7 @@ use hw::commands::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
 use mainloop::{MainLoop, Signal};
 use memory::{BackendDefaults, Memory};
+use migration::Migration;
 use monitor::Monitors;
 use qapi::types::ShutdownCause;
 use qapi::{Error, Result, Value, json};
@@ -81,6 +82,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         report.line(&format!("warning: global {global} has invalid class name"));
     }
     monitors.set_backend(Arc::new(Vm {
+        migration: Migration::default(),
         tree: Arc::clone(machine.tree()),
         machine: MachineHandlers::new(Arc::clone(&machine)),
         chardevs: Arc::clone(&chardevs),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chardev::ChardevSet;
 use chardev::fds::Fds;
 use hw::commands::MachineHandlers;
+use migration::Migration;
 use monitor::{Backend, Conversation, Version};
 use qapi::Handlers;
 use qom::Tree;
@@ -31,6 +32,7 @@ pub(crate) struct Vm {
     pub(crate) machine: MachineHandlers,
     pub(crate) tree: Arc<Tree>,
     pub(crate) chardevs: Arc<ChardevSet>,
+    pub(crate) migration: Migration,
 }
 
 impl Backend for Vm {
@@ -45,6 +47,8 @@ impl Backend for Vm {
             chardev: self.chardevs.as_ref(),
             pci: &self.machine,
             virtio: &self.machine,
+            block: &self.machine,
+            migration: &self.migration,
             dump: &self.machine,
             inspect: &self.machine,
         }

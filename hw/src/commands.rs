@@ -2,6 +2,7 @@
 //!
 //! All run on the main loop thread.
 
+mod block;
 mod machine;
 
 use std::sync::Arc;

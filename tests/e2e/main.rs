@@ -28,5 +28,6 @@ mod runtime_errors;
 mod scenarios;
 mod session;
 mod startup_errors;
+mod state;
 mod unplugged;
 mod vhost_user_io;

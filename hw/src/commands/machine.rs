@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use memory::{MemoryBackend, MtreeOptions};
 use qapi::commands::MachineCommands;
 use qapi::types::{
-    CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
+    BalloonInfo, CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
     HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev, MemoryDeviceInfo,
     MemoryInfo, NameInfo, PliantMemslots, UuidInfo,
 };
-use qapi::{Enum, Result};
+use qapi::{Enum, Error, ErrorClass, Result};
 
 use super::{MachineHandlers, text};
 use crate::core::machine::Machine;
@@ -20,7 +20,20 @@ use crate::mem::{MemoryDevices, SlotPlan};
 /// What a machine without `-uuid` answers.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
+/// There is no balloon device yet.
+fn no_balloon() -> Error {
+    Error::new(ErrorClass::DeviceNotActive, "No balloon device has been activated")
+}
+
 impl MachineCommands for MachineHandlers {
+    fn query_balloon(&self) -> Result<BalloonInfo> {
+        Err(no_balloon())
+    }
+
+    fn balloon(&self, _value: i64) -> Result<()> {
+        Err(no_balloon())
+    }
+
     fn query_name(&self) -> Result<NameInfo> {
         Ok(NameInfo { name: self.0.config().name.clone() })
     }
@@ -67,7 +80,7 @@ impl MachineCommands for MachineHandlers {
 
     fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCPU>> {
         if self.0.kind().board == Board::None {
-            return Err(qapi::Error::generic("machine does not support hot-plugging CPUs"));
+            return Err(Error::generic("machine does not support hot-plugging CPUs"));
         }
         let paths = Cpus::paths(&self.0);
         let slot = |index: u32| HotpluggableCPU {

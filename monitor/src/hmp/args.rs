@@ -33,6 +33,10 @@ pub(crate) enum Kind {
     Long,
     /// A number of 64 bits that may be missing.
     OptionalLong,
+    /// A number of mebibytes, not below zero; it is had in bytes.
+    Mebibytes,
+    /// `on` or `off`.
+    Switch,
     /// `/fmt`, of which everything may be missing.
     Format,
 }
@@ -129,6 +133,23 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
                 }
                 args.numbers.insert(name, value);
                 rest = tail;
+            }
+            Kind::Mebibytes => {
+                let (value, tail) = evaluate(rest, env.registers)?;
+                if value < 0 {
+                    return Err("enter a positive value\n".to_owned());
+                }
+                args.numbers.insert(name, value.wrapping_mul(1 << 20));
+                rest = tail;
+            }
+            Kind::Switch => {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                match &rest[..end] {
+                    "on" => args.flags.push(name),
+                    "off" => {}
+                    _ => return Err("Expected 'on' or 'off'\n".to_owned()),
+                }
+                rest = &rest[end..];
             }
             Kind::Format => {
                 let mut last = env.format.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, chardev, cpu, dump, error_text, fds, machine, memory, objects, pci, run_state, virtio,
+    Execute, Session, balloon, chardev, cpu, dump, error_text, fds, machine, memory, migration, objects, pci,
+    run_state, virtio,
 };
 
 /// A console command.
@@ -79,10 +80,12 @@ const OWN_INFOS: &[Command] =
 pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
     table(&[
         OWN,
+        balloon::COMMANDS,
         chardev::COMMANDS,
         dump::COMMANDS,
         fds::COMMANDS,
         memory::COMMANDS,
+        migration::COMMANDS,
         objects::COMMANDS,
         run_state::COMMANDS,
     ])
@@ -92,10 +95,12 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
 pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
     table(&[
         OWN_INFOS,
+        balloon::INFOS,
         chardev::INFOS,
         cpu::INFOS,
         dump::INFOS,
         machine::INFOS,
+        migration::INFOS,
         objects::INFOS,
         pci::INFOS,
         run_state::INFOS,

@@ -5,7 +5,7 @@ use qapi::{Dict, Value};
 use super::args::Kind;
 use super::command::{COMMANDS, Command, INFOS, Table, find};
 use super::objects::names;
-use super::{Execute, items, text};
+use super::{Execute, items, migration, text};
 
 /// Where the candidates of an argument come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub(crate) enum Source {
     Objects,
     /// Ids of character devices.
     Chardevs,
+    /// Migration capabilities.
+    MigrationCapabilities,
+    /// Migration parameters.
+    MigrationParameters,
     /// These words.
     Names(&'static [&'static str]),
 }
@@ -78,6 +82,8 @@ fn offer(x: &dyn Execute, source: Source, typed: &str, before: &str) -> Vec<Stri
             let reply = x.query("query-chardev").unwrap_or(Value::Null);
             items(&reply).iter().map(|c| text(c, "label").to_owned()).collect()
         }
+        Source::MigrationCapabilities => migration::capability_names(x),
+        Source::MigrationParameters => migration::parameter_names(x),
         Source::Names(names) => names.iter().map(|n| (*n).to_owned()).collect(),
     }
 }

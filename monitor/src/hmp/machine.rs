@@ -8,6 +8,7 @@ use super::{Execute, flag, items, member, number, text};
 
 /// Its `info` sub-commands.
 pub(super) const INFOS: &[Command] = &[
+    command("iothreads", &[], "", "show iothreads", &[], |x, _| iothreads(x)),
     command("memdev", &[], "", "show memory backends", &[], |x, _| memdev(x)),
     command("memory-devices", &[], "", "show memory devices", &[], |x, _| memory_devices(x)),
     command(
@@ -56,6 +57,18 @@ pub(super) const INFOS: &[Command] = &[
 /// Prints a `HumanReadableText` reply.
 pub(super) fn human(x: &dyn Execute, command: &str) -> Result<String> {
     Ok(text(&x.query(command)?, "human-readable-text").to_owned())
+}
+
+fn iothreads(x: &dyn Execute) -> Result<String> {
+    let reply = x.query("query-iothreads")?;
+    let mut out = String::new();
+    for thread in items(&reply) {
+        out.push_str(&format!("{}:\n  thread_id={}\n", text(thread, "id"), number(thread, "thread-id")));
+        for name in ["poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"] {
+            out.push_str(&format!("  {name}={}\n", number(thread, name)));
+        }
+    }
+    Ok(out)
 }
 
 fn memdev(x: &dyn Execute) -> Result<String> {

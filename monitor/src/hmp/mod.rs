@@ -4,6 +4,7 @@
 //! program could not, and the text is the only thing this module knows better.
 
 mod args;
+mod balloon;
 mod chardev;
 mod command;
 mod complete;
@@ -16,6 +17,7 @@ mod format;
 mod lexis;
 mod machine;
 mod memory;
+mod migration;
 mod objects;
 mod pci;
 mod readline;

@@ -64,6 +64,23 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
         "memsave" | "pmemsave" | "dump-guest-memory" => {
             return Err(Error::generic(format!("{command} {}", json::to_string(&arguments.into()))));
         }
+        "query-balloon" => r#"{"actual": 134217728}"#,
+        "query-iothreads" => {
+            r#"[{"id": "io0", "thread-id": 26138, "poll-max-ns": 32768, "poll-grow": 0, "poll-shrink": 0,
+                "aio-max-batch": 0}]"#
+        }
+        "query-migrate" => r#"{"status": "completed", "total-time": 11}"#,
+        "query-migrate-capabilities" => r#"[{"capability": "events", "state": true}]"#,
+        "query-migrate-parameters" => {
+            r#"{"max-bandwidth": 134217728, "cpu-throttle-tailslow": false, "downtime-limit": 300,
+                "max-cpu-throttle": 99, "multifd-compression": "none", "multifd-zlib-level": 1}"#
+        }
+        "balloon"
+        | "migrate-set-capabilities"
+        | "x-pliant-migrate-set-parameter-text"
+        | "watchdog-set-action" => {
+            return Err(Error::generic(format!("{command} {}", json::to_string(&arguments.into()))));
+        }
         "qom-list-types" => r#"[{"name": "virtio-mem"}, {"name": "virtio-mem-pci"}]"#,
         _ => return Err(Error::generic(format!("no {command}"))),
     };
@@ -338,4 +355,53 @@ fn dumps_are_asked_for_with_qemus_flags() {
         assert_eq!(sent(&format!("dump-guest-memory {line}")), expected, "{line}");
     }
     assert_eq!(run("info dump"), "Status: active\nFinished: 2.35 %\n");
+}
+
+#[test]
+fn the_balloon_is_asked_for_in_mebibytes() {
+    assert_eq!(run("info balloon"), "balloon: actual=128\n");
+    assert_eq!(run("balloon 1+1"), "Error: balloon {\"value\": 2097152}\n");
+    let help = "Try \"help balloon\" for more information\n";
+    assert_eq!(run("balloon -5"), format!("enter a positive value\n{help}"));
+    assert_eq!(run("balloon 1G"), format!("balloon: extraneous characters at the end of line\n{help}"));
+}
+
+#[test]
+fn migration_settings_are_shown_and_set() {
+    assert_eq!(run("info migrate"), "Migration status: completed\n");
+    assert_eq!(run("info migrate_capabilities"), "events: on\n");
+    assert_eq!(
+        run("info migrate_parameters"),
+        "cpu-throttle-tailslow: off\nmax-cpu-throttle: 99\nmax-bandwidth: 134217728 bytes/second\n\
+         downtime-limit: 300 ms\nmultifd-compression: none\n"
+    );
+    let (json, off) = ("{\"capabilities\": [{\"state\": ", ", \"capability\": \"events\"}]}");
+    for (word, state) in [("on", "true"), ("off", "false")] {
+        assert_eq!(
+            run(&format!("migrate_set_capability events {word}")),
+            format!("Error: migrate-set-capabilities {json}{state}{off}\n")
+        );
+    }
+    assert_eq!(run("migrate_set_capability foo on"), "Error: invalid parameter value: foo\n");
+    for line in ["migrate_set_capability events", "migrate_set_capability events maybe"] {
+        assert_eq!(
+            run(line),
+            "Expected 'on' or 'off'\nTry \"help migrate_set_capability\" for more information\n"
+        );
+    }
+    assert!(run("migrate_set_parameter max-bandwidth 1 2").starts_with("migrate_set_parameter: extraneous"));
+    let offers = |line: &str| candidates(&machine, line).0;
+    assert_eq!(offers("migrate_set_capability "), ["events"]);
+    let mut names = offers("migrate_set_parameter max");
+    names.sort();
+    assert_eq!(names, ["max-bandwidth", "max-cpu-throttle"]);
+    assert!(offers("watchdog_action ").contains(&"inject-nmi".to_owned()));
+}
+
+#[test]
+fn threads_for_devices_are_shown_as_qemu_does() {
+    assert_eq!(
+        run("info iothreads"),
+        "io0:\n  thread_id=26138\n  poll-max-ns=32768\n  poll-grow=0\n  poll-shrink=0\n  aio-max-batch=0\n"
+    );
 }

@@ -34,6 +34,8 @@ pub const MODULES: &[(&str, &str)] = &[
     ("chardev", include_str!("../../schema/chardev.json")),
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
+    ("block", include_str!("../../schema/block.json")),
+    ("migration", include_str!("../../schema/migration.json")),
     ("dump", include_str!("../../schema/dump.json")),
     ("inspect", include_str!("../../schema/inspect.json")),
 ];

@@ -1,0 +1,26 @@
+//! The queries of `block.json`. Disks are served by other processes alone (`vhost-user-blk-pci`), so there are no block nodes, no jobs
+//! on them, and no threads for them.
+
+use qapi::Result;
+use qapi::commands::BlockCommands;
+use qapi::types::{BlockDeviceInfo, BlockInfo, IOThreadInfo, JobInfo};
+
+use super::MachineHandlers;
+
+impl BlockCommands for MachineHandlers {
+    fn query_block(&self) -> Result<Vec<BlockInfo>> {
+        Ok(Vec::new())
+    }
+
+    fn query_named_block_nodes(&self, _flat: Option<bool>) -> Result<Vec<BlockDeviceInfo>> {
+        Ok(Vec::new())
+    }
+
+    fn query_jobs(&self) -> Result<Vec<JobInfo>> {
+        Ok(Vec::new())
+    }
+
+    fn query_iothreads(&self) -> Result<Vec<IOThreadInfo>> {
+        Ok(Vec::new())
+    }
+}
