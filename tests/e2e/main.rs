@@ -3,6 +3,7 @@
 
 mod chardevs;
 mod command_line;
+mod compatibility;
 mod console;
 mod descriptors;
 mod device;
