@@ -72,7 +72,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
     if machine.kind().has_serial_ports() {
-        for chardev in serials.iter().flatten() {
+        for chardev in serials.into_iter().flatten() {
             machine.add_serial(chardev.label())?;
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::backend::Backend;
 use crate::connection::{Connection, Patience};
@@ -19,7 +19,16 @@ pub struct Chardev {
     kind: &'static str,
     sink: Arc<Sink>,
     backend: Box<dyn Backend>,
-    log: Option<Mutex<File>>,
+    log: Option<Log>,
+}
+
+/// A file that gets a copy of all output.
+pub(crate) struct Log(Mutex<File>);
+
+impl Log {
+    pub(crate) fn open(file: &LogFile) -> qapi::Result<Self> {
+        open_log(file).map(|file| Self(Mutex::new(file)))
+    }
 }
 
 impl fmt::Debug for Chardev {
@@ -37,10 +46,9 @@ impl Chardev {
         kind: &'static str,
         sink: Arc<Sink>,
         backend: Box<dyn Backend>,
-        log: Option<&LogFile>,
-    ) -> qapi::Result<Self> {
-        let log = log.map(open_log).transpose()?.map(Mutex::new);
-        Ok(Self { label: label.to_owned(), kind, sink, backend, log })
+        log: Option<Log>,
+    ) -> Self {
+        Self { label: label.to_owned(), kind, sink, backend, log }
     }
 
     /// Its id.
@@ -84,8 +92,9 @@ impl Chardev {
     ///
     /// `chardev 'ID' is already in use` if another front end has it; a mux has room for four.
     pub fn reserve(self: &Arc<Self>) -> qapi::Result<Port> {
-        match self.sink.reserve() {
-            Some(id) => Ok(Port { chardev: Arc::clone(self), id }),
+        let target = Arc::new(Target(RwLock::new(Arc::clone(self))));
+        match self.sink.reserve(Arc::downgrade(&target)) {
+            Some(id) => Ok(Port { target, id }),
             None if self.sink.is_mux() => Err(qapi::Error::generic(format!(
                 "too many uses of multiplexed chardev '{}' (maximum is {MAX_MUX_PORTS})",
                 self.label
@@ -123,10 +132,18 @@ impl Chardev {
         &*self.backend
     }
 
+    /// Lets the host side go, whoever still holds the device. Loop thread only.
+    pub(crate) fn close(&self) {
+        if let Some(stream) = self.backend.stream() {
+            stream.close();
+        }
+        self.backend.shut_down();
+    }
+
     fn write(&self, data: &[u8], limit: usize) -> usize {
         let taken = self.backend.write(data, limit);
         if let Some(log) = &self.log {
-            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut log = log.0.lock().unwrap_or_else(PoisonError::into_inner);
             // A full disk costs the log, not the guest.
             let _ = log.write_all(&data[..taken]);
         }
@@ -138,35 +155,60 @@ impl Chardev {
 /// (on another thread than the loop's, a call that has begun may still be finishing).
 #[must_use = "dropping a port detaches the front end"]
 pub struct Port {
-    chardev: Arc<Chardev>,
+    target: Arc<Target>,
     id: u64,
+}
+
+/// The device that a port is on, which `chardev-change` replaces under it.
+pub(crate) struct Target(RwLock<Arc<Chardev>>);
+
+impl Target {
+    fn chardev(&self) -> Arc<Chardev> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Moves the only port of `old` to `new`: the port knows either, and is known to one, at any moment. Loop thread only, so that
+    /// the old device tells it nothing meanwhile.
+    pub(crate) fn replace(&self, old: &Chardev, new: &Arc<Chardev>) {
+        {
+            let mut target = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(port) = old.sink.take_port() else { return };
+            new.sink.put_port(port);
+            *target = Arc::clone(new);
+        }
+        // What the old device took no more of, the new one may.
+        new.sink.post_writable();
+        new.backend.accept_input();
+    }
 }
 
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Port").field(&self.chardev.label).field(&self.id).finish()
+        f.debug_tuple("Port").field(&self.chardev().label).field(&self.id).finish()
     }
 }
 
 impl Port {
     /// Sets (or replaces) the front end's functions and opens the front end.
     pub fn set_handler(&self, frontend: Box<dyn Frontend>) {
-        self.chardev.sink.set_handler(self.id, frontend);
-        self.chardev.backend.accept_input();
+        let chardev = self.chardev();
+        chardev.sink.set_handler(self.id, frontend);
+        chardev.backend.accept_input();
     }
 
-    /// The device.
-    pub fn chardev(&self) -> &Arc<Chardev> {
-        &self.chardev
+    /// The device; another one of the same id after `chardev-change`.
+    pub fn chardev(&self) -> Arc<Chardev> {
+        self.target.chardev()
     }
 
     /// Writes without blocking and returns how many bytes were taken. Fewer than given means that the host is slow:
     /// [`Frontend::writable`] follows when it is worth trying again. With nobody at the far end, all are taken and
     /// lost. For serial ports.
     pub fn write(&self, data: &[u8]) -> usize {
-        let taken = self.chardev.write(data, WRITE_QUEUE);
+        let chardev = self.chardev();
+        let taken = chardev.write(data, WRITE_QUEUE);
         if taken < data.len() {
-            self.owe_writable();
+            self.owe_writable(&chardev);
         }
         taken
     }
@@ -174,10 +216,11 @@ impl Port {
     /// Writes without blocking, queueing what the host does not take. For monitors: a message is written whole or
     /// not at all. False if that would exceed [`QUEUE_CAP`]: the queue is thrown away and the peer disconnected.
     pub fn write_all(&self, data: &[u8]) -> bool {
-        if self.chardev.backend.queued().saturating_add(data.len()) > QUEUE_CAP
-            || self.chardev.write(data, QUEUE_CAP) < data.len()
+        let chardev = self.chardev();
+        if chardev.backend.queued().saturating_add(data.len()) > QUEUE_CAP
+            || chardev.write(data, QUEUE_CAP) < data.len()
         {
-            self.chardev.backend.give_up();
+            chardev.backend.give_up();
             return false;
         }
         true
@@ -186,52 +229,55 @@ impl Port {
     /// Whether so much is queued that the front end had better produce no more (a monitor: read no further command).
     /// If so, [`Frontend::writable`] follows when the queue has drained.
     pub fn is_congested(&self) -> bool {
-        let congested = self.chardev.queued() > CONGESTION;
+        let chardev = self.chardev();
+        let congested = chardev.queued() > CONGESTION;
         if congested {
-            self.owe_writable();
+            self.owe_writable(&chardev);
         }
         congested
     }
 
-    fn owe_writable(&self) {
-        self.chardev.sink.set_owed(self.id);
+    fn owe_writable(&self, full: &Arc<Chardev>) {
+        // It may have been replaced meanwhile.
+        let chardev = self.chardev();
+        chardev.sink.set_owed(self.id);
         // It may have drained just before, and then nothing else would tell.
-        if self.chardev.queued() == 0 {
-            self.chardev.sink.post_writable();
+        if chardev.queued() == 0 || !Arc::ptr_eq(full, &chardev) {
+            chardev.sink.post_writable();
         }
     }
 
     /// Says that [`Frontend::can_read`] may say more than 0 again. Cheap; from any thread.
     pub fn accept_input(&self) {
-        self.chardev.backend.accept_input();
+        self.chardev().backend.accept_input();
     }
 
     /// Opens or closes the front end as `query-chardev` shows it. Attached front ends start open.
     pub fn set_frontend_open(&self, open: bool) {
-        self.chardev.sink.set_frontend_open(self.id, open);
+        self.chardev().sink.set_frontend_open(self.id, open);
     }
 
     /// Whether the terminal shows what is typed (off at first: a monitor with line editing does that itself).
     pub fn set_echo(&self, on: bool) {
-        self.chardev.backend.set_echo(on);
+        self.chardev().backend.set_echo(on);
     }
 
     /// The descriptors that came over a unix socket last (`getfd`, `add-fd`), unless they were taken, with the input that
     /// [`Frontend::read`] has just been given or some time before. Those that nobody takes are closed when others come or the peer leaves.
     pub fn take_fds(&self) -> Vec<OwnedFd> {
-        self.chardev.backend.take_fds()
+        self.chardev().backend.take_fds()
     }
 
     /// A copy of the socket to the peer, for a front end that speaks on it itself; see [`Connection`]. `None` while nobody is
     /// connected, and always for anything but a unix socket.
     pub fn connection(&self) -> Option<Connection> {
-        self.chardev.backend.connection()
+        self.chardev().backend.connection()
     }
 
     /// Ends connection `id`, unless it ended already: the front end hears `Closed` before this returns (if it heard `Opened`), and
     /// [`Self::wait_connected`] makes a new one. Loop thread only; on others, shut the copy of the socket down.
     pub fn hang_up(&self, id: u64) {
-        self.chardev.backend.hang_up(id);
+        self.chardev().backend.hang_up(id);
     }
 
     /// Waits until a socket is connected. Other devices have nothing to wait for. On the loop thread; the events follow from
@@ -241,13 +287,13 @@ impl Port {
     ///
     /// Why it could not be connected, or that a signal ended the wait.
     pub fn wait_connected(&self, patience: Patience) -> qapi::Result<()> {
-        self.chardev.backend.wait_connected(patience)
+        self.chardev().backend.wait_connected(patience)
     }
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.chardev.sink.release(self.id);
+        self.chardev().sink.release(self.id);
     }
 }
 

@@ -33,6 +33,13 @@ pub trait Frontend: Send {
     /// [`crate::Port::is_congested`] said yes.
     fn writable(&mut self) {}
 
+    /// Whether it goes on when another host side takes the place of this one (`chardev-change`): it hears `Closed` and `Opened`, if
+    /// both were there. Asked once, before anything else.
+    #[doc(alias = "chr_be_change")]
+    fn supports_change(&self) -> bool {
+        false
+    }
+
     /// Whether input that is already here must be read although its sender left: true for a monitor
     /// (`echo quit | nc`), false for a serial port, whose next client must not wait for the guest.
     fn must_drain(&self) -> bool {

@@ -48,6 +48,7 @@ mod backend;
 mod base64;
 mod commands;
 mod connection;
+mod described;
 mod device;
 pub mod fds;
 mod file;
@@ -71,7 +72,7 @@ pub use frontend::{CharEvent, Frontend};
 pub use legacy::{Legacy, parse_legacy};
 pub use object::register;
 pub use options::{
-    Backend as BackendOptions, ChardevOptions, LogFile, SocketAddress, SocketOptions, backend_help,
+    Backend as BackendOptions, ChardevOptions, InetExtra, LogFile, SocketAddress, SocketOptions, backend_help,
 };
 pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};

@@ -83,7 +83,8 @@ impl Backend for Mux {
     }
 
     fn write(&self, data: &[u8], limit: usize) -> usize {
-        let base = self.base.chardev().backend();
+        let below = self.base.chardev();
+        let base = below.backend();
         if !self.input.lock().timestamps {
             return base.write(data, limit);
         }
@@ -122,7 +123,7 @@ impl Backend for Mux {
         };
         if flush {
             let input = Arc::clone(&self.input);
-            let base = Arc::downgrade(self.base.chardev());
+            let base = Arc::downgrade(&self.base.chardev());
             self.input.sink.handle().post(move || {
                 input.flush();
                 if let Some(base) = base.upgrade() {

@@ -9,8 +9,9 @@ use qom::{ObjectCore, ObjectRef, Property, Registry, Tree, TypeInfo, object};
 use crate::device::Chardev;
 
 /// Type names by kind of back end.
-const TYPES: [(&str, &str); 10] = [
+const TYPES: [(&str, &str); 11] = [
     ("file", "chardev-file"),
+    ("memory", "chardev-memory"),
     ("mux", "chardev-mux"),
     ("null", "chardev-null"),
     ("pipe", "chardev-pipe"),

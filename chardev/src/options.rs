@@ -68,6 +68,8 @@ pub enum Backend {
     RingBuf {
         /// Bytes, a power of two.
         size: u64,
+        /// Whether it goes by the older name.
+        memory: bool,
     },
     /// A unix or TCP socket.
     Socket(SocketOptions),
@@ -119,9 +121,22 @@ pub enum SocketAddress {
         ipv4: Option<bool>,
         /// Only or never IPv6.
         ipv6: Option<bool>,
+        /// What only monitors can ask for.
+        extra: InetExtra,
     },
     /// A descriptor this process inherited: listening for a server, connected otherwise.
     Fd(String),
+}
+
+/// What `-chardev` has no words for, but `chardev-add` has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InetExtra {
+    /// The host is a number: nothing is looked up.
+    pub numeric: bool,
+    /// The system looks whether the peer is still there.
+    pub keep_alive: bool,
+    /// Multipath TCP.
+    pub mptcp: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +194,7 @@ pub(crate) const BACKENDS: &[&str] =
     &["stdio", "ringbuf", "mux", "pipe", "pty", "null", "socket", "memory", "file", "serial"];
 /// Back ends that QEMU has and this program refuses.
 const REFUSED: &[&str] = &["qemu-vdagent", "hub", "msmouse", "vc", "parallel", "udp", "wctablet", "testdev"];
-const DEFAULT_RING: u64 = 65536;
+pub(crate) const DEFAULT_RING: u64 = 65536;
 
 /// The text of `-chardev help`: the back ends there are.
 pub fn backend_help() -> String {
@@ -200,6 +215,25 @@ impl ChardevOptions {
     ///
     /// QEMU's messages. A duplicate id is found by [`crate::ChardevSet::add`].
     pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
+        Written::parse(pairs)?.new_device()
+    }
+
+    /// A device without mux and log.
+    pub fn new(id: impl Into<String>, backend: Backend) -> Self {
+        Self { id: id.into(), backend, mux: false, log: None }
+    }
+}
+
+/// A `-chardev` list of which every key is known and every value well-formed.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// `id=`.
+    pub(crate) id: Option<String>,
+    keys: Keys,
+}
+
+impl Written {
+    pub(crate) fn parse(pairs: &[(String, String)]) -> Result<Self> {
         let mut keys = Keys::default();
         let mut id = None;
         for (key, value) in pairs {
@@ -212,16 +246,22 @@ impl ChardevOptions {
         if let Some(id) = &id {
             check_id(id)?;
         }
-        let id = id.ok_or_else(|| Error::generic("chardev: no id specified"))?;
-        let backend = keys
-            .text("backend")
-            .ok_or_else(|| Error::generic(format!("chardev: \"{id}\" missing backend")))?;
-        keys.into_options(id, &backend)
+        Ok(Self { id, keys })
     }
 
-    /// A device without mux and log.
-    pub fn new(id: impl Into<String>, backend: Backend) -> Self {
-        Self { id: id.into(), backend, mux: false, log: None }
+    /// A device of its own name.
+    pub(crate) fn new_device(self) -> Result<ChardevOptions> {
+        let id = self.id.clone().ok_or_else(|| Error::generic("chardev: no id specified"))?;
+        self.into_options(id)
+    }
+
+    /// What the device `id` is to be.
+    pub(crate) fn into_options(self, id: String) -> Result<ChardevOptions> {
+        let backend = self
+            .keys
+            .text("backend")
+            .ok_or_else(|| Error::generic(format!("chardev: \"{id}\" missing backend")))?;
+        self.keys.into_options(id, &backend)
     }
 }
 
@@ -285,7 +325,7 @@ impl Keys {
             "pipe" => Backend::Pipe { path: need_path("pipe", "device path")? },
             "ringbuf" | "memory" => {
                 let size = self.text("size").map(|size| parse_size("size", &size)).transpose()?;
-                Backend::RingBuf { size: size.unwrap_or(DEFAULT_RING) }
+                Backend::RingBuf { size: size.unwrap_or(DEFAULT_RING), memory: backend == "memory" }
             }
             "mux" => Backend::Mux {
                 chardev: self
@@ -335,7 +375,8 @@ impl Keys {
         } else if let Some(host) = host {
             let port = self.text("port").ok_or_else(|| Error::generic("chardev: socket: no port given"))?;
             let to = self.number("to")?.map(|to| u16::try_from(to).unwrap_or(u16::MAX));
-            SocketAddress::Inet { host, port, to, ipv4: self.bool("ipv4")?, ipv6: self.bool("ipv6")? }
+            let (ipv4, ipv6) = (self.bool("ipv4")?, self.bool("ipv6")?);
+            SocketAddress::Inet { host, port, to, ipv4, ipv6, extra: InetExtra::default() }
         } else {
             SocketAddress::Fd(fd.unwrap_or_default())
         };

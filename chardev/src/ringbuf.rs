@@ -25,17 +25,18 @@ pub enum DataFormat {
 #[derive(Debug)]
 pub(crate) struct RingBuf {
     size: usize,
+    name: &'static str,
     data: Mutex<VecDeque<u8>>,
 }
 
 impl RingBuf {
-    pub(crate) fn new(size: u64) -> Result<Self> {
+    pub(crate) fn new(size: u64, name: &'static str) -> Result<Self> {
         if !size.is_power_of_two() {
             return Err(Error::generic("size of ringbuf chardev must be power of two"));
         }
         let size =
             usize::try_from(size.min(MAX_SIZE)).map_err(|_| Error::generic("ringbuf chardev too large"))?;
-        Ok(Self { size, data: Mutex::default() })
+        Ok(Self { size, name, data: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
@@ -84,7 +85,7 @@ impl RingBuf {
 
 impl Backend for RingBuf {
     fn filename(&self) -> String {
-        "ringbuf".to_owned()
+        self.name.to_owned()
     }
 
     fn write(&self, data: &[u8], _limit: usize) -> usize {

@@ -9,7 +9,7 @@ use qapi::{Error, Result};
 use qom::Tree;
 
 use crate::backend::{Backend, Null};
-use crate::device::Chardev;
+use crate::device::{Chardev, Log};
 use crate::fds::Fds;
 use crate::file::FileBackend;
 use crate::mux::Mux;
@@ -17,7 +17,7 @@ use crate::object;
 use crate::options::{Backend as Options, ChardevOptions, LogFile};
 use crate::pty::Pty;
 use crate::ringbuf::{DataFormat, RingBuf};
-use crate::sink::Sink;
+use crate::sink::{Sink, User};
 use crate::socket::Socket;
 use crate::stdio::Stdio;
 
@@ -146,7 +146,7 @@ impl ChardevSet {
         self.add_one(&options.id, &mux, None, notify)
     }
 
-    fn check_free(&self, id: &str) -> Result<()> {
+    pub(crate) fn check_free(&self, id: &str) -> Result<()> {
         match self.get(id) {
             Some(_) => Err(Error::generic(format!("Chardev with id '{id}' already exists"))),
             None => Ok(()),
@@ -161,20 +161,81 @@ impl ChardevSet {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Arc<Chardev>> {
         self.check_free(id)?;
-        let sink = Sink::new(self.handle.clone(), matches!(backend, Options::Mux { .. }));
-        if sink.is_mux() && self.held.load(Ordering::Acquire) {
-            sink.hold_events();
-        }
-        let (kind, backend) = self.make(id, backend, &sink, notify)?;
-        let chardev = Arc::new(Chardev::new(id, kind, sink, backend, log)?);
-        if let Some(path) = chardev.pty_path() {
-            notify(Notice::Redirected(format!("char device redirected to {path} (label {id})")));
-        }
+        let chardev = self.open(id, backend, log, notify)?;
         self.lock().push(Arc::clone(&chardev));
         if let Some(tree) = self.tree() {
             object::publish(&tree, &chardev);
         }
         Ok(chardev)
+    }
+
+    /// A device that is not in the set yet.
+    fn open(
+        &self,
+        id: &str,
+        backend: &Options,
+        log: Option<&LogFile>,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Arc<Chardev>> {
+        // First, as this is undone without a trace.
+        let log = log.map(Log::open).transpose()?;
+        let sink = Sink::new(self.handle.clone(), matches!(backend, Options::Mux { .. }));
+        if sink.is_mux() && self.held.load(Ordering::Acquire) {
+            sink.hold_events();
+        }
+        let (kind, backend) = self.make(id, backend, &sink, notify)?;
+        let chardev = Arc::new(Chardev::new(id, kind, sink, backend, log));
+        if let Some(path) = chardev.pty_path() {
+            notify(Notice::Redirected(format!("char device redirected to {path} (label {id})")));
+        }
+        Ok(chardev)
+    }
+
+    /// Whether the device `id` could have another host side, and whether anybody would notice.
+    ///
+    /// # Errors
+    ///
+    /// `Chardev 'ID' does not exist`, it is a mux, or its front end cannot live with another.
+    pub(crate) fn may_change(&self, id: &str) -> Result<bool> {
+        self.changeable(id).map(|(_, user)| matches!(user, User::Movable(_)))
+    }
+
+    fn changeable(&self, id: &str) -> Result<(Arc<Chardev>, User)> {
+        let chardev = self.get(id).ok_or_else(|| Error::generic(format!("Chardev '{id}' does not exist")))?;
+        if chardev.sink().is_mux() {
+            return Err(Error::generic("For mux or hub device hotswap is not supported yet"));
+        }
+        match chardev.sink().user() {
+            User::Fixed => Err(Error::generic("Chardev user does not support chardev hotswap")),
+            user => Ok((chardev, user)),
+        }
+    }
+
+    /// `chardev-change`: another host side for the device that `options` name, under its front end. `mux` is not looked at.
+    /// On the loop thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::may_change`] and [`Self::add`]; nothing is changed then.
+    pub(crate) fn change(
+        &self,
+        options: &ChardevOptions,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Arc<Chardev>> {
+        let (old, user) = self.changeable(&options.id)?;
+        let new = self.open(&options.id, &options.backend, options.log.as_ref(), notify)?;
+        if let Some(place) = self.lock().iter_mut().find(|known| Arc::ptr_eq(known, &old)) {
+            *place = Arc::clone(&new);
+        }
+        if let Some(tree) = self.tree() {
+            object::withdraw(&tree, &options.id);
+            object::publish(&tree, &new);
+        }
+        if let User::Movable(port) = user {
+            port.replace(&old, &new);
+        }
+        old.close();
+        Ok(new)
     }
 
     fn make(
@@ -202,10 +263,11 @@ impl ChardevSet {
                 ("file", Box::new(FileBackend::file(sink, path, *append, input_path.as_deref())?))
             }
             Options::Pipe { path } => ("pipe", Box::new(FileBackend::pipe(sink, path)?)),
-            Options::RingBuf { size } => {
-                let ring = RingBuf::new(*size)?;
+            Options::RingBuf { size, memory } => {
+                let name = if *memory { "memory" } else { "ringbuf" };
+                let ring = RingBuf::new(*size, name)?;
                 sink.set_open(true);
-                ("ringbuf", Box::new(ring))
+                (name, Box::new(ring))
             }
             Options::Socket(options) => {
                 ("socket", Box::new(Socket::new(id, options, sink, &self.fds, notify)?))

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mainloop::Handle;
 
+use crate::device::Target;
 use crate::frontend::{CharEvent, Frontend};
 
 /// Front ends of one mux, as in QEMU.
@@ -26,6 +27,16 @@ pub(crate) struct Sink {
     state: Mutex<State>,
 }
 
+/// Who uses a device that is no mux.
+pub(crate) enum User {
+    /// Nobody.
+    Nobody,
+    /// A front end that goes on when the device is replaced.
+    Movable(Arc<Target>),
+    /// One that does not.
+    Fixed,
+}
+
 #[derive(Default)]
 struct State {
     ports: Vec<PortState>,
@@ -35,9 +46,13 @@ struct State {
     connection: u64,
 }
 
-struct PortState {
+pub(crate) struct PortState {
     id: u64,
+    /// Of the port itself.
+    target: Weak<Target>,
     handler: Option<Handler>,
+    /// What the handler says of it. It cannot be asked later: a monitor may ask for its own.
+    supports_change: bool,
     /// The connection it was told `Opened` of.
     told_open: Option<u64>,
     told_focus: Option<bool>,
@@ -95,7 +110,7 @@ impl Sink {
     // --- ports ---
 
     /// A new port, or `None` if all are taken.
-    pub(crate) fn reserve(&self) -> Option<u64> {
+    pub(crate) fn reserve(&self, target: Weak<Target>) -> Option<u64> {
         let mut state = self.lock();
         let limit = if self.is_mux { MAX_MUX_PORTS } else { 1 };
         if state.ports.len() >= limit {
@@ -105,7 +120,9 @@ impl Sink {
         state.next_port += 1;
         state.ports.push(PortState {
             id,
+            target,
             handler: None,
+            supports_change: false,
             told_open: None,
             told_focus: None,
             frontend_open: false,
@@ -121,6 +138,7 @@ impl Sink {
             if let Some(port) = state.port(port) {
                 // A handler that replaces another knows nothing yet.
                 (port.told_open, port.told_focus) = (None, None);
+                port.supports_change = frontend.supports_change();
                 old = port.handler.replace(Arc::new(Mutex::new(frontend)));
                 port.frontend_open = true;
             }
@@ -142,6 +160,36 @@ impl Sink {
             removed
         };
         drop(removed);
+        self.post_sync();
+    }
+
+    /// The port of a device that is no mux: where it may be moved from, if its front end agrees.
+    pub(crate) fn user(&self) -> User {
+        let state = self.lock();
+        let Some(port) = state.ports.first() else { return User::Nobody };
+        match port.target.upgrade() {
+            Some(target) if port.supports_change => User::Movable(target),
+            _ => User::Fixed,
+        }
+    }
+
+    /// Takes the only port away, to put it on another device. Its front end is not told.
+    pub(crate) fn take_port(&self) -> Option<PortState> {
+        self.lock().ports.pop()
+    }
+
+    /// A port of another device. Its front end hears of the end of the connection it knew, and of the one that is here.
+    pub(crate) fn put_port(&self, mut port: PortState) {
+        // No connection of this device has that number.
+        port.told_open = port.told_open.map(|_| u64::MAX);
+        port.told_focus = None;
+        port.owed = true;
+        {
+            let mut state = self.lock();
+            state.next_port = state.next_port.max(port.id + 1);
+            state.focus = Some(port.id);
+            state.ports.push(port);
+        }
         self.post_sync();
     }
 

@@ -1,5 +1,6 @@
 //! Claims about devices as their users see them, on real sockets, pipes and terminals.
 
+mod changing;
 mod files;
 mod lending;
 mod sockets;
@@ -79,6 +80,7 @@ pub(crate) struct Recorder {
     events: Arc<Mutex<Vec<CharEvent>>>,
     writable: Arc<AtomicUsize>,
     must_drain: bool,
+    supports_change: bool,
 }
 
 impl Recorder {
@@ -91,6 +93,11 @@ impl Recorder {
     /// Takes everything, also from peers that left.
     pub(crate) fn monitor() -> Self {
         Self { must_drain: true, ..Self::with_room(usize::MAX) }
+    }
+
+    /// Goes on when its device is replaced.
+    pub(crate) fn changeable() -> Self {
+        Self { supports_change: true, ..Self::with_room(usize::MAX) }
     }
 
     pub(crate) fn attach(&self, chardev: &Arc<Chardev>) -> Port {
@@ -135,6 +142,10 @@ impl Frontend for Recorder {
 
     fn writable(&mut self) {
         self.writable.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn supports_change(&self) -> bool {
+        self.supports_change
     }
 
     fn must_drain(&self) -> bool {

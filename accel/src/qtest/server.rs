@@ -82,7 +82,7 @@ impl Server {
 
     /// The device it runs on.
     #[must_use]
-    pub fn chardev(&self) -> &Arc<Chardev> {
+    pub fn chardev(&self) -> Arc<Chardev> {
         self.shared.port.chardev()
     }
 }

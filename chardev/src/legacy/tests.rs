@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Legacy, parse_legacy};
-use crate::options::{Backend, SocketAddress, SocketOptions};
+use crate::options::{Backend, InetExtra, SocketAddress, SocketOptions};
 
 fn new(text: &str) -> Backend {
     match parse_legacy("serial0", text) {
@@ -51,6 +51,7 @@ fn tcp_and_telnet_take_host_and_port() {
         to: None,
         ipv4: None,
         ipv6: None,
+        extra: InetExtra::default(),
     };
     let tcp = socket("tcp::4444,server=on,wait=off,nodelay");
     assert_eq!((tcp.address, tcp.telnet, tcp.nodelay), (inet("", "4444"), false, true));

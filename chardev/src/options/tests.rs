@@ -103,9 +103,9 @@ fn a_server_waits_unless_told_not_to() {
 
 #[test]
 fn sizes_have_suffixes_and_default_to_64_kib() {
-    assert_eq!(backend("ringbuf,id=a"), Backend::RingBuf { size: 65536 });
-    assert_eq!(backend("memory,id=a,size=4k"), Backend::RingBuf { size: 4096 });
-    assert_eq!(backend("ringbuf,id=a,size=0x10"), Backend::RingBuf { size: 16 });
+    assert_eq!(backend("ringbuf,id=a"), Backend::RingBuf { size: 65536, memory: false });
+    assert_eq!(backend("memory,id=a,size=4k"), Backend::RingBuf { size: 4096, memory: true });
+    assert_eq!(backend("ringbuf,id=a,size=0x10"), Backend::RingBuf { size: 16, memory: false });
 }
 
 #[test]

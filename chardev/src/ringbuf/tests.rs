@@ -10,13 +10,16 @@ use crate::backend::Backend as _;
 #[test]
 fn the_size_must_be_a_power_of_two() {
     for size in [0, 3, 100, u64::MAX] {
-        assert_eq!(RingBuf::new(size).unwrap_err().desc(), "size of ringbuf chardev must be power of two");
+        assert_eq!(
+            RingBuf::new(size, "ringbuf").unwrap_err().desc(),
+            "size of ringbuf chardev must be power of two"
+        );
     }
 }
 
 #[test]
 fn it_keeps_the_last_bytes_and_gives_each_once() {
-    let ring = RingBuf::new(16).unwrap();
+    let ring = RingBuf::new(16, "ringbuf").unwrap();
     ring.write_text("abcdefghijklmnopqrstuvw", DataFormat::Utf8).unwrap();
     assert_eq!(ring.read_text(10, DataFormat::Utf8).unwrap(), "hijklmnopq");
     assert_eq!(ring.read_text(30, DataFormat::Utf8).unwrap(), "rstuvw");
@@ -25,7 +28,7 @@ fn it_keeps_the_last_bytes_and_gives_each_once() {
 
 #[test]
 fn texts_and_errors_are_those_of_qemu() {
-    let ring = RingBuf::new(16).unwrap();
+    let ring = RingBuf::new(16, "ringbuf").unwrap();
     ring.write_text("//5hAA==", DataFormat::Base64).unwrap();
     assert_eq!(ring.read_text(10, DataFormat::Utf8).unwrap(), "\u{fffd}\u{fffd}a");
     let bad = ring.write_text("!!!", DataFormat::Base64).unwrap_err();
@@ -39,7 +42,7 @@ fn texts_and_errors_are_those_of_qemu() {
 proptest! {
     #[test]
     fn it_behaves_as_a_bounded_queue(chunks: Vec<(Vec<u8>, u8)>) {
-        let ring = RingBuf::new(8).unwrap();
+        let ring = RingBuf::new(8, "ringbuf").unwrap();
         let mut model = VecDeque::new();
         for (chunk, read) in chunks {
             ring.write(&chunk, usize::MAX);

@@ -37,7 +37,7 @@ fn a_connection_replaced_between_two_turns_is_told_as_closed_and_opened() {
     let mut bench = Bench::new();
     let sink = Sink::new(bench.main.handle(), false);
     let front = Recorder::default();
-    let port = sink.reserve().unwrap();
+    let port = sink.reserve(std::sync::Weak::new()).unwrap();
     sink.set_handler(port, Box::new(front.clone()));
     sink.set_open(true);
     bench.settle();
@@ -57,7 +57,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Open(open) => sink.set_open(open),
-                Step::Attach => if let Some(port) = sink.reserve() {
+                Step::Attach => if let Some(port) = sink.reserve(std::sync::Weak::new()) {
                     let front = Recorder::default();
                     sink.set_handler(port, Box::new(front.clone()));
                     all.push(front.clone());

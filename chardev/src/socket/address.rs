@@ -9,12 +9,12 @@ use qapi::{Error, Result};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect as connect_socket,
-    getpeername, getsockname, listen as listen_socket, socket_with, sockopt,
+    getpeername, getsockname, ipproto, listen as listen_socket, socket_with, sockopt,
 };
 
 use crate::fds::Fds;
 use crate::file::strerror;
-use crate::options::{SocketAddress, SocketOptions};
+use crate::options::{InetExtra, SocketAddress, SocketOptions};
 
 /// Length of `sun_path`.
 const SUN_PATH: usize = 108;
@@ -25,15 +25,24 @@ const BACKLOG: i32 = 1;
 pub(crate) struct Listener {
     pub(crate) fd: OwnedFd,
     path: Option<PathBuf>,
+    /// Of the socket at `path`, so that another one in its place stays.
+    identity: Option<(u64, u64)>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some(path) = &self.path
+            && identity(path) == self.identity
+        {
             // Somebody may have removed it already.
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// What tells the file at `path` from others.
+fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// `TEXT: REASON`.
@@ -44,6 +53,18 @@ fn failed(text: &str, errno: Errno) -> Error {
 fn stream_socket(family: AddressFamily, flags: SocketFlags) -> Result<OwnedFd> {
     socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)
         .map_err(|errno| failed("Failed to create socket", errno))
+}
+
+/// A TCP socket; the connections that a server accepts inherit its options.
+fn inet_socket(family: AddressFamily, flags: SocketFlags, extra: InetExtra) -> Result<OwnedFd> {
+    let protocol = extra.mptcp.then_some(ipproto::MPTCP);
+    let fd = socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, protocol)
+        .map_err(|errno| failed("Failed to create socket", errno))?;
+    if extra.keep_alive {
+        sockopt::set_socket_keepalive(&fd, true)
+            .map_err(|errno| failed("Unable to set keep-alive option on socket", errno))?;
+    }
+    Ok(fd)
 }
 
 fn unix_address(path: &str, abstract_: bool, tight: bool) -> Result<SocketAddrUnix> {
@@ -66,7 +87,12 @@ fn unix_address(path: &str, abstract_: bool, tight: bool) -> Result<SocketAddrUn
 }
 
 /// Looks a host and port up. An empty host is this host: any address to listen on, in the order IPv4, IPv6.
-fn resolve(host: &str, port: &str, families: (Option<bool>, Option<bool>)) -> Result<Vec<SocketAddr>> {
+fn resolve(
+    host: &str,
+    port: &str,
+    families: (Option<bool>, Option<bool>),
+    numeric: bool,
+) -> Result<Vec<SocketAddr>> {
     let unresolved =
         |reason: &str| Error::generic(format!("address resolution failed for {host}:{port}: {reason}"));
     let (ipv4, ipv6) = match families {
@@ -80,6 +106,9 @@ fn resolve(host: &str, port: &str, families: (Option<bool>, Option<bool>)) -> Re
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let all: Vec<SocketAddr> = if bare.is_empty() {
         vec![([0, 0, 0, 0], number).into(), ([0u16; 8], number).into()]
+    } else if numeric {
+        let host = bare.parse().map_err(|_| unresolved("Name or service not known"))?;
+        vec![SocketAddr::new(host, number)]
     } else {
         let found = (bare, number).to_socket_addrs().map_err(|error| {
             let text = strerror(&error);
@@ -98,16 +127,16 @@ fn resolve(host: &str, port: &str, families: (Option<bool>, Option<bool>)) -> Re
 pub(crate) fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => listen_unix(path, *abstract_, *tight),
-        SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
-            let addresses = resolve(host, port, (*ipv4, *ipv6))?;
-            let fd = listen_inet(&addresses, *to)?;
-            Ok(Listener { fd, path: None })
+        SocketAddress::Inet { host, port, to, ipv4, ipv6, extra } => {
+            let addresses = resolve(host, port, (*ipv4, *ipv6), extra.numeric)?;
+            let fd = listen_inet(&addresses, *to, *extra)?;
+            Ok(Listener { fd, path: None, identity: None })
         }
         SocketAddress::Fd(text) => {
             let fd = fds.socket(text)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
             listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
-            Ok(Listener { fd, path: None })
+            Ok(Listener { fd, path: None, identity: None })
         }
     }
 }
@@ -128,19 +157,20 @@ fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {
     bind(&fd, &address).map_err(|errno| failed(&format!("Failed to bind socket to {path}"), errno))?;
     // A daemon changes its folder later; the path must still name this socket then.
     let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let listener = Listener { fd, path: (!abstract_).then(absolute) };
+    let path = (!abstract_).then(absolute);
+    let listener = Listener { fd, identity: path.as_deref().and_then(identity), path };
     listen_socket(&listener.fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
     Ok(listener)
 }
 
 /// Listens on the first address that lets it, at the first free port up to `to`.
-fn listen_inet(addresses: &[SocketAddr], to: Option<u16>) -> Result<OwnedFd> {
+fn listen_inet(addresses: &[SocketAddr], to: Option<u16>, extra: InetExtra) -> Result<OwnedFd> {
     let mut error = failed("Failed to find an available port", Errno::ADDRINUSE);
     for address in addresses {
         let last = to.unwrap_or(0).max(address.port());
         for port in address.port()..=last {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let fd = match stream_socket(family, SocketFlags::NONBLOCK) {
+            let fd = match inet_socket(family, SocketFlags::NONBLOCK, extra) {
                 Ok(fd) => fd,
                 Err(none) => {
                     error = none;
@@ -176,15 +206,15 @@ pub(crate) fn connect(address: &SocketAddress, fds: &Fds, limit: Option<Duration
             result.map_err(|errno| failed(&format!("Failed to connect to '{path}'"), errno))?;
             Ok(fd)
         }
-        SocketAddress::Inet { host, port, ipv4, ipv6, .. } => {
+        SocketAddress::Inet { host, port, ipv4, ipv6, extra, .. } => {
             if host.is_empty() {
                 let text = format!("address resolution failed for :{port}: Name or service not known");
                 return Err(Error::generic(text));
             }
             let mut last = Errno::CONNREFUSED;
-            for to in resolve(host, port, (*ipv4, *ipv6))? {
+            for to in resolve(host, port, (*ipv4, *ipv6), extra.numeric)? {
                 let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                let fd = stream_socket(family, SocketFlags::empty())?;
+                let fd = inet_socket(family, SocketFlags::empty(), *extra)?;
                 bound(&fd, limit)?;
                 match connect_socket(&fd, &to) {
                     Ok(()) => return Ok(fd),

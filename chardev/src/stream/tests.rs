@@ -26,7 +26,7 @@ impl Pair {
         peer.set_nonblocking(true).unwrap();
         let sink = Sink::new(bench.main.handle(), false);
         let front = Recorder::with_room(room);
-        let port = sink.reserve().unwrap();
+        let port = sink.reserve(std::sync::Weak::new()).unwrap();
         sink.set_handler(port, Box::new(front.clone()));
         let stream = Stream::new(&sink, Box::new(|| ()));
         let end = End::new(near.into(), FdKind::Socket);

@@ -93,7 +93,7 @@ fn the_terminal_is_in_character_mode_while_used_and_put_back_afterwards() {
     bench.until(|| !tcgetattr(&tty).unwrap().local_modes.contains(LocalModes::ICANON));
 
     let front = Recorder::with_room(100);
-    let id = sink.reserve().unwrap();
+    let id = sink.reserve(std::sync::Weak::new()).unwrap();
     sink.set_handler(id, Box::new(front.clone()));
     bench.until(|| person.events() == [CharEvent::Opened]);
     typing.write(b"\x03x");
@@ -114,7 +114,7 @@ fn on_pipes_the_shared_descriptors_stay_blocking_and_input_ends_once() {
     let (output, program_out) = pipe().map(|(r, w)| (File::from(r), w)).unwrap();
     let sink = Sink::new(bench.main.handle(), false);
     let front = Recorder::monitor();
-    let id = sink.reserve().unwrap();
+    let id = sink.reserve(std::sync::Weak::new()).unwrap();
     sink.set_handler(id, Box::new(front.clone()));
     let stdio = Stdio::on(&sink, true, &Arc::default(), program_in.as_fd(), program_out.as_fd()).unwrap();
     for fd in [program_in.as_fd(), program_out.as_fd()] {

@@ -252,6 +252,10 @@ impl Frontend for FromHost {
         }
     }
 
+    fn supports_change(&self) -> bool {
+        true
+    }
+
     fn writable(&mut self) {
         if let Some(line) = self.0.upgrade() {
             let mut uart = line.uart();

@@ -1,14 +1,33 @@
 //! Commands on character devices.
 
-use qapi::{Dict, Result};
+use qapi::{Dict, Error, Result};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::complete::Source;
-use super::{Execute, items, text};
+use super::{Execute, error_text, items, text};
 
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[
+    command(
+        "chardev-add",
+        &[("args", Kind::Word)],
+        "args",
+        "add chardev",
+        &[Source::ChardevKinds],
+        |x, a| written(x, "x-pliant-chardev-add-text", Dict::new().with("options", a.word("args"))),
+    ),
+    command(
+        "chardev-change",
+        &[("id", Kind::Word), ("args", Kind::Word)],
+        "id args",
+        "change chardev",
+        &[Source::Chardevs, Source::ChardevKinds],
+        |x, a| {
+            let arguments = Dict::new().with("id", a.word("id")).with("options", a.word("args"));
+            written(x, "x-pliant-chardev-change-text", arguments)
+        },
+    ),
     command("chardev-remove", &[("id", Kind::Word)], "id", "remove chardev", &[Source::Chardevs], |x, a| {
         with_id(x, "chardev-remove", a)
     }),
@@ -44,6 +63,19 @@ pub(super) const INFOS: &[Command] =
 
 fn with_id(x: &dyn Execute, name: &str, args: &Args) -> Result<String> {
     x.execute(name, Dict::new().with("id", args.word("id"))).map(|_| String::new())
+}
+
+/// A device written as behind `-chardev`. What is wrong with the text comes before the command's own error, as in QEMU.
+fn written(x: &dyn Execute, command: &str, arguments: Dict) -> Result<String> {
+    match x.execute(command, arguments) {
+        Ok(reply) => Ok(text(&reply, "human-readable-text").to_owned()),
+        Err(error) if error.desc() == "Parsing chardev args failed" => {
+            let mut lines: String = error.hint().iter().map(|line| format!("{line}\n")).collect();
+            lines.push_str(&error_text(&Error::generic(error.desc())));
+            Ok(lines)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn chardev(x: &dyn Execute) -> Result<String> {

@@ -32,6 +32,8 @@ pub(crate) enum Source {
     MigrationCapabilities,
     /// Migration parameters.
     MigrationParameters,
+    /// Kinds of character devices.
+    ChardevKinds,
     /// These words.
     Names(&'static [&'static str]),
 }
@@ -78,6 +80,10 @@ fn offer(x: &dyn Execute, source: Source, typed: &str, before: &str) -> Vec<Stri
         Source::ObjectTypes => types(x, "user-creatable"),
         Source::Devices => children(x, "/machine/peripheral"),
         Source::Objects => children(x, "/objects"),
+        Source::ChardevKinds => {
+            let reply = x.query("query-chardev-backends").unwrap_or(Value::Null);
+            items(&reply).iter().map(|c| text(c, "name").to_owned()).collect()
+        }
         Source::Chardevs => {
             let reply = x.query("query-chardev").unwrap_or(Value::Null);
             items(&reply).iter().map(|c| text(c, "label").to_owned()).collect()

@@ -31,6 +31,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("machine", include_str!("../../schema/machine.json")),
     ("qom", include_str!("../../schema/qom.json")),
     ("qdev", include_str!("../../schema/qdev.json")),
+    ("sockets", include_str!("../../schema/sockets.json")),
     ("chardev", include_str!("../../schema/chardev.json")),
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
