@@ -10,7 +10,8 @@ use std::sync::Arc;
 use qapi::commands::{PciCommands, QdevCommands, RunStateCommands, VirtioCommands};
 use qapi::types::{
     HumanReadableText, PanicAction, PciInfo, RebootAction, RunState, ShutdownAction, ShutdownCause,
-    StatusInfo, VirtioInfo, VirtioStatus, WatchdogAction,
+    StatusInfo, VirtQueueStatus, VirtVhostQueueStatus, VirtioInfo, VirtioQueueElement, VirtioStatus,
+    WatchdogAction,
 };
 use qapi::{Dict, Error, Result};
 use qom::{Input, ObjectRef};
@@ -156,6 +157,23 @@ impl VirtioCommands for MachineHandlers {
 
     fn x_query_virtio_status(&self, path: String) -> Result<VirtioStatus> {
         query::device_status(&self.0, &path)
+    }
+
+    fn x_query_virtio_queue_status(&self, path: String, queue: u16) -> Result<VirtQueueStatus> {
+        query::queues::status(&self.0, &path, queue)
+    }
+
+    fn x_query_virtio_vhost_queue_status(&self, path: String, queue: u16) -> Result<VirtVhostQueueStatus> {
+        query::queues::vhost_status(&self.0, &path, queue)
+    }
+
+    fn x_query_virtio_queue_element(
+        &self,
+        path: String,
+        queue: u16,
+        index: Option<u16>,
+    ) -> Result<VirtioQueueElement> {
+        query::queues::element(&self.0, &path, queue, index)
     }
 }
 

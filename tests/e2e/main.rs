@@ -33,3 +33,4 @@ mod startup_errors;
 mod state;
 mod unplugged;
 mod vhost_user_io;
+mod virtqueues;

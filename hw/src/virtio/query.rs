@@ -1,4 +1,6 @@
-//! What `x-query-virtio` and `x-query-virtio-status` answer, and what `info virtio-status` is made from.
+//! What the virtio queries answer: here `x-query-virtio` and `x-query-virtio-status` answer, and what `info virtio-status` is made from.
+
+pub mod queues;
 
 use std::sync::Arc;
 
@@ -46,17 +48,20 @@ fn collect(object: &ObjectRef, list: &mut Vec<VirtioInfo>) {
     }
 }
 
+fn find(machine: &Machine, path: &str) -> Option<Found> {
+    match machine.tree().resolve(path) {
+        Resolve::Found(object) => found(&object),
+        Resolve::Ambiguous | Resolve::Missing => None,
+    }
+}
+
 /// The state of the device at `path`.
 ///
 /// # Errors
 /// `Path … is not a realized VirtIODevice`.
 pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
-    let device = match machine.tree().resolve(path) {
-        Resolve::Found(object) => found(&object),
-        Resolve::Ambiguous | Resolve::Missing => None,
-    };
-    let Found { backend, transport, .. } =
-        device.ok_or_else(|| Error::generic(format!("Path {path} is not a realized VirtIODevice")))?;
+    let Found { backend, transport, .. } = find(machine, path)
+        .ok_or_else(|| Error::generic(format!("Path {path} is not a realized VirtIODevice")))?;
     let generic = backend.common().generic();
     let legacy = |on: bool, bit: u64| if on { bit } else { 0 };
     let texts = backend.feature_texts();

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Number,
     /// A number of 64 bits.
     Long,
+    /// A number of 32 bits that may be missing.
+    OptionalNumber,
     /// A number of 64 bits that may be missing.
     OptionalLong,
     /// A number of mebibytes, not below zero; it is had in bytes.
@@ -125,10 +127,12 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
                     rest = after;
                 }
             }
-            Kind::OptionalLong if rest.is_empty() => {}
-            Kind::Number | Kind::Long | Kind::OptionalLong => {
+            Kind::OptionalNumber | Kind::OptionalLong if rest.is_empty() => {}
+            Kind::Number | Kind::OptionalNumber | Kind::Long | Kind::OptionalLong => {
                 let (value, tail) = evaluate(rest, env.registers)?;
-                if *kind == Kind::Number && !(0..=i64::from(u32::MAX)).contains(&value) {
+                if matches!(kind, Kind::Number | Kind::OptionalNumber)
+                    && !(0..=i64::from(u32::MAX)).contains(&value)
+                {
                     return Err(format!("'{command}' has failed: integer is for 32-bit values\n"));
                 }
                 args.numbers.insert(name, value);

@@ -1,10 +1,10 @@
-//! `info virtio` and `info virtio-status`: what the virtio queries answer, as QEMU's console lays it out.
+//! `info virtio` and its kin: what the virtio queries answer, as QEMU's console lays it out.
 
 use std::fmt::Write as _;
 
 use qapi::{Dict, Error, Result, Value};
 
-use super::args::{Args, Kind};
+use super::args::{Args, Kind, Spec};
 use super::command::{Command, command};
 use super::complete::Source;
 use super::{Execute, flag, items, member, number, text};
@@ -20,7 +20,34 @@ pub(super) const INFOS: &[Command] = &[
         &[Source::Paths],
         status,
     ),
+    command(
+        "virtio-queue-status",
+        QUEUE,
+        "path queue",
+        "Display status of a given virtio queue",
+        &[Source::Paths],
+        queue_status,
+    ),
+    command(
+        "virtio-queue-element",
+        &[("path", Kind::Word), ("queue", Kind::Number), ("index", Kind::OptionalNumber)],
+        "path queue [index]",
+        "Display element of a given virtio queue",
+        &[Source::Paths],
+        queue_element,
+    ),
+    command(
+        "virtio-vhost-queue-status",
+        QUEUE,
+        "path queue",
+        "Display status of a given vhost queue",
+        &[Source::Paths],
+        vhost_queue_status,
+    ),
 ];
+
+/// Arguments that name a queue.
+const QUEUE: &[Spec] = &[("path", Kind::Word), ("queue", Kind::Number)];
 
 pub(super) fn list(x: &dyn Execute) -> Result<String> {
     let reply = x.query("x-query-virtio")?;
@@ -123,4 +150,85 @@ fn bits(out: &mut String, of: &Value, name: &str) {
     if !list.is_empty() {
         let _ = writeln!(out, "\t{}", list.join(",\n\t"));
     }
+}
+
+/// Path and queue, as the queries want them.
+fn queue(args: &Args) -> Dict {
+    Dict::new().with("path", args.word("path")).with("queue", args.number("queue").unwrap_or(0))
+}
+
+fn queue_status(x: &dyn Execute, args: &Args) -> Result<String> {
+    let s = x.execute("x-query-virtio-queue-status", queue(args))?;
+    let mut out = format!("{}:\n", args.word("path"));
+    // Writing to a String cannot fail, here and below.
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "  {:<21} {value}", format!("{name}:"));
+    };
+    line("device_name", text(&s, "name").to_owned());
+    line("queue_index", number(&s, "queue-index").to_string());
+    line("inuse", number(&s, "inuse").to_string());
+    line("used_idx", number(&s, "used-idx").to_string());
+    line("signalled_used", number(&s, "signalled-used").to_string());
+    line("signalled_used_valid", flag(&s, "signalled-used-valid").to_string());
+    for (name, key) in [("last_avail_idx", "last-avail-idx"), ("shadow_avail_idx", "shadow-avail-idx")] {
+        if let Some(index) = member(&s, key).and_then(Value::as_u64) {
+            line(name, index.to_string());
+        }
+    }
+    out.push_str("  VRing:\n");
+    for (name, key) in [("num", "vring-num"), ("num_default", "vring-num-default"), ("align", "vring-align")]
+    {
+        let _ = writeln!(out, "    {:<13} {}", format!("{name}:"), number(&s, key));
+    }
+    for (name, key) in [("desc", "vring-desc"), ("avail", "vring-avail"), ("used", "vring-used")] {
+        let _ = writeln!(out, "    {:<13} 0x{:016x}", format!("{name}:"), number(&s, key));
+    }
+    Ok(out)
+}
+
+fn queue_element(x: &dyn Execute, args: &Args) -> Result<String> {
+    let mut arguments = queue(args);
+    if let Some(index) = args.number("index") {
+        arguments.insert("index", index);
+    }
+    let e = x.execute("x-query-virtio-queue-element", arguments)?;
+    let descs = member(&e, "descs").map(items).unwrap_or_default().iter().map(|desc| {
+        let flags: Vec<_> =
+            member(desc, "flags").map(items).unwrap_or_default().iter().filter_map(Value::as_str).collect();
+        let flags = if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(", ")) };
+        format!("        addr 0x{:x} len {}{flags}", number(desc, "addr"), number(desc, "len"))
+    });
+    let descs = descs.collect::<Vec<_>>().join(",\n");
+    let mut out = format!(
+        "{}:\n  device_name: {}\n  index:   {}\n  desc:\n    descs:\n{descs}\n",
+        args.word("path"),
+        text(&e, "name"),
+        number(&e, "index")
+    );
+    for (ring, keys) in [("avail", ["flags", "idx", "ring"].as_slice()), ("used", &["flags", "idx"])] {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {ring}:");
+        let ring = member(&e, ring).unwrap_or(&Value::Null);
+        for key in keys {
+            let _ = writeln!(out, "    {:<6} {}", format!("{key}:"), number(ring, key));
+        }
+    }
+    Ok(out)
+}
+
+fn vhost_queue_status(x: &dyn Execute, args: &Args) -> Result<String> {
+    let s = x.execute("x-query-virtio-vhost-queue-status", queue(args))?;
+    let mut out = format!("{}:\n  {:<21} {} (vhost)\n", args.word("path"), "device_name:", text(&s, "name"));
+    // Writing to a String cannot fail.
+    for (name, key) in [("kick", "kick"), ("call", "call")] {
+        let _ = writeln!(out, "  {:<21} {}", format!("{name}:"), number(&s, key));
+    }
+    let _ = writeln!(out, "  VRing:\n    {:<12} {}", "num:", number(&s, "num"));
+    for part in ["desc", "avail", "used"] {
+        let (phys, size) = (format!("{part}-phys"), format!("{part}-size"));
+        let _ = writeln!(out, "    {:<12} 0x{:016x}", format!("{part}:"), number(&s, part));
+        let _ = writeln!(out, "    {:<12} 0x{:016x}", format!("{part}_phys:"), number(&s, &phys));
+        let _ = writeln!(out, "    {:<12} {}", format!("{part}_size:"), number(&s, &size));
+    }
+    Ok(out)
 }

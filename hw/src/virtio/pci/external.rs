@@ -131,6 +131,12 @@ impl Transport {
         external.server.start(start);
     }
 
+    /// The event descriptors of a queue that somebody else serves: what the driver signals, and what it is interrupted with.
+    pub fn ring_events(&self, queue: u16) -> Option<(Arc<EventFd>, Arc<EventFd>)> {
+        let call = Arc::clone(self.external()?.lock().calls.get(usize::from(queue))?.event());
+        Some((self.kicks.event(queue)?, call))
+    }
+
     /// Makes what the server interrupts with.
     fn make_calls(&self, external: &External) -> io::Result<()> {
         let mut inner = external.lock();

@@ -97,6 +97,11 @@ impl Transport {
         look(&self.lock().state)
     }
 
+    /// Fills `buf` from the memory that the device reaches, without making a page; false where there is none.
+    pub fn read_ram(&self, addr: u64, buf: &mut [u8]) -> bool {
+        crate::inspect::physical::read_ram(&self.parts.space, addr, buf)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         unpoisoned(&self.inner)
     }
