@@ -56,6 +56,12 @@ pub(crate) trait Backend: Send + Sync {
         None
     }
 
+    /// Takes a connected socket for the peer, as if it had connected here; false if there is one already, or never is. Loop thread.
+    #[doc(alias = "chr_add_client")]
+    fn add_client(&self, _socket: OwnedFd) -> bool {
+        false
+    }
+
     /// Ends connection `id`, if it is still the present one. Loop thread.
     fn hang_up(&self, id: u64) {
         if let Some(stream) = self.stream() {

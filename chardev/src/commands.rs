@@ -51,6 +51,26 @@ impl ChardevCommands for ChardevSet {
         })
     }
 
+    fn add_client(
+        &self,
+        protocol: String,
+        fdname: String,
+        _skipauth: Option<bool>,
+        _tls: Option<bool>,
+    ) -> Result<()> {
+        // The name is used up whatever comes of it.
+        let socket = self.fds().take(&fdname)?;
+        rustix::net::sockopt::socket_type(&socket)
+            .map_err(|_| Error::generic("parameter @fdname must name a socket"))?;
+        let chardev =
+            self.get(&protocol).ok_or_else(|| Error::generic(format!("protocol '{protocol}' is invalid")))?;
+        if chardev.backend().add_client(socket) {
+            Ok(())
+        } else {
+            Err(Error::generic("failed to add client"))
+        }
+    }
+
     fn x_pliant_chardev_add_text(&self, options: String) -> Result<types::HumanReadableText> {
         let list = qom::options::options(&options, Some("backend"));
         if list.get("backend").is_none() && list.help {

@@ -362,6 +362,22 @@ impl SocketState {
         Ok(())
     }
 
+    /// Takes a connection that somebody else made. Loop thread only.
+    fn add_client(&self, socket: OwnedFd) -> bool {
+        if self.is_connected() || self.lock().attempt.is_some() {
+            return false;
+        }
+        self.set_accepting(false);
+        if let Err(error) = self.adopt(socket) {
+            tracing::error!(%error, label = self.label, "cannot use a client's connection");
+            self.set_accepting(true);
+            return false;
+        }
+        self.lock().timer = None;
+        self.sink.set_open(true);
+        true
+    }
+
     /// The peer left. Loop thread only.
     fn disconnected(&self) {
         self.lock().connected_name = None;
@@ -431,6 +447,10 @@ impl Backend for Socket {
 
     fn take_fds(&self) -> Vec<OwnedFd> {
         self.state.stream.take_fds()
+    }
+
+    fn add_client(&self, socket: OwnedFd) -> bool {
+        self.state.add_client(socket)
     }
 
     fn connection(&self) -> Option<Connection> {

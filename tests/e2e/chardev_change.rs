@@ -1,5 +1,6 @@
 //! `chardev-add`, `chardev-change` and their console forms, as a client of a whole machine sees them.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -206,4 +207,47 @@ fn the_console_takes_what_the_command_line_takes() {
         assert!(listed.contains(line), "{line} in {listed}");
     }
     assert!(vm.hmp().run("chardev-add help").starts_with("Available chardev backend types: \n  stdio\n"));
+}
+
+#[test]
+fn a_connected_socket_becomes_the_peer_of_a_device_without_one() {
+    let mut vm = machine();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let give = |vm: &mut Vm, fd: std::os::fd::BorrowedFd<'_>| {
+        let request = json!({"execute": "getfd", "arguments": {"fdname": "x"}});
+        assert_eq!(vm.qmp().request_with_fds(&request, &[fd]).unwrap(), json!({"return": {}}));
+    };
+    let add = |vm: &mut Vm, protocol: &str| {
+        vm.qmp().err("add_client", json!({"protocol": protocol, "fdname": "x", "skipauth": true})).1
+    };
+    assert_eq!(add(&mut vm, "ser"), "File descriptor named 'x' has not been found");
+    give(&mut vm, null.as_fd());
+    assert_eq!(add(&mut vm, "ser"), "parameter @fdname must name a socket");
+    give(&mut vm, theirs.as_fd());
+    assert_eq!(add(&mut vm, "nothing"), "protocol 'nothing' is invalid");
+    assert_eq!(add(&mut vm, "ser"), "File descriptor named 'x' has not been found", "it is used up");
+    give(&mut vm, theirs.as_fd());
+    assert_eq!(add(&mut vm, "m"), "failed to add client");
+    give(&mut vm, theirs.as_fd());
+    vm.qmp().ok("add_client", json!({"protocol": "ser", "fdname": "x"}));
+    give(&mut vm, theirs.as_fd());
+    assert_eq!(add(&mut vm, "ser"), "failed to add client", "it has a peer");
+    let mut peer = Wire::new(ours.into());
+    peer.send(b"a").unwrap();
+    assert_eq!(guest_reads(&mut vm), u32::from(b'a'));
+    vm.qtest().out(THR, 1, u32::from(b'\n'));
+    assert_eq!(peer.line().unwrap(), "");
+    // A socket that came the same way is an address, too.
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    give(&mut vm, theirs.as_fd());
+    let fd = |name: &str| json!({"type": "socket", "data": {"server": false, "addr": {"type": "fd", "data": {"str": name}}}});
+    vm.qmp().ok("chardev-add", json!({"id": "passed", "backend": fd("x")}));
+    for name in ["x", "0"] {
+        let (_, desc) = vm.qmp().err("chardev-add", json!({"id": "again", "backend": fd(name)}));
+        assert_eq!(
+            desc,
+            format!("Failed to add chardev 'again': File descriptor named '{name}' has not been found")
+        );
+    }
 }
