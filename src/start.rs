@@ -21,7 +21,7 @@ use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
-use crate::config::{actions, identity, memory as memory_option, numa, smp};
+use crate::config::{actions, identity, memory as memory_option, numa, outputs, smp};
 use crate::daemon::{self, PidFile};
 use crate::help;
 use crate::report::Reporter;
@@ -44,7 +44,8 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         let _ = std::io::stdout().write_all(text.as_bytes());
         return Ok(status);
     }
-    check_display(line)?;
+    outputs::check_display(line)?;
+    outputs::check_audio(line)?;
     let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
     crate::log::init(report, line.log_file.as_deref(), patterns)?;
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
@@ -134,29 +135,6 @@ struct TerminalGuard(Arc<ChardevSet>);
 impl Drop for TerminalGuard {
     fn drop(&mut self) {
         self.0.shut_down();
-    }
-}
-
-/// `-display`: there is none but `none`.
-fn check_display(line: &CommandLine) -> Result<()> {
-    let Some(raw) = &line.display else { return Ok(()) };
-    let at = |e: Error| e.prefixed(&raw.prefix());
-    let parsed = options::keyval(&raw.text, Some("type")).map_err(at)?;
-    let missing = || at(Error::generic("Parameter 'type' is missing"));
-    match options::value(&parsed.pairs, "type").ok_or_else(missing)? {
-        "none" => match parsed.pairs.iter().find(|(k, _)| k != "type") {
-            None => Ok(()),
-            Some((key, _)) => Err(at(Error::generic(format!("Parameter '{key}' is unexpected")))),
-        },
-        other => {
-            let known = ["gtk", "sdl", "vnc", "curses", "spice-app", "dbus", "egl-headless", "default"];
-            let text = if known.contains(&other) {
-                format!("Display '{other}' is not available, please use '-display none'")
-            } else {
-                format!("Parameter 'type' does not accept value '{other}'")
-            };
-            Err(at(Error::generic(text)))
-        }
     }
 }
 

@@ -83,6 +83,7 @@ pub(crate) struct CommandLine {
     pub(crate) no_defaults: bool,
     pub(crate) nographic: bool,
     pub(crate) display: Option<Raw>,
+    pub(crate) audio: Vec<Raw>,
     /// `-action` and what is short for it: the option, and the list of `-action` that it stands for.
     pub(crate) actions: Vec<(Raw, String)>,
     pub(crate) overcommit: Option<Raw>,
@@ -187,6 +188,7 @@ impl CommandLine {
             "-no-user-config" => {}
             "-nographic" => self.nographic = true,
             "-display" => self.display = Some(raw),
+            "-audio" => self.audio.push(raw),
             "-no-reboot" => self.actions.push((raw, "reboot=shutdown".to_owned())),
             "-no-shutdown" => self.actions.push((raw, "shutdown=pause".to_owned())),
             "-watchdog-action" => self.actions.push((raw, format!("watchdog={text}"))),

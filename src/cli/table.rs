@@ -78,6 +78,7 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     flag("-nodefaults", &[], "no default serial port and monitor"),
     flag("-no-user-config", &[], "accepted; there are no configuration files"),
     with("-display", &[], "none", "no display"),
+    with("-audio", &[], "none", "no sound"),
     flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
     with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),
     with("-serial", &[], "DEV", "a serial port on a character device"),

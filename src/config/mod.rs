@@ -6,6 +6,7 @@ pub(crate) mod actions;
 pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod numa;
+pub(crate) mod outputs;
 pub(crate) mod smp;
 
 #[cfg(test)]

@@ -120,6 +120,9 @@ fn the_rest_is_refused_in_qemus_words() {
         ("-m foo -help -nonsense", "-nonsense: invalid option"),
         ("-nodefconfig", "-nodefconfig: invalid option"),
         ("-machine none -display none,foo=1", "-display none,foo=1: Parameter 'foo' is unexpected"),
+        ("-machine none -audio none,foo=1", "-audio none,foo=1: Parameter 'foo' is unexpected"),
+        ("-machine none -audio foo", "-audio foo: Parameter 'driver' does not accept value 'foo'"),
+        ("-machine none -audio id=x", "-audio id=x: Parameter 'driver' is missing"),
         (
             "-machine none -D /nonexistent/x",
             "Error opening logfile /nonexistent/x: No such file or directory",
