@@ -57,9 +57,11 @@ impl ConfigPorts {
         self.address.store(0, Ordering::Relaxed);
     }
 
+    /// Where an access to the data register goes. The lowest two bits of the address count as in QEMU, whose test programs name the
+    /// very byte and then read the first data port; drivers leave them clear and choose the port.
     fn target(&self, offset: u64) -> Option<(u8, u8, u16)> {
         let address = self.address.load(Ordering::Relaxed);
-        let register = (address & 0xfc) as u16 | (offset & 3) as u16;
+        let register = (address & 0xff) as u16 | (offset & 3) as u16;
         (address & ENABLE != 0).then_some(((address >> 16) as u8, (address >> 8) as u8, register))
     }
 }
@@ -87,18 +89,25 @@ struct Data(Arc<ConfigPorts>);
 impl RegionOps for Data {
     fn read(&self, offset: u64, size: u8) -> u64 {
         match self.0.target(offset) {
-            Some((number, devfn, register)) => read(&self.0.bus, number, devfn, register, size).into(),
+            Some((number, devfn, register)) => {
+                read(&self.0.bus, number, devfn, register, within(register, size)).into()
+            }
             None => u64::MAX,
         }
     }
     fn write(&self, offset: u64, size: u8, value: u64) {
         if let Some((number, devfn, register)) = self.0.target(offset) {
-            write(&self.0.bus, number, devfn, register, size, value as u32);
+            write(&self.0.bus, number, devfn, register, within(register, size), value as u32);
         }
     }
     fn constraints(&self) -> AccessConstraints {
         AccessConstraints::new().valid(1, 4).implemented(1, 4)
     }
+}
+
+/// The ports lead to the first 256 bytes only: what of an access is behind them does not happen.
+fn within(register: u16, size: u8) -> u8 {
+    u16::from(size).min(0x100 - register) as u8
 }
 
 /// The memory-mapped window: 4 KiB for each function, 1 MiB for each bus.

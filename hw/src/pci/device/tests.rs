@@ -95,6 +95,26 @@ fn a_device_that_is_refused_leaves_nothing() {
 }
 
 #[test]
+fn the_lowest_bits_of_the_address_name_a_byte_too() {
+    let mut rig = running();
+    backend(&rig);
+    rig.add("virtio-mem-pci,id=vm0,memdev=mem0,addr=2").unwrap();
+    let io = rig.machine.io_space();
+    let read = |address: u64, port: u64, size: u8| {
+        let _ = io.write_uint(0xcf8, 4, 1 << 31 | 2 << 11 | address);
+        io.read_uint(port, size).0
+    };
+    let whole = read(0, 0xcfc, 4);
+    assert_eq!(whole & 0xffff, 0x1af4);
+    // As drivers do it, as QEMU's test programs do it, and both.
+    assert_eq!(read(0, 0xcfe, 2), whole >> 16);
+    assert_eq!(read(2, 0xcfc, 2), whole >> 16);
+    assert_eq!(read(2, 0xcfe, 2), whole >> 16);
+    // Four bytes from the last one on are one byte: extended space is not behind the ports.
+    assert_eq!(read(0xff, 0xcfc, 4), read(0xff, 0xcfc, 1));
+}
+
+#[test]
 fn a_guest_may_program_a_function_while_it_goes_away() {
     let mut rig = running();
     backend(&rig);
