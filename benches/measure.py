@@ -63,23 +63,32 @@ def memory(program, accel):
     return figures
 
 
-def qmp(program, accel):
-    """Commands a second, each sent when the one before was answered, and in a row."""
+def qmp(program, accel, *more):
+    """Commands a second, each sent when the one before was answered, what one costs, and a long request.
+
+    The client is a program of its own (src/qmp_load.rs) on the connection that was made here: Python would be what is measured.
+    """
     machine = Machine(program, ["-accel", accel, *PLUG])
-    figures = {}
-    for name, command, arguments in (
-        ("query-status/s", "query-status", {}),
-        ("qom-get/s", "qom-get", {"path": "/machine/peripheral/vm0", "property": "size"}),
-        ("query-memory-devices/s", "query-memory-devices", {}),
-    ):
-        count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < 0.5:
-            for _ in range(50):
-                machine.execute(command, **arguments)
-            count += 50
-        figures[name] = count / (time.perf_counter() - begin)
+    fd = machine.socket.fileno()
+    load = subprocess.run(
+        [os.environ["QMP_LOAD_BIN"], str(fd), str(machine.process.pid), *more],
+        pass_fds=[fd],
+        stdout=subprocess.PIPE,
+        timeout=600,
+        text=True,
+        check=False,
+    )
     machine.end()
-    return figures
+    if load.returncode:
+        raise RuntimeError(f"the client ended with {load.returncode}")
+    rows = (line.split("\t") for line in load.stdout.splitlines())
+    return {name: float(value) for name, value in rows}
+
+
+def garbage(program, accel):
+    """Megabytes of random bytes: time, and memory, with a client that reads the replies and one that does not."""
+    figures = qmp(program, accel, "garbage")
+    return {name: value for name, value in figures.items() if "garbage" in name or "unread" in name}
 
 
 def plug(program, accel):
@@ -177,7 +186,7 @@ def compare(name, measure, accel, runs):
 
 def main():
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    parts = sys.argv[1:] or ["start", "memory", "qmp", "plug", "memslots", "tebibyte", "sections"]
+    parts = sys.argv[1:] or ["start", "memory", "qmp", "garbage", "plug", "memslots", "tebibyte", "sections"]
     # Each program's own way of running without KVM.
     accel = "kvm"
     if not kvm:
@@ -194,6 +203,10 @@ def main():
     ):
         if part in parts:
             compare(part, measure, accel, runs)
+    if "garbage" in parts:
+        print("\ngarbage (pliant)")
+        for figure, value in garbage(os.environ["PLIANT_BIN"], accel).items():
+            print(f"  {figure:32}{value:12.2f}")
     if "sections" in parts:
         print("\nsections (pliant, 2048 mapped, -accel qtest)")
         for figure, value in sections(os.environ["PLIANT_BIN"]).items():

@@ -87,6 +87,6 @@ impl SessionCommands for SessionHandler<'_> {
     }
 
     fn query_qmp_schema(&self, _arguments: Dict) -> Result<Value> {
-        Ok(qapi::introspect::schema())
+        Ok(qapi::introspect::written())
     }
 }

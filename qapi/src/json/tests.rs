@@ -311,3 +311,11 @@ proptest! {
         prop_assert!(!parser.is_partial());
     }
 }
+
+#[test]
+fn what_was_written_beforehand_is_written_again_as_it_would_be_anew() {
+    let (schema, written) = (crate::introspect::schema(), crate::introspect::written());
+    let around = |value| Value::from(Dict::new().with("return", value).with("id", 1));
+    assert_eq!(to_string(&around(written.clone())), to_string(&around(schema.clone())));
+    assert_eq!(to_string_pretty(&around(written)), to_string_pretty(&around(schema)));
+}

@@ -65,6 +65,8 @@ impl Writer {
                 self.close(']');
             }
             Value::Dict(dict) => self.dict(dict),
+            Value::Written(text) if self.indent.is_none() => self.out.push_str(text),
+            Value::Written(text) => self.value(&super::parse(text).expect("it was written from a value")),
         }
     }
 
