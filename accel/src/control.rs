@@ -14,7 +14,8 @@
 //! - A vCPU is *broken* after an error or a triple fault: it stays parked under goal Run until a reset.
 //! - A reset is a flag that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
 //!   vCPU's registers belong to its thread.
-//! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on.
+//! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on; and a non-maskable
+//!   interrupt (`next() -> Nmi`), which nobody waits for.
 //! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
 //!   device callback) counts as stopped for the time of the call; so two that do so at once do not wait for each other.
 //!
@@ -25,7 +26,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+use crate::chips::LocalApic;
 use crate::registers::Registers;
+
+/// What a vCPU has at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) registers: Registers,
+    /// Absent if the vCPU has none that could be read.
+    pub(crate) apic: Option<LocalApic>,
+}
 
 /// What a vCPU thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +46,8 @@ pub(crate) enum Step {
     Reset,
     /// Read the registers, call [`Control::report`] and ask again.
     Report,
+    /// Take a non-maskable interrupt and ask again.
+    Nmi,
     /// Return from the thread's function.
     Exit,
 }
@@ -77,7 +89,8 @@ struct Cpu {
     /// How often somebody asked for the registers, and up to which of these times the last report answers.
     asked: u64,
     answered: u64,
-    report: Option<Registers>,
+    report: Option<Snapshot>,
+    nmi: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +145,7 @@ impl Control {
             asked: 0,
             answered: 0,
             report: None,
+            nmi: false,
         });
         (inner.cpus.len() - 1, stop)
     }
@@ -157,6 +171,7 @@ impl Control {
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
                 _ if this.reset => Some((Phase::Parked, Step::Reset)),
+                _ if std::mem::take(&mut this.nmi) => Some((Phase::Parked, Step::Nmi)),
                 _ if this.asked != this.answered => Some((Phase::Parked, Step::Report)),
                 Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
                 Goal::Run | Goal::Pause => None,
@@ -182,23 +197,36 @@ impl Control {
     pub(crate) fn reset_done(&self, cpu: usize) {
         let mut inner = self.lock();
         inner.cpus[cpu].reset = false;
+        inner.cpus[cpu].nmi = false;
         inner.cpus[cpu].broken = false;
         self.changed.notify_all();
     }
 
     /// Called by a vCPU thread with what its registers hold now.
-    pub(crate) fn report(&self, cpu: usize, registers: Option<Registers>) {
+    pub(crate) fn report(&self, cpu: usize, snapshot: Option<Snapshot>) {
         let mut inner = self.lock();
         let this = &mut inner.cpus[cpu];
         // It has not run since it was told to report, so who asked meanwhile is answered as well.
         this.answered = this.asked;
-        this.report = registers;
+        this.report = snapshot;
         self.changed.notify_all();
     }
 
-    /// Has a vCPU report its registers and waits for it; `kick` is called if it runs. `None` if it cannot: no such vCPU, it
+    /// Has a vCPU take a non-maskable interrupt as soon as it can; `kick` is called if it runs. One that was not taken yet is the same.
+    pub(crate) fn inject_nmi(&self, cpu: usize, kick: impl Fn(usize)) {
+        let mut inner = self.lock();
+        let Some(this) = inner.cpus.get_mut(cpu) else { return };
+        this.nmi = true;
+        this.stop.0.store(true, Ordering::SeqCst);
+        if this.phase == Phase::Running {
+            kick(cpu);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Has a vCPU report what it has and waits for it; `kick` is called if it runs. `None` if it cannot: no such vCPU, it
     /// ended, or it is the caller's own, which is inside a device callback.
-    pub(crate) fn registers(&self, cpu: usize, kick: impl Fn(usize)) -> Option<Registers> {
+    pub(crate) fn snapshot(&self, cpu: usize, kick: impl Fn(usize)) -> Option<Snapshot> {
         let mut inner = self.lock();
         let this = inner.cpus.get_mut(cpu)?;
         if this.phase != Phase::Parked && this.thread == Some(thread::current().id()) {

@@ -4,6 +4,7 @@
 //! hands everything to its listeners (`sim` wakes its program, `qtest` reports lines to its client). It models no PIC, IOAPIC or
 //! LAPIC: no masking, no priorities, no vectors.
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qapi::Error;
@@ -27,6 +28,46 @@ pub trait IrqChip: Send + Sync {
     /// # Errors
     /// The host has no memory left.
     fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>>;
+
+    /// How often devices raised each line, by controller; nothing if nobody counts.
+    fn statistics(&self) -> Vec<LineStatistics> {
+        Vec::new()
+    }
+}
+
+/// How often lines of a controller were raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineStatistics {
+    /// Name of the controller.
+    pub controller: &'static str,
+    /// By number of the line.
+    pub raised: Vec<u64>,
+}
+
+/// Levels of lines, and how often each was raised. What kernels and other processes raise by themselves is not in it.
+#[derive(Debug, Default)]
+pub(crate) struct LineCounter {
+    /// A bit for each line that is high.
+    levels: AtomicU32,
+    raised: [AtomicU64; GSI_COUNT as usize],
+}
+
+impl LineCounter {
+    /// Takes note of a level; numbers that do not exist are ignored.
+    pub(crate) fn set(&self, gsi: u32, level: bool) {
+        let Some(raised) = self.raised.get(gsi as usize) else { return };
+        let bit = 1 << gsi;
+        if !level {
+            self.levels.fetch_and(!bit, Ordering::Relaxed);
+        } else if self.levels.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            raised.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts of the first `lines` lines.
+    pub(crate) fn raised(&self, lines: u32) -> Vec<u64> {
+        self.raised[..lines as usize].iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
 }
 
 /// A message that is delivered again and again, as an unmasked MSI-X table entry is.
@@ -73,6 +114,7 @@ type Listener = Arc<dyn Fn(Interrupt) + Send + Sync>;
 #[derive(Default)]
 pub struct UserIrqChip {
     state: Mutex<UserState>,
+    counter: LineCounter,
 }
 
 #[derive(Default)]
@@ -82,6 +124,9 @@ struct UserState {
 }
 
 impl UserIrqChip {
+    /// Its name for people.
+    pub const NAME: &'static str = "interrupt-lines";
+
     /// All lines low, nobody listening.
     #[must_use]
     pub fn new() -> Arc<Self> {
@@ -117,6 +162,7 @@ pub(crate) struct UserIrq(pub(crate) Arc<UserIrqChip>);
 
 impl IrqChip for UserIrq {
     fn set_gsi(&self, gsi: u32, level: bool) {
+        self.0.counter.set(gsi, level);
         let listeners = {
             let mut state = self.0.lock();
             match state.levels.get_mut(gsi as usize) {
@@ -134,6 +180,11 @@ impl IrqChip for UserIrq {
 
     fn msi_route(self: Arc<Self>, message: MsiMessage) -> qapi::Result<Box<dyn MsiRoute>> {
         Ok(Box::new(UserRoute { chip: Arc::clone(&self.0), message: Mutex::new(message) }))
+    }
+
+    fn statistics(&self) -> Vec<LineStatistics> {
+        let raised = self.0.counter.raised(GSI_COUNT);
+        vec![LineStatistics { controller: UserIrqChip::NAME, raised }]
     }
 }
 

@@ -30,6 +30,7 @@
 //!
 //! Left out: TCG and other emulation of instructions, split irqchip, nested state, migration of vCPU state.
 
+mod chips;
 pub mod cpu;
 pub mod irq;
 pub mod kvm;
@@ -46,9 +47,10 @@ use std::sync::Arc;
 
 use memory::{AddressSpace, Memory};
 
+pub use chips::{Chips, IoApic, LocalApic, Pic};
 pub use cpu::CpuModel;
-pub use irq::{Interrupt, IrqChip, MsiMessage, MsiRoute, UserIrqChip};
-pub use registers::{DescriptorTable, Registers, Segment};
+pub use irq::{Interrupt, IrqChip, LineStatistics, MsiMessage, MsiRoute, UserIrqChip};
+pub use registers::{DescriptorTable, Fpu, Registers, Segment};
 pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
 
 /// The vCPUs to create.
@@ -145,6 +147,25 @@ pub trait Accel: Send + Sync {
     #[doc(alias = "cpu_synchronize_state")]
     fn registers(&self, _cpu: u32) -> Option<Registers> {
         None
+    }
+
+    /// The local APIC of vCPU `cpu` as of now, on the terms of [`Accel::registers`]. `None` if there is none that could be read.
+    fn local_apic(&self, _cpu: u32) -> Option<LocalApic> {
+        None
+    }
+
+    /// PIC pair and IOAPIC as of now; `None` where nobody models them.
+    fn chips(&self) -> Option<Chips> {
+        None
+    }
+
+    /// Delivers a non-maskable interrupt to every vCPU, as boards wire it: to input LINT1 of a local APIC that is enabled, which
+    /// the guest may have masked, and past one that is not. Returns before they take it.
+    ///
+    /// # Errors
+    /// What runs here has no such interrupt.
+    fn inject_nmi(&self) -> qapi::Result<()> {
+        Err(qapi::Error::generic("machine does not provide NMIs"))
     }
 
     /// The boot processor's state at the next resets; `None` is the architecture's reset vector.

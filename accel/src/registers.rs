@@ -1,7 +1,8 @@
 //! What a vCPU's registers hold, for debuggers: dumps, memory at virtual addresses, register expressions.
 //!
-//! Intel SDM volume 1, chapter 3 (general registers) and volume 3, chapters 2 and 3 (control and segment registers). Left
-//! out: x87, SSE and later vectors, debug registers, performance counters, model-specific registers but two.
+//! Intel SDM volume 1, chapters 3, 8, 10 and 13 (general registers, x87, SSE, XSAVE) and volume 3, chapters 2, 3 and 18
+//! (control, segment and debug registers). Left out: performance counters, AMX tiles, protection keys, model-specific registers
+//! but two.
 
 /// A segment register with its hidden part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +26,68 @@ pub struct DescriptorTable {
     /// Last offset, bytes.
     pub limit: u16,
 }
+
+/// What a vCPU computes floats and vectors with, as XSAVE has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fpu {
+    /// Control word.
+    pub fcw: u16,
+    /// Status word; bits 11 to 13 are the top of the stack.
+    pub fsw: u16,
+    /// A bit for each x87 register that holds something (FXSAVE's abridged tag word).
+    pub ftw: u8,
+    /// Control and status of SSE.
+    pub mxcsr: u32,
+    /// ST(0) to ST(7): significand, then sign and exponent.
+    pub st: [(u64, u16); 8],
+    /// XCR0: which parts of the rest are enabled.
+    pub xcr0: u64,
+    /// The 512 bits of each vector register, the lowest first. Of what is not enabled, zeroes.
+    pub vectors: [[u64; 8]; 32],
+    /// Mask registers of AVX-512.
+    pub opmask: [u64; 8],
+}
+
+impl Fpu {
+    /// After power-up (Intel SDM volume 3, table 10-1), as QEMU shows it: x87 initialised.
+    #[must_use]
+    pub fn at_reset() -> Self {
+        Self {
+            fcw: 0x37f,
+            fsw: 0,
+            ftw: 0,
+            mxcsr: 0x1f80,
+            st: [(0, 0); 8],
+            xcr0: 1,
+            vectors: [[0; 8]; 32],
+            opmask: [0; 8],
+        }
+    }
+
+    /// Bits of a vector register as far as the guest has enabled them: 128, 256 or 512.
+    #[must_use]
+    pub fn vector_bits(&self) -> u32 {
+        let has = |components: u64| self.xcr0 & components == components;
+        if has(XCR0_AVX512) {
+            512
+        } else if has(XCR0_AVX) {
+            256
+        } else {
+            128
+        }
+    }
+}
+
+impl Default for Fpu {
+    fn default() -> Self {
+        Self::at_reset()
+    }
+}
+
+/// SSE and the upper halves of YMM.
+const XCR0_AVX: u64 = 0b110;
+/// These, and the three parts of AVX-512.
+const XCR0_AVX512: u64 = 0b1110_0110;
 
 /// Registers of a vCPU at one moment, between two instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +122,17 @@ pub struct Registers {
     pub efer: u64,
     /// `IA32_KERNEL_GS_BASE`: what SWAPGS exchanges with the base of GS.
     pub kernel_gs_base: u64,
+    /// `DR0` to `DR3`: addresses of breakpoints.
+    pub dr: [u64; 4],
+    pub dr6: u64,
+    pub dr7: u64,
+    pub fpu: Fpu,
+    /// It executed HLT and waits for an interrupt.
+    pub halted: bool,
+    /// Interrupts are held off for one instruction, as behind STI.
+    pub interrupt_shadow: bool,
+    /// In system management mode.
+    pub smm: bool,
 }
 
 /// EFER.LMA: long mode is active.
@@ -93,6 +167,8 @@ impl Registers {
             gdt: table,
             idt: table,
             cr0: 0x6000_0010,
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
             ..Self::default()
         }
     }

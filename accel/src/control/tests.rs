@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::*;
 
 /// Registers by which a vCPU of a test is known.
-fn registers_of(cpu: usize) -> Registers {
-    Registers { rip: 0x1000 + cpu as u64, ..Registers::at_reset() }
+fn snapshot_of(cpu: usize) -> Snapshot {
+    let registers = Registers { rip: 0x1000 + cpu as u64, ..Registers::at_reset() };
+    Snapshot { registers, apic: None }
 }
 
 /// A vCPU thread that "executes" by waiting on a channel: each kick wakes it, and it reports every step it takes.
@@ -39,7 +40,8 @@ impl Model {
                             }
                         }
                         Step::Reset => control.reset_done(cpu),
-                        Step::Report => control.report(cpu, Some(registers_of(cpu))),
+                        Step::Report => control.report(cpu, Some(snapshot_of(cpu))),
+                        Step::Nmi => {}
                         Step::Exit => return,
                     }
                 }
@@ -116,7 +118,7 @@ fn a_broken_cpu_stays_parked_until_its_reset() {
             sender.send(step).unwrap();
             match step {
                 Step::Reset => inner.reset_done(cpu),
-                Step::Run | Step::Exit | Step::Report => return,
+                Step::Run | Step::Exit | Step::Report | Step::Nmi => return,
             }
         }
     });
@@ -200,7 +202,7 @@ fn a_running_cpu_reports_its_registers_and_runs_on() {
     ran.sort_by_key(|(cpu, _)| *cpu);
     assert_eq!(ran, [(0, Step::Run), (1, Step::Run)]);
     for _ in 0..100 {
-        assert_eq!(model.control.registers(1, model.kick()), Some(registers_of(1)));
+        assert_eq!(model.control.snapshot(1, model.kick()), Some(snapshot_of(1)));
         assert_eq!(model.step(), (1, Step::Report));
         assert_eq!(model.step(), (1, Step::Run));
     }
@@ -212,7 +214,7 @@ fn a_paused_cpu_reports_its_registers_and_stays_paused() {
     let model = Model::new(1);
     for _ in 0..100 {
         let nobody_runs = |_| panic!("nobody to kick");
-        assert_eq!(model.control.registers(0, nobody_runs), Some(registers_of(0)));
+        assert_eq!(model.control.snapshot(0, nobody_runs), Some(snapshot_of(0)));
         assert_eq!(model.step(), (0, Step::Report));
     }
     assert!(model.steps.try_recv().is_err());
@@ -230,7 +232,7 @@ fn everybody_who_asks_for_registers_is_answered_while_the_cpu_is_paused_and_resu
             scope.spawn(move || {
                 for _ in 0..300 {
                     let kick = |_| kick.send(()).unwrap();
-                    assert_eq!(control.registers(0, kick), Some(registers_of(0)));
+                    assert_eq!(control.snapshot(0, kick), Some(snapshot_of(0)));
                 }
             });
         }
@@ -248,12 +250,38 @@ fn nobody_waits_for_registers_that_cannot_come() {
     let (own, _) = control.add();
     let (gone, _) = control.add();
     control.give_up(gone);
-    assert_eq!(control.registers(gone, |_| ()), None);
-    assert_eq!(control.registers(7, |_| ()), None);
+    assert_eq!(control.snapshot(gone, |_| ()), None);
+    assert_eq!(control.snapshot(7, |_| ()), None);
     // A vCPU that asks for its own from inside a device callback.
     control.resume();
     assert_eq!(control.next(own), Step::Run);
-    assert_eq!(control.registers(own, |_| panic!("its own thread")), None);
+    assert_eq!(control.snapshot(own, |_| panic!("its own thread")), None);
     control.shutdown(|_| ());
-    assert_eq!(control.registers(own, |_| ()), None);
+    assert_eq!(control.snapshot(own, |_| ()), None);
+}
+
+#[test]
+fn a_non_maskable_interrupt_is_taken_paused_or_running() {
+    let model = Model::new(1);
+    model.control.inject_nmi(0, |_| panic!("nobody runs"));
+    assert_eq!(model.step(), (0, Step::Nmi));
+    model.control.resume();
+    assert_eq!(model.step(), (0, Step::Run));
+    model.control.inject_nmi(0, model.kick());
+    assert_eq!((model.step(), model.step()), ((0, Step::Nmi), (0, Step::Run)));
+    // There is no such vCPU: nothing happens.
+    model.control.inject_nmi(7, model.kick());
+    model.end();
+}
+
+#[test]
+fn a_reset_comes_before_a_non_maskable_interrupt_and_forgets_it() {
+    let control = Control::new();
+    let (cpu, _) = control.add();
+    control.inject_nmi(cpu, |_| ());
+    control.lock().cpus[cpu].reset = true;
+    assert_eq!(control.next(cpu), Step::Reset);
+    control.reset_done(cpu);
+    control.resume();
+    assert_eq!(control.next(cpu), Step::Run);
 }

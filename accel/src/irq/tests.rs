@@ -44,3 +44,14 @@ fn a_listener_may_look_at_levels() {
     UserIrq(Arc::clone(&chip)).set_gsi(3, true);
     assert_eq!(*seen.lock().unwrap(), Some(true));
 }
+
+#[test]
+fn a_line_counts_when_it_rises() {
+    let (_chip, irq, _log) = heard();
+    for (gsi, level) in [(5, true), (5, true), (5, false), (5, true), (23, true), (3, false), (24, true)] {
+        irq.set_gsi(gsi, level);
+    }
+    let [LineStatistics { controller, raised }] = &irq.statistics()[..] else { panic!("one controller") };
+    let counted: Vec<_> = raised.iter().enumerate().filter(|(_, count)| **count > 0).collect();
+    assert_eq!((*controller, counted), (UserIrqChip::NAME, vec![(5, &2), (23, &1)]));
+}

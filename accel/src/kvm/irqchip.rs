@@ -16,8 +16,11 @@ use qapi::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{lock, os_error};
-use crate::irq::GSI_COUNT;
-use crate::{IrqChip, MsiMessage, MsiRoute};
+use crate::irq::{GSI_COUNT, LineCounter};
+use crate::{IrqChip, LineStatistics, MsiMessage, MsiRoute};
+
+/// Lines of the PIC pair.
+const PIC_LINES: u32 = 16;
 
 /// The messages behind the GSIs that were handed out.
 #[derive(Debug, Default)]
@@ -94,6 +97,7 @@ fn legacy_entries() -> impl Iterator<Item = kvm_irq_routing_entry> {
 pub(crate) struct KvmIrqChip {
     vm: Arc<VmFd>,
     state: Mutex<ChipTable>,
+    counter: LineCounter,
 }
 
 struct ChipTable {
@@ -105,7 +109,8 @@ impl KvmIrqChip {
     /// `max` is `KVM_CAP_IRQ_ROUTING`.
     pub(crate) fn new(vm: Arc<VmFd>, max: usize) -> Arc<Self> {
         let routes = RouteTable { messages: Vec::new(), max };
-        Arc::new(Self { vm, state: Mutex::new(ChipTable { routes, changes: 0 }) })
+        let state = Mutex::new(ChipTable { routes, changes: 0 });
+        Arc::new(Self { vm, state, counter: LineCounter::default() })
     }
 
     /// Replaces the kernel's own table by ours, before the first vCPU runs.
@@ -142,6 +147,7 @@ impl IrqChip for KvmIrqChip {
         if gsi >= GSI_COUNT {
             return;
         }
+        self.counter.set(gsi, level);
         if let Err(error) = self.vm.set_irq_line(gsi, level) {
             tracing::error!(%error, gsi, "cannot set an interrupt line");
         }
@@ -165,6 +171,11 @@ impl IrqChip for KvmIrqChip {
             chip: self,
             state: Mutex::new(RouteState { message, gsi: None, event: None }),
         }))
+    }
+
+    fn statistics(&self) -> Vec<LineStatistics> {
+        let of = |controller, lines| LineStatistics { controller, raised: self.counter.raised(lines) };
+        vec![of("kvm-i8259", PIC_LINES), of("kvm-ioapic", GSI_COUNT)]
     }
 }
 

@@ -23,6 +23,7 @@
 //! Left out: TSC frequency and migration of state, Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
 //! `kernel-irqchip=off|split`.
 
+mod chips;
 mod cpuid;
 mod follow;
 mod gate;
@@ -48,9 +49,12 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
 
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 use crate::cpu::Feature;
-use crate::{Accel, BootState, CpuModel, IrqChip, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo};
+use crate::{
+    Accel, BootState, Chips, CpuModel, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents,
+    VcpuInfo,
+};
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
 use state::{ChipState, MsrIndices};
@@ -273,6 +277,10 @@ impl KvmAccel {
         Ok((VcpuInfo { index, apic_id, thread_id }, thread))
     }
 
+    fn snapshot(&self, cpu: u32) -> Option<Snapshot> {
+        self.shared.control.snapshot(usize::try_from(cpu).ok()?, self.kick())
+    }
+
     fn kick(&self) -> impl Fn(usize) + '_ {
         |cpu| {
             if let Some(thread) = lock(&self.state).threads.get(cpu) {
@@ -343,7 +351,22 @@ impl Accel for KvmAccel {
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {
-        self.shared.control.registers(usize::try_from(cpu).ok()?, self.kick())
+        Some(self.snapshot(cpu)?.registers)
+    }
+
+    fn local_apic(&self, cpu: u32) -> Option<LocalApic> {
+        self.snapshot(cpu)?.apic
+    }
+
+    fn chips(&self) -> Option<Chips> {
+        let chips = chips::chips(&self.shared.vm);
+        chips.inspect_err(|error| tracing::warn!(%error, "the interrupt controllers cannot be read")).ok()
+    }
+
+    fn inject_nmi(&self) -> Result<()> {
+        let count = lock(&self.state).vcpus.len();
+        (0..count).for_each(|cpu| self.shared.control.inject_nmi(cpu, self.kick()));
+        Ok(())
     }
 
     fn set_boot(&self, boot: Option<BootState>) {

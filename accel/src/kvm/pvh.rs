@@ -11,6 +11,11 @@ const CR0: u64 = 0x11;
 /// Only the bit that is always set.
 const RFLAGS: u64 = 2;
 
+/// Entry of the local vector table for input 1, bytes from the start of the APIC's registers.
+const LVT_LINT1: usize = 0x360;
+/// Delivered as a non-maskable interrupt.
+const LVT_NMI: u32 = 0x400;
+
 const CODE: kvm_segment = flat(0x08, 0xb);
 const DATA: kvm_segment = flat(0x10, 0x3);
 /// A busy 32-bit TSS of 104 bytes at 0.
@@ -44,6 +49,12 @@ pub(crate) fn enter(fd: &VcpuFd, boot: &BootState) -> Result<(), kvm_ioctls::Err
     sregs.cr0 = CR0;
     (sregs.cr4, sregs.efer) = (0, 0);
     fd.set_sregs(&sregs)?;
+    // What firmware does before it starts a kernel: non-maskable interrupts of the board come in at LINT1.
+    let mut lapic = fd.get_lapic()?;
+    for (byte, value) in lapic.regs[LVT_LINT1..].iter_mut().zip(LVT_NMI.to_le_bytes()) {
+        *byte = value.cast_signed();
+    }
+    fd.set_lapic(&lapic)?;
     let mut regs = fd.get_regs()?;
     (regs.rip, regs.rbx, regs.rflags) = (u64::from(entry), u64::from(start_info), RFLAGS);
     fd.set_regs(&regs)

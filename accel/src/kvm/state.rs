@@ -4,9 +4,9 @@
 #![expect(unsafe_code, reason = "KVM_SET_XSAVE has no safe wrapper")]
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_debugregs, kvm_irqchip,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, Msrs,
+    kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_config, kvm_pit_state2,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -76,8 +76,13 @@ pub(crate) struct ResetState {
 
 impl ResetState {
     pub(crate) fn capture(fd: &VcpuFd, msrs: &MsrIndices) -> Result<Self> {
+        let mut regs = fd.get_regs()?;
+        // Which processor it is; the kernel does not look at the CPUID table for it.
+        let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
+        let signature = cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map(|leaf| leaf.eax);
+        regs.rdx = signature.map_or(regs.rdx, u64::from);
         Ok(Self {
-            regs: fd.get_regs()?,
+            regs,
             sregs: fd.get_sregs()?,
             xsave: Box::new(fd.get_xsave()?),
             xcrs: fd.get_xcrs()?,

@@ -4,6 +4,7 @@ mod exits;
 mod guest_image;
 mod interrupts;
 mod memory_slots;
+mod nmi;
 mod put_off;
 mod registers;
 mod rig;

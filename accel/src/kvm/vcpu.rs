@@ -15,9 +15,9 @@ use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{MsrIndices, ResetState};
-use super::{Shared, lock, os_error, pvh, registers};
+use super::{Shared, chips, lock, os_error, os_text, pvh, registers};
 use crate::VcpuEvents;
-use crate::control::{Step, StopFlag};
+use crate::control::{Snapshot, Step, StopFlag};
 
 /// A vCPU that was created and waits for its thread.
 pub(crate) struct Vcpu {
@@ -99,15 +99,24 @@ impl Vcpu {
                     running.shared.control.reset_done(cpu);
                 }
                 Step::Report => {
-                    let result = registers::read(&running.runner.fd);
+                    let result = snapshot(&running.runner.fd);
                     let found =
                         result.inspect_err(|error| tracing::warn!(%error, cpu = index, "no registers"));
                     running.shared.control.report(cpu, found.ok());
+                }
+                Step::Nmi => {
+                    if let Err(error) = chips::nmi(&running.runner.fd) {
+                        tracing::error!("KVM: injection failed, NMI lost ({})", os_text(&os_error(error)));
+                    }
                 }
                 Step::Exit => return,
             }
         }
     }
+}
+
+fn snapshot(fd: &VcpuFd) -> Result<Snapshot, kvm_ioctls::Error> {
+    Ok(Snapshot { registers: registers::read(fd)?, apic: chips::local_apic(fd).ok() })
 }
 
 /// The gate must not wait for a thread that is gone.

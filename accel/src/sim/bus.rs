@@ -45,7 +45,7 @@ impl<'a> SimBus<'a> {
     fn gate(&mut self) -> bool {
         while self.end.is_none() && self.stop.is_set() {
             match self.shared.control.next(self.cpu) {
-                Step::Run => {}
+                Step::Run | Step::Nmi => {}
                 Step::Report => self.shared.control.report(self.cpu, None),
                 step @ (Step::Reset | Step::Exit) => self.end = Some(step),
             }

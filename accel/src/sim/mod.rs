@@ -199,6 +199,8 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
                 shared.control.report(cpu, None);
                 shared.control.next(cpu)
             }
+            // Nobody sends one: `inject_nmi` is refused.
+            Step::Nmi => shared.control.next(cpu),
             Step::Run => run_program(shared, cpu, stop, events).unwrap_or_else(|| {
                 // The program is over: halted until a reset.
                 shared.control.break_down(cpu);

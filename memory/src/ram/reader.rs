@@ -26,6 +26,11 @@ const ENTRIES: usize = 512;
 /// Present, or swapped out.
 const OCCUPIED: u64 = 0b11 << 62;
 
+/// In RAM.
+const PRESENT: u64 = 1 << 63;
+/// Its number there.
+const FRAME: u64 = (1 << 55) - 1;
+
 /// Reads one block.
 #[derive(Debug)]
 pub struct BlockReader {
@@ -116,6 +121,26 @@ impl BlockReader {
             at = own.end;
         }
         Ok(())
+    }
+
+    /// Where the host keeps the byte at `offset`, without making it resident. A process that may not know is told page 0.
+    ///
+    /// # Errors
+    /// The host has no page for it, or does not tell.
+    pub fn host_physical(&self, offset: u64) -> io::Result<u64> {
+        if offset >= self.block.max_size() {
+            return Err(io::Error::other("Page not present"));
+        }
+        let page = host_page_size();
+        let address = self.block.host_address() as u64 + offset;
+        let failed = |what: &str| io::Error::other(format!("Cannot {what}pagemap"));
+        let pagemap = File::open("/proc/self/pagemap").map_err(|_| failed("open /proc/self/"))?;
+        let mut raw = [0; ENTRY];
+        pagemap.read_exact_at(&mut raw, address / page * ENTRY as u64).map_err(|_| failed("read "))?;
+        match u64::from_le_bytes(raw) {
+            entry if entry & PRESENT != 0 => Ok((entry & FRAME) * page + address % page),
+            _ => Err(io::Error::other("Page not present")),
+        }
     }
 
     /// The first run of pages in `range` that the mapping has for itself; it may end early.

@@ -126,3 +126,15 @@ fn ranges_end_with_the_block() {
         assert!(reader.read(u64::MAX, &mut [0; 2]).is_err(), "{name}");
     }
 }
+
+#[test]
+fn where_the_host_keeps_a_page_is_told_without_making_one() {
+    let block = RamList::default().create(RamSpec::anonymous("ram", 1 << 20)).unwrap();
+    let reader = block.reader();
+    let missing = |offset| reader.host_physical(offset).unwrap_err().to_string();
+    assert_eq!(missing(0x5678), "Page not present");
+    assert_eq!(missing(0x5678), "Page not present", "still");
+    assert_eq!(missing(1 << 20), "Page not present", "behind the end");
+    block.write(0x5678, &[1]).unwrap();
+    assert_eq!(reader.host_physical(0x5678).unwrap() % host_page_size(), 0x5678 % host_page_size());
+}
