@@ -45,7 +45,7 @@ impl MachineHandlers {
     }
 }
 
-fn text(human_readable_text: String) -> HumanReadableText {
+pub(crate) fn text(human_readable_text: String) -> HumanReadableText {
     HumanReadableText { human_readable_text }
 }
 

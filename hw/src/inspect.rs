@@ -4,14 +4,19 @@
 //! - [`physical`] reads what is at a physical address, and says why it cannot;
 //! - [`Linear`] goes through a vCPU's page tables ([`crate::i386::paging`]) first;
 //! - [`output`] writes files in which zeroes cost nothing;
+//! - `tables`, `chips` and [`roms`] are the texts of `info mem`, `info tlb`, `info lapic`, `info pic`, `info irq`, `info roms`;
 //! - `commands` are `memsave`, `pmemsave` and what the console's `x`, `xp` and register names stand on.
 //!
 //! Memory of a virtio-mem device is looked at only while it is plugged, whether the device protects the rest or not. Left
-//! out: writing, disassembly, vector registers.
+//! out: writing to memory, disassembly.
 
+mod chips;
 mod commands;
 pub(crate) mod output;
 pub mod physical;
+mod registers;
+pub mod roms;
+mod tables;
 
 use memory::AddressSpace;
 

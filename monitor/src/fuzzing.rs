@@ -41,7 +41,7 @@ pub fn qmp(pieces: &[&[u8]], run: &Run<'_>) -> Vec<String> {
 /// One line of the console: the text that it prints.
 pub fn line(line: &str, run: &Run<'_>) -> String {
     let format = Mutex::new(LastFormat::default());
-    run_line(&run, line, &Console { history: &[], format: &format, cpu: None })
+    run_line(&run, line, &Console { history: &[], format: &format, cpu: &std::cell::Cell::default() })
 }
 
 /// What Tab offers for the last word of `line`, and how many bytes of it are typed.
@@ -60,7 +60,8 @@ pub fn keys(bytes: &[u8], run: &Run<'_>) -> Vec<u8> {
             Key::Edited => {}
             Key::Line(line) => {
                 let history: Vec<String> = editor.history().collect();
-                let session = Console { history: &history, format: &format, cpu: None };
+                let session =
+                    Console { history: &history, format: &format, cpu: &std::cell::Cell::default() };
                 shown.extend(editor.take_output());
                 shown.extend(run_line(&run, &line, &session).into_bytes());
                 editor.show_prompt();

@@ -8,6 +8,7 @@ use qapi::{Error, Result};
 use super::elf::Program;
 use super::layout::Layout;
 use crate::core::machine::Machine;
+use crate::inspect::roms::{Rom, Roms};
 
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
@@ -28,7 +29,8 @@ const RESERVED: u32 = 2;
 /// The program does not fit into RAM, or the command line is too long.
 pub fn load(machine: &Machine, image: &[u8], layout: &Layout) -> Result<()> {
     let program = Program::parse(image)?;
-    for segment in &program.segments {
+    let mut roms = Vec::new();
+    for (index, segment) in program.segments.iter().enumerate() {
         let end = segment.address.checked_add(segment.size);
         if segment.address < MIB || end.is_none_or(|end| end > layout.below_4g) {
             return Err(Error::generic("the guest program does not fit into RAM"));
@@ -39,6 +41,8 @@ pub fn load(machine: &Machine, image: &[u8], layout: &Layout) -> Result<()> {
             segment.address + segment.data.len() as u64,
             segment.size - segment.data.len() as u64,
         )?;
+        let name = format!("built-in guest ELF program header segment {index}");
+        roms.push(Rom { address: segment.address, size: segment.size, name });
     }
     let command_line = machine.config().append.clone().unwrap_or_default();
     if command_line.len() >= COMMAND_LINE_MAX {
@@ -56,7 +60,16 @@ pub fn load(machine: &Machine, image: &[u8], layout: &Layout) -> Result<()> {
         raw.extend([0; 4]);
     }
     put(machine, MEMORY_MAP, &raw)?;
-    put(machine, START_INFO, &start_info(map.len() as u32))?;
+    let info = start_info(map.len() as u32);
+    put(machine, START_INFO, &info)?;
+    for (address, data, name) in [
+        (START_INFO, &info, "start info"),
+        (MEMORY_MAP, &raw, "memory map"),
+        (COMMAND_LINE, &text, "command line"),
+    ] {
+        roms.push(Rom { address, size: data.len() as u64, name: format!("built-in guest {name}") });
+    }
+    Roms::of(machine).set(roms);
     machine.accel().set_boot(Some(BootState::Pvh { entry: program.entry, start_info: START_INFO as u32 }));
     Ok(())
 }

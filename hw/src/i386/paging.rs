@@ -8,6 +8,7 @@
 //! Left out: segmentation (addresses are linear), EPT, the A20 line, memory encryption bits.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use accel::Registers;
 
@@ -147,6 +148,26 @@ impl Paging {
         None
     }
 
+    /// Shows `visit` every page that the tables map, by ascending linear address, until it breaks off.
+    ///
+    /// # Errors
+    /// [`TooLarge`]: there are more than `tables` tables, or it broke off.
+    pub fn visit(
+        &self,
+        tables: usize,
+        read: &mut ReadPhysical<'_>,
+        visit: &mut dyn FnMut(Page) -> ControlFlow<()>,
+    ) -> Result<(), TooLarge> {
+        Visit { paging: self, left: tables, read, visit }.table(self.levels, self.root, 0, u64::MAX)
+    }
+
+    /// A linear address as [`Self::visit`] has it, or the end of one, as people write it: with the upper bits that it takes.
+    #[must_use]
+    pub fn canonical(&self, linear: u64) -> u64 {
+        let negative = self.canonical != 0 && linear >> (self.canonical - 1) & 1 != 0;
+        if negative { linear | u64::MAX << self.canonical } else { linear }
+    }
+
     /// Sign-extends a linear address.
     fn extend(&self, linear: u64) -> u64 {
         if self.canonical == 0 {
@@ -170,6 +191,70 @@ impl Paging {
             _ => entry & ADDRESS,
         };
         Some(if page { Entry::Page(address) } else { Entry::Table(address) })
+    }
+}
+
+/// A page that a table maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Linear address, not sign-extended.
+    pub linear: u64,
+    /// Its size is two to this power.
+    pub shift: u32,
+    /// The entry that maps it.
+    pub entry: u64,
+    /// The bits that all entries on the way have.
+    pub common: u64,
+    /// Whether the entry is one of 4 bytes.
+    pub legacy: bool,
+}
+
+struct Visit<'a, 'b> {
+    paging: &'a Paging,
+    /// Tables that may still be read.
+    left: usize,
+    read: &'a mut ReadPhysical<'b>,
+    visit: &'a mut dyn FnMut(Page) -> ControlFlow<()>,
+}
+
+impl Visit<'_, '_> {
+    /// As [`Walk::tables`], but of tables that are used twice it says so twice.
+    fn table(&mut self, levels: &[Level], table: u64, linear: u64, common: u64) -> Result<(), TooLarge> {
+        let Some((level, below)) = levels.split_first() else { return Ok(()) };
+        self.left = self.left.checked_sub(1).ok_or(TooLarge)?;
+        let width = usize::from(self.paging.width);
+        let mut bytes = [0; TABLE];
+        let bytes = &mut bytes[..width << level.bits];
+        if !(self.read)(table, bytes) {
+            return Ok(());
+        }
+        for (index, raw) in (0u64..).zip(bytes.chunks_exact(width)) {
+            let mut entry = [0; 8];
+            entry[..width].copy_from_slice(raw);
+            let entry = u64::from_le_bytes(entry);
+            let linear = linear | index << level.shift;
+            match self.paging.entry(level, entry) {
+                None => {}
+                Some(Entry::Table(next)) => {
+                    // The four entries at the root of PAE paging have no rights.
+                    let rights = if level.bits == 2 { u64::MAX } else { entry };
+                    self.table(below, next, linear, common & rights)?;
+                }
+                Some(Entry::Page(_)) => {
+                    let page = Page {
+                        linear,
+                        shift: level.shift,
+                        entry,
+                        common: common & entry,
+                        legacy: width == 4,
+                    };
+                    if (self.visit)(page).is_break() {
+                        return Err(TooLarge);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,21 +1,28 @@
-//! `memsave`, `pmemsave`, and the commands below the console's `x` and `xp`.
+//! `memsave`, `pmemsave`, `inject-nmi`, and the commands below the console's `x`, `xp`, `sum`, `i`, `o`, `gva2gpa`, `gpa2hva` and
+//! `info` of registers, page tables and interrupt controllers.
 
 use std::fs::File;
 
-use accel::{DescriptorTable, Registers, Segment};
+use accel::{Registers, UserIrqChip};
 use memory::AddressSpace;
 use qapi::commands::InspectCommands;
-use qapi::types::{GuestBytes, VcpuRegisters, VcpuSegment, VcpuTable};
+use qapi::types::{
+    GuestAddress, GuestBytes, GuestSum, HostAddress, HumanReadableText, PortValue, VcpuRegisters,
+};
 use qapi::{Error, Result};
 
 use super::output::{Output, errno_text};
-use super::{Linear, Unreadable, physical, read_all};
-use crate::commands::MachineHandlers;
+use super::registers::registers;
+use super::roms::Roms;
+use super::{Linear, Unreadable, chips, physical, read_all, tables};
+use crate::commands::{MachineHandlers, text};
 use crate::core::Machine;
 use crate::i386::paging::Paging;
 
 /// Bytes that one `x-pliant-read-memory` gives at most.
 const READ_MAX: u64 = 1 << 20;
+/// Bytes that one `x-pliant-sum-memory` looks at.
+const SUM_MAX: u64 = 1 << 32;
 /// Bytes that are saved in one go.
 const CHUNK: usize = 1 << 16;
 
@@ -63,10 +70,152 @@ impl InspectCommands for MachineHandlers {
     }
 
     fn x_pliant_query_registers(&self, cpu_index: Option<i64>) -> Result<VcpuRegisters> {
-        let cpu = vcpu(self.machine(), cpu_index)?;
-        let none = || Error::generic(format!("CPU {cpu} has no registers that could be shown"));
-        Ok(registers(&self.machine().accel().registers(cpu).ok_or_else(none)?))
+        Ok(registers(&registers_of(self.machine(), cpu_index)?))
     }
+
+    fn x_pliant_translate_address(&self, address: u64, cpu_index: Option<i64>) -> Result<GuestAddress> {
+        let cpu = vcpu(self.machine(), cpu_index)?;
+        let space: &AddressSpace = self.machine().system_space();
+        let mut read = |addr: u64, buf: &mut [u8]| physical::read_ram(space, addr, buf);
+        let found = paging(self.machine(), cpu).translate(address, &mut read);
+        Ok(GuestAddress { physical: found.map(|found| found.physical) })
+    }
+
+    fn x_pliant_query_host_address(&self, address: u64, physical: Option<bool>) -> Result<HostAddress> {
+        let view = self.machine().system_space().view();
+        let none = || Error::generic(format!("No memory is mapped at address {address:#x}"));
+        let range = view.lookup(address).ok_or_else(none)?;
+        let no_ram = || Error::generic(format!("Memory at address {address:#x} is not RAM"));
+        let block = range.block().ok_or_else(no_ram)?;
+        let offset = range.offset + (address - range.addr);
+        let address = if physical == Some(true) {
+            format!(
+                "{:#x}",
+                block.reader().host_physical(offset).map_err(|error| Error::generic(error.to_string()))?
+            )
+        } else {
+            format!("{:p}", block.host_address().wrapping_add(offset as usize))
+        };
+        Ok(HostAddress { region: range.name().to_owned(), address })
+    }
+
+    fn x_pliant_sum_memory(&self, address: u64, size: u64) -> Result<GuestSum> {
+        if size > SUM_MAX {
+            return Err(Error::generic(format!("Parameter 'size' expects a number of at most {SUM_MAX}")));
+        }
+        sum(self.machine().system_space(), address, size).map(|sum| GuestSum { sum })
+    }
+
+    fn x_pliant_read_port(&self, port: u16, size: u8) -> Result<PortValue> {
+        let mut bytes = [0; 4];
+        let part = bytes.get_mut(..port_size(size)?).unwrap_or_default();
+        // What nothing answers is all ones, which is in there then.
+        let _ = self.machine().io_space().read(u64::from(port), part);
+        Ok(PortValue { value: u32::from_le_bytes(bytes) })
+    }
+
+    fn x_pliant_write_port(&self, port: u16, size: u8, value: u32) -> Result<()> {
+        let _ = self.machine().io_space().write(u64::from(port), &value.to_le_bytes()[..port_size(size)?]);
+        Ok(())
+    }
+
+    fn x_pliant_query_page_tables(
+        &self,
+        merged: Option<bool>,
+        cpu_index: Option<i64>,
+    ) -> Result<HumanReadableText> {
+        let paging = Paging::of(&registers_of(self.machine(), cpu_index)?);
+        let show = if merged == Some(true) { tables::runs } else { tables::pages };
+        Ok(text(show(self.machine().system_space(), &paging)))
+    }
+
+    fn x_pliant_query_lapic(
+        &self,
+        apic_id: Option<u32>,
+        cpu_index: Option<i64>,
+    ) -> Result<HumanReadableText> {
+        let accel = self.machine().accel();
+        let vcpus = accel.vcpus();
+        let cpu = match apic_id {
+            Some(id) => vcpus.iter().find(|vcpu| vcpu.apic_id == id).map(|vcpu| vcpu.index),
+            None if vcpus.is_empty() => None,
+            None => Some(vcpu(self.machine(), cpu_index)?),
+        };
+        let cpu = cpu.ok_or_else(|| Error::generic("No CPU available"))?;
+        let none = || Error::generic("local apic state not available");
+        Ok(text(chips::local_apic(cpu, &accel.local_apic(cpu).ok_or_else(none)?)))
+    }
+
+    fn x_query_interrupt_controllers(&self) -> Result<HumanReadableText> {
+        let accel = self.machine().accel();
+        // Without a processor there is nobody to interrupt.
+        if accel.vcpus().is_empty() {
+            return Ok(text(String::new()));
+        }
+        let none = || format!("Interrupt controller information not available for {}.\n", UserIrqChip::NAME);
+        Ok(text(accel.chips().map_or_else(none, |chips| chips::controllers(&chips))))
+    }
+
+    fn x_query_irq(&self) -> Result<HumanReadableText> {
+        let accel = self.machine().accel();
+        let statistics = if accel.vcpus().is_empty() { Vec::new() } else { accel.irq().statistics() };
+        Ok(text(chips::lines(&statistics)))
+    }
+
+    fn x_query_roms(&self) -> Result<HumanReadableText> {
+        Ok(text(Roms::of(self.machine()).text()))
+    }
+
+    fn inject_nmi(&self) -> Result<()> {
+        if self.machine().accel().vcpus().is_empty() {
+            return Err(Error::generic("machine does not provide NMIs"));
+        }
+        self.machine().accel().inject_nmi()
+    }
+}
+
+/// Registers of the vCPU that is meant.
+fn registers_of(machine: &Machine, index: Option<i64>) -> Result<Registers> {
+    let cpu = vcpu(machine, index)?;
+    let none = || Error::generic(format!("CPU {cpu} has no registers that could be shown"));
+    machine.accel().registers(cpu).ok_or_else(none)
+}
+
+/// Bytes of a port access.
+fn port_size(size: u8) -> Result<usize> {
+    match size {
+        1 | 2 | 4 => Ok(size.into()),
+        _ => Err(Error::generic("Parameter 'size' expects 1, 2 or 4")),
+    }
+}
+
+/// The checksum of BSD's `sum`: 16 bits, rotated to the right before each byte is added.
+fn sum(space: &AddressSpace, addr: u64, size: u64) -> Result<u16> {
+    let mut buf = vec![0; CHUNK];
+    let (mut sum, mut done) = (0u16, 0);
+    while done < size {
+        let at = addr.wrapping_add(done);
+        let room = (size - done).min((u64::MAX - at).saturating_add(1));
+        let part = CHUNK.min(usize::try_from(room).unwrap_or(CHUNK));
+        let (count, why) = read_all(at, &mut buf[..part], |at, buf| physical::read(space, at, buf));
+        for byte in &buf[..count] {
+            sum = sum.rotate_right(1).wrapping_add(u16::from(*byte));
+        }
+        done += count as u64;
+        let zeroes = match why {
+            None => 0,
+            Some(Unreadable::Nothing { len }) => len.min(size - done),
+            Some(Unreadable::Unplugged) => return Err(unplugged(addr.wrapping_add(done))),
+            Some(_) => 1,
+        };
+        sum = sum.rotate_right((zeroes % 16) as u32);
+        done += zeroes;
+    }
+    Ok(sum)
+}
+
+fn unplugged(addr: u64) -> Error {
+    Error::generic(format!("Memory at 0x{addr:016x} is not plugged"))
 }
 
 /// The vCPU that is meant, the first by default.
@@ -114,7 +263,7 @@ fn save(
             }
             Some((Unreadable::Unplugged, _)) => {
                 let at = at.wrapping_add(count as u64);
-                return Err(Error::generic(format!("Memory at 0x{at:016x} is not plugged")));
+                return Err(unplugged(at));
             }
             Some(_) => {
                 return Err(Error::generic(format!("Invalid addr 0x{addr:016x}/size {size} specified")));
@@ -122,54 +271,6 @@ fn save(
         }
     }
     output.finish().map_err(write_failed)
-}
-
-fn registers(r: &Registers) -> VcpuRegisters {
-    let [r8, r9, r10, r11, r12, r13, r14, r15] = r.r;
-    VcpuRegisters {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip: r.rip,
-        rflags: r.rflags,
-        cs: segment(&r.cs),
-        ds: segment(&r.ds),
-        es: segment(&r.es),
-        fs: segment(&r.fs),
-        gs: segment(&r.gs),
-        ss: segment(&r.ss),
-        ldt: segment(&r.ldt),
-        tr: segment(&r.tr),
-        gdt: table(&r.gdt),
-        idt: table(&r.idt),
-        cr0: r.cr0,
-        cr2: r.cr2,
-        cr3: r.cr3,
-        cr4: r.cr4,
-        efer: r.efer,
-    }
-}
-
-fn segment(segment: &Segment) -> VcpuSegment {
-    let Segment { selector, base, limit, flags } = *segment;
-    VcpuSegment { selector, base, limit, flags }
-}
-
-fn table(table: &DescriptorTable) -> VcpuTable {
-    VcpuTable { base: table.base, limit: table.limit }
 }
 
 #[cfg(test)]

@@ -29,10 +29,12 @@ pub(crate) enum Kind {
     Filename,
     /// A number of 32 bits.
     Number,
-    /// A number of 64 bits.
-    Long,
     /// A number of 32 bits that may be missing.
     OptionalNumber,
+    /// A number of 32 bits behind a dot, which may be missing: `.1`.
+    DottedNumber,
+    /// A number of 64 bits.
+    Long,
     /// A number of 64 bits that may be missing.
     OptionalLong,
     /// A number of mebibytes, not below zero; it is had in bytes.
@@ -127,12 +129,13 @@ pub(crate) fn parse(command: &str, specs: &[Spec], text: &str, env: &Env<'_>) ->
                     rest = after;
                 }
             }
-            Kind::OptionalNumber | Kind::OptionalLong if rest.is_empty() => {}
-            Kind::Number | Kind::OptionalNumber | Kind::Long | Kind::OptionalLong => {
-                let (value, tail) = evaluate(rest, env.registers)?;
-                if matches!(kind, Kind::Number | Kind::OptionalNumber)
-                    && !(0..=i64::from(u32::MAX)).contains(&value)
-                {
+            Kind::OptionalLong | Kind::OptionalNumber if rest.is_empty() => {}
+            Kind::DottedNumber if !rest.starts_with('.') => {}
+            Kind::Number | Kind::Long | Kind::OptionalLong | Kind::OptionalNumber | Kind::DottedNumber => {
+                let number = if *kind == Kind::DottedNumber { &rest[1..] } else { rest };
+                let (value, tail) = evaluate(number, env.registers)?;
+                let long = matches!(kind, Kind::Long | Kind::OptionalLong);
+                if !long && !(0..=i64::from(u32::MAX)).contains(&value) {
                     return Err(format!("'{command}' has failed: integer is for 32-bit values\n"));
                 }
                 args.numbers.insert(name, value);

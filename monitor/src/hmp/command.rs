@@ -9,8 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, balloon, chardev, cpu, dump, error_text, fds, machine, memory, migration, objects, pci,
-    run_state, virtio,
+    Execute, Session, address, balloon, chardev, cpu, dump, error_text, fds, interrupts, items, machine,
+    memory, migration, number, objects, pci, registers, run_state, virtio,
 };
 
 /// A console command.
@@ -52,8 +52,9 @@ impl Command {
     }
 }
 
-/// Commands of this room, `help` and `info`; like `info history` they are run by [`run_line`] itself, for they need the tables.
+/// Commands of this room, `cpu`, `help` and `info`; like `info history` they are run by [`run_line`] itself, for they need the tables or the session.
 const OWN: &[Command] = &[
+    command("cpu", &[("index", Kind::Number)], "index", "set the default CPU", &[], |_, _| Ok(String::new())),
     command(
         "help|?",
         &[("name", Kind::OptionalRest)],
@@ -80,10 +81,12 @@ const OWN_INFOS: &[Command] =
 pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
     table(&[
         OWN,
+        address::COMMANDS,
         balloon::COMMANDS,
         chardev::COMMANDS,
         dump::COMMANDS,
         fds::COMMANDS,
+        interrupts::COMMANDS,
         memory::COMMANDS,
         migration::COMMANDS,
         objects::COMMANDS,
@@ -95,14 +98,17 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
 pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
     table(&[
         OWN_INFOS,
+        address::INFOS,
         balloon::INFOS,
         chardev::INFOS,
         cpu::INFOS,
         dump::INFOS,
+        interrupts::INFOS,
         machine::INFOS,
         migration::INFOS,
         objects::INFOS,
         pci::INFOS,
+        registers::INFOS,
         run_state::INFOS,
         virtio::INFOS,
     ])
@@ -168,12 +174,25 @@ pub(crate) fn run_line(x: &dyn Execute, line: &str, session: &Session<'_>) -> St
 
 /// Runs `command`, called by what is `typed`, with what follows on the line.
 fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str, session: &Session<'_>) -> String {
-    let registers = |name: &str| memory::register(x, session.cpu, name);
-    let env = Env { registers: &registers, format: session.format, cpu: session.cpu };
+    let cpu = session.cpu.get();
+    let registers = |name: &str| memory::register(x, cpu, name);
+    let env = Env { registers: &registers, format: session.format, cpu };
     match args::parse(command.names, command.args, rest, &env) {
+        Ok(args) if command.is("cpu") => choose_cpu(x, &args, session).unwrap_or_else(|e| error_text(&e)),
         Ok(args) => (command.run)(x, &args).unwrap_or_else(|e| error_text(&e)),
         Err(message) => format!("{message}Try \"help {typed}\" for more information\n"),
     }
+}
+
+/// Has later lines look at another CPU.
+fn choose_cpu(x: &dyn Execute, args: &Args, session: &Session<'_>) -> Result<String> {
+    let index = args.number("index");
+    let cpus = x.query("query-cpus-fast")?;
+    if !items(&cpus).iter().any(|cpu| index == i64::try_from(number(cpu, "cpu-index")).ok()) {
+        return Ok("invalid CPU index\n".to_owned());
+    }
+    session.cpu.set(index);
+    Ok(String::new())
 }
 
 /// The name in `line` at `from`, behind blanks; nowhere if nothing else is there.

@@ -1,5 +1,6 @@
 //! The console on a character device: prompt, line editor, one line after the other.
 
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
 
 use chardev::{CharEvent, Chardev, Frontend, Port};
@@ -26,6 +27,8 @@ pub(crate) struct Console {
     away: bool,
     /// Whether the banner is still to be shown, which waits until the terminal is ours.
     new: bool,
+    /// What `cpu` chose.
+    cpu: Cell<Option<i64>>,
 }
 
 impl Console {
@@ -39,6 +42,7 @@ impl Console {
             descriptors: Descriptors::default(),
             away: false,
             new: false,
+            cpu: Cell::default(),
         };
         port.set_handler(Box::new(console));
         Ok(port)
@@ -79,7 +83,7 @@ impl Console {
         self.flush();
         let history: Vec<String> = self.editor.history().collect();
         let text = self.server.upgrade().map(|server| {
-            let session = Session { history: &history, format: &server.format, cpu: None };
+            let session = Session { history: &history, format: &server.format, cpu: &self.cpu };
             self.with_commands(|execute| run_line(execute, line, &session)).unwrap_or_default()
         });
         let text = text.unwrap_or_default();

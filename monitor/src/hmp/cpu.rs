@@ -2,22 +2,24 @@
 
 use qapi::{Result, Value};
 
+use super::args::Args;
 use super::command::{Command, command};
 use super::{Execute, items, member, number, text};
 
 /// Its `info` sub-commands.
 pub(super) const INFOS: &[Command] = &[
-    command("cpus", &[], "", "show infos for each CPU", &[], |x, _| cpus(x)),
+    command("cpus", &[], "", "show infos for each CPU", &[], cpus),
     command("hotpluggable-cpus", &[], "", "Show information about hotpluggable CPUs", &[], |x, _| {
         hotpluggable_cpus(x)
     }),
 ];
 
-fn cpus(x: &dyn Execute) -> Result<String> {
+fn cpus(x: &dyn Execute, args: &Args) -> Result<String> {
+    let chosen = args.cpu().and_then(|index| u64::try_from(index).ok()).unwrap_or(0);
     let reply = x.query("query-cpus-fast")?;
     let line = |c: &Value| {
         let index = number(c, "cpu-index");
-        let mark = if index == 0 { '*' } else { ' ' };
+        let mark = if index == chosen { '*' } else { ' ' };
         format!("{mark} CPU #{index}: thread_id={}\n", number(c, "thread-id"))
     };
     Ok(items(&reply).iter().map(line).collect())

@@ -46,7 +46,7 @@ pub(crate) struct Format {
     /// Values.
     pub(crate) count: u64,
     pub(crate) letter: Letter,
-    /// Bytes of a value: 1, 2, 4 or 8.
+    /// Bytes of a value: 1, 2, 4 or 8; of an instruction 0, unless it is said.
     pub(crate) size: usize,
 }
 
@@ -79,7 +79,8 @@ impl Format {
         if last.letter != Letter::Instruction {
             last.size = size.unwrap_or(last.size);
         }
-        Ok((Self { count, letter: last.letter, size: last.size }, rest))
+        let size = if last.letter == Letter::Instruction { size.unwrap_or(0) } else { last.size };
+        Ok((Self { count, letter: last.letter, size }, rest))
     }
 }
 

@@ -5,7 +5,7 @@ use qapi::{Dict, Result, Value};
 use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::format::{self, Letter};
-use super::{Execute, items, member, number, text};
+use super::{Execute, has_no_cpu, member, number, text, with_cpu};
 
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[
@@ -83,13 +83,6 @@ pub(super) fn register(x: &dyn Execute, cpu: Option<i64>, name: &str) -> Option<
     Some(value.cast_signed())
 }
 
-fn with_cpu(arguments: Dict, cpu: Option<i64>) -> Dict {
-    match cpu {
-        Some(index) => arguments.with("cpu-index", index),
-        None => arguments,
-    }
-}
-
 pub(super) fn print(_x: &dyn Execute, args: &Args) -> Result<String> {
     let letter = args.format().map_or(Letter::Hex, |format| format.letter);
     Ok(format::expression(letter, args.number("expr").unwrap_or(0)) + "\n")
@@ -126,10 +119,6 @@ fn show(x: &dyn Execute, args: &Args, physical: bool) -> Result<String> {
 fn hex(text: &str) -> Vec<u8> {
     let digit = |c: u8| char::from(c).to_digit(16).unwrap_or(0) as u8;
     text.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
-}
-
-fn has_no_cpu(x: &dyn Execute) -> Result<bool> {
-    Ok(items(&x.query("query-cpus-fast")?).is_empty())
 }
 
 pub(super) fn memsave(x: &dyn Execute, args: &Args) -> Result<String> {

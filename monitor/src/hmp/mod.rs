@@ -3,6 +3,7 @@
 //! Everything a command does it does over QMP commands ([`Execute`]), so that the console can do nothing a
 //! program could not, and the text is the only thing this module knows better.
 
+mod address;
 mod args;
 mod balloon;
 mod chardev;
@@ -14,6 +15,7 @@ mod dump;
 mod expr;
 mod fds;
 mod format;
+mod interrupts;
 mod lexis;
 mod machine;
 mod memory;
@@ -21,9 +23,11 @@ mod migration;
 mod objects;
 mod pci;
 mod readline;
+mod registers;
 mod run_state;
 mod virtio;
 
+use std::cell::Cell;
 use std::sync::Mutex;
 
 use qapi::{Dict, Error, Result, Value, json};
@@ -44,8 +48,8 @@ pub(crate) struct Session<'a> {
     pub(crate) history: &'a [String],
     /// The format that `x`, `xp` or `print` used last, whichever console it was.
     pub(crate) format: &'a Mutex<LastFormat>,
-    /// The CPU that registers and linear addresses are those of; the first if none was chosen.
-    pub(crate) cpu: Option<i64>,
+    /// The CPU that registers and linear addresses are those of; the first if none was chosen. `cpu` chooses one.
+    pub(crate) cpu: &'a Cell<Option<i64>>,
 }
 
 /// What executes QMP commands for the console.
@@ -73,6 +77,24 @@ fn error_text(error: &Error) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What a command says, its error included, as it is: some of QEMU's commands write their errors without a word before them.
+fn plain(result: Result<String>) -> Result<String> {
+    result.or_else(|error| Ok(format!("{}\n", error.desc())))
+}
+
+/// Arguments with the CPU that the console looks at, if one was chosen.
+fn with_cpu(arguments: Dict, cpu: Option<i64>) -> Dict {
+    match cpu {
+        Some(index) => arguments.with("cpu-index", index),
+        None => arguments,
+    }
+}
+
+/// Whether the machine has no CPU.
+fn has_no_cpu(x: &dyn Execute) -> Result<bool> {
+    Ok(items(&x.query("query-cpus-fast")?).is_empty())
 }
 
 /// Member of a reply as text; empty when it is missing.

@@ -1,5 +1,6 @@
 //! The console against a recorded machine: replies as QEMU 10.0.2 gave them, text as it printed it.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 
 use qapi::{Dict, Error, Result, Value, json};
@@ -115,7 +116,7 @@ fn memory(arguments: &Dict) -> Result<Value> {
 }
 
 fn run_with(line: &str, history: &[String], format: &Mutex<LastFormat>) -> String {
-    super::run_line(&machine, line, &Session { history, format, cpu: None })
+    super::run_line(&machine, line, &Session { history, format, cpu: &Cell::default() })
 }
 
 fn run(line: &str) -> String {
@@ -137,7 +138,7 @@ fn memory_slots_are_two_tables() {
     );
     let none = r#"{"limit": 2048, "used": 0, "reserved": 0, "free": 2048, "users": [], "devices": []}"#;
     let machine = |_: &str, _: Dict| json::parse(none);
-    let session = Session { history: &[], format: &Mutex::default(), cpu: None };
+    let session = Session { history: &[], format: &Mutex::default(), cpu: &Cell::default() };
     assert_eq!(
         super::run_line(&machine, "info memslots", &session),
         "user            limit  used  reserved  free\nmemory devices   2048     0         0  2048\n"
@@ -258,7 +259,7 @@ fn memory_is_shown_by_linear_and_by_physical_address() {
         _ => Err(Error::generic("no CPU")),
     };
     let on_nobody = |line| {
-        let session = Session { history: &[], format: &Mutex::default(), cpu: None };
+        let session = Session { history: &[], format: &Mutex::default(), cpu: &Cell::default() };
         super::run_line(&nobody, line, &session)
     };
     assert_eq!(on_nobody("x 0"), "Can not dump without CPU\n");
@@ -285,7 +286,7 @@ fn expressions_know_the_registers_of_the_chosen_cpu() {
         let expected = "unknown register\nTry \"help print\" for more information\n";
         assert_eq!(run(&format!("print {unknown}")), expected, "{unknown}");
     }
-    let session = Session { history: &[], format: &Mutex::default(), cpu: Some(1) };
+    let session = Session { history: &[], format: &Mutex::default(), cpu: &Cell::new(Some(1)) };
     assert_eq!(super::run_line(&machine, "p/d $eax", &session), "6\n");
     assert_eq!(super::run_line(&machine, "x/1xb $pc", &session), "0000000000000000: 0x01\n");
 }

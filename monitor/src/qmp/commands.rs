@@ -1,5 +1,6 @@
 //! The commands that belong to the session itself.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 use qapi::commands::SessionCommands;
@@ -64,7 +65,8 @@ fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<Str
             return Err(Error::generic("Parameter 'cpu-index' expects a CPU number"));
         }
     }
-    let console = Console { history: &[], format: &server.format, cpu: cpu_index };
+    let cpu = Cell::new(cpu_index);
+    let console = Console { history: &[], format: &server.format, cpu: &cpu };
     Ok(run_line(&execute, line, &console).replace('\n', "\r\n"))
 }
 
