@@ -22,6 +22,7 @@ mod lifecycle;
 mod memslots;
 mod mtree;
 mod multiple_monitors;
+mod processors;
 mod properties;
 mod qmp_protocol;
 mod qmp_shell;

@@ -63,7 +63,10 @@ pub fn json_view(request: &Value, reply: &Value) -> Option<Value> {
 }
 
 /// The `info` commands whose whole output is compared.
-const COMPARED: [&str; 9] = [
+const COMPARED: [&str; 12] = [
+    "mem",
+    "registers",
+    "tlb",
     "status",
     "kvm",
     "numa",
