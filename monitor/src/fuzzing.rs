@@ -91,6 +91,8 @@ mod tests {
         assert_eq!(replies, [r#"{"return": {}}"#, stop]);
         assert_eq!(line("stop", &refuse), "Error: stop\n");
         assert_eq!(candidates_for("info sta", &refuse).1, 3);
-        assert!(String::from_utf8_lossy(&keys(b"st\top\r", &refuse)).ends_with("Error: stop\n(qemu) "));
+        let shown = keys(b"st\t\r", &refuse);
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.ends_with("Error: stop\n(qemu) "), "{shown}");
     }
 }

@@ -96,7 +96,7 @@ fn what_a_format_leaves_out_is_as_it_was_last_time() {
     assert_eq!(parse("/og"), Ok((1, Letter::Octal, 8, "")));
     assert_eq!(parse("/wd 1"), Ok((1, Letter::Decimal, 4, " 1")));
     assert_eq!(parse("/ib 1"), Ok((1, Letter::Instruction, 1, " 1")));
-    assert_eq!(parse("1"), Ok((1, Letter::Instruction, 1, "1")));
+    assert_eq!(parse("1"), Ok((1, Letter::Instruction, 0, "1")));
     assert_eq!(parse("/2xL 0"), Ok((2, Letter::Hex, 8, " 0")));
     assert_eq!(parse("/ 0"), Ok((1, Letter::Hex, 8, " 0")));
     assert_eq!(parse("/99999999999999999999999b 0"), Ok((u64::MAX, Letter::Hex, 1, " 0")));
