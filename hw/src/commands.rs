@@ -138,6 +138,10 @@ impl QdevCommands for MachineHandlers {
         qdev::device_del(&self.0, &id)
     }
 
+    fn device_sync_config(&self, id: String) -> Result<()> {
+        query::sync_config(&self.0, &id)
+    }
+
     fn x_pliant_query_qtree(&self, brief: Option<bool>) -> Result<HumanReadableText> {
         Ok(text(qtree::text(&self.0, brief.unwrap_or(false))))
     }

@@ -339,7 +339,11 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     Ok(())
 }
 
-fn find_device(machine: &Arc<Machine>, id: &str) -> Result<Arc<dyn Device>> {
+/// The device of that id, or at that path.
+///
+/// # Errors
+/// `Device '…' not found`, `… is not a device`.
+pub(crate) fn find_device(machine: &Arc<Machine>, id: &str) -> Result<Arc<dyn Device>> {
     if !id.starts_with('/') {
         let peripheral = machine.tree().container("/machine/peripheral");
         let object = peripheral.core().child(id).ok_or_else(|| Error::device_not_found(id))?;

@@ -17,6 +17,14 @@ pub trait VirtioBackend: Device + VirtioDevice {
     /// The common part.
     fn common(&self) -> &VirtioCommon;
 
+    /// Has whoever keeps the configuration space tell it anew; `None` if that is the device itself. Main loop thread.
+    ///
+    /// # Errors
+    /// They cannot be asked.
+    fn sync_config(&self) -> Option<Result<()>> {
+        None
+    }
+
     /// The device-specific feature bits with QEMU's sentences, in the order QEMU lists them.
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {
         &[]

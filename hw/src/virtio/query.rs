@@ -14,7 +14,7 @@ use super::backend::VirtioBackend;
 use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
 use super::pci::{Proxy, Transport};
 use super::ring_server::RingServerStatus;
-use crate::core::{Device, Machine};
+use crate::core::{Device, Machine, qdev};
 
 /// A realized device and its transport.
 struct Found {
@@ -37,6 +37,22 @@ pub fn devices(tree: &Tree) -> Vec<VirtioInfo> {
     collect(tree.root(), &mut list);
     list.sort_by(|a, b| a.path.cmp(&b.path));
     list
+}
+
+/// `device-sync-config`: whoever knows the configuration space of the device `id` tells it anew.
+///
+/// # Errors
+/// `Device '…' not found`, `… is not a device`, nobody but the program knows it, or they cannot be asked.
+pub fn sync_config(machine: &Arc<Machine>, id: &str) -> Result<()> {
+    let device = qdev::find_device(machine, id)?;
+    let object = Arc::clone(&device) as ObjectRef;
+    let proxy = cast::<dyn Proxy>(&object).and_then(|proxy| proxy.virtio().transport());
+    // The proxy of a virtio device asks that one.
+    let backend =
+        proxy.map(|transport| Arc::clone(transport.backend())).or_else(|| cast::<dyn VirtioBackend>(&object));
+    let name = backend.as_ref().map_or(object.core().class().name(), |b| b.core().class().name());
+    let unsupported = || Err(Error::generic(format!("device-sync-config is not supported for '{name}'")));
+    backend.as_ref().and_then(|backend| backend.sync_config()).unwrap_or_else(unsupported)
 }
 
 fn collect(object: &ObjectRef, list: &mut Vec<VirtioInfo>) {

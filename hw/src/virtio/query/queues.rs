@@ -175,7 +175,7 @@ pub fn element(machine: &Machine, path: &str, queue: u16, index: Option<u16>) ->
         name: backend.name().to_owned(),
         index: head.into(),
         descs: chain(&transport, &ring, head)?,
-        avail: VirtioRingAvail { flags: avail_flags, idx: avail_idx, ring: head.into() },
+        avail: VirtioRingAvail { flags: avail_flags, idx: avail_idx, ring: head },
         used: VirtioRingUsed { flags: used_flags, idx: used_idx },
     })
 }

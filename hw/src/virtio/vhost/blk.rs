@@ -261,6 +261,10 @@ impl VirtioBackend for VhostUserBlk {
         &self.common
     }
 
+    fn sync_config(&self) -> Option<Result<()>> {
+        self.client().map(|client| client.sync_config())
+    }
+
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {
         use feature::*;
         &[

@@ -1,6 +1,7 @@
 //! The device from end to end, in one process: a machine whose driver is the test, and a back end that does what a script says.
 
 mod lifecycle;
+mod looking;
 mod memory;
 mod realize;
 mod trouble;

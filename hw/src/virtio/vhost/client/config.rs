@@ -32,6 +32,30 @@ impl Client {
         }
     }
 
+    /// Asks for the configuration space and waits for it, and tells the driver even if it is the same. Main loop thread.
+    ///
+    /// # Errors
+    /// There is no back end, or it did not answer: then it is sent away.
+    pub(in super::super) fn sync_config(&self) -> qapi::Result<()> {
+        let config = {
+            let mut session = unpoisoned(&self.session);
+            let Some(link) = session.link() else {
+                return Err(qapi::Error::generic(format!("{}: the back end is not connected", self.title)));
+            };
+            match link.front.config(self.needs.config, self.deadline()) {
+                Ok(config) => config,
+                Err(fault) => {
+                    let error = format!("{}: the configuration space cannot be read: {fault}", self.title);
+                    self.lose_now(&mut session, &fault);
+                    return Err(qapi::Error::generic(error));
+                }
+            }
+        };
+        *unpoisoned(&self.config) = config;
+        self.tell_config();
+        Ok(())
+    }
+
     pub(super) fn fetch_config(&self) {
         self.config_asked.store(false, Ordering::Release);
         let config = {
