@@ -14,7 +14,7 @@ use hw::core::{Global, Host, Machine, MachineConfig, qdev};
 use mainloop::{MainLoop, Signal};
 use memory::{BackendDefaults, Memory};
 use migration::Migration;
-use monitor::Monitors;
+use monitor::{Monitors, TerminalSettings};
 use qapi::types::ShutdownCause;
 use qapi::{Error, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
@@ -64,7 +64,8 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let chars = Chars { set: &chardevs, report };
     chars.chardevs(&line.chardevs)?;
-    let monitors = Monitors::new(main.handle(), vm::version());
+    let monitors =
+        Monitors::new(main.handle(), vm::version(), TerminalSettings::of(|name| std::env::var_os(name)));
     chars.monitors(&line.monitors, &monitors)?;
     let serials = chars.serials(line, &monitors)?;
     greet(&mut main)?;

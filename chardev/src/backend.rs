@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::connection::{Connection, Patience};
 use crate::stream::Stream;
+use crate::tty::Terminal;
 
 /// The host's side of a character device.
 pub(crate) trait Backend: Send + Sync {
@@ -76,6 +77,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// The ring buffer, if this is one.
     fn ring(&self) -> Option<&crate::ringbuf::RingBuf> {
+        None
+    }
+
+    /// The program's own terminal, if input and output of the program are one.
+    fn terminal(&self) -> Option<Terminal> {
         None
     }
 

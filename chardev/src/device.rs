@@ -11,6 +11,7 @@ use crate::connection::{Connection, Patience};
 use crate::frontend::Frontend;
 use crate::options::LogFile;
 use crate::sink::{MAX_MUX_PORTS, Sink};
+use crate::tty::Terminal;
 use crate::{CONGESTION, QUEUE_CAP, WRITE_QUEUE};
 
 /// One character device: its name, its host side, and who uses it.
@@ -84,6 +85,11 @@ impl Chardev {
     /// The terminal to connect to, if this is a pty.
     pub fn pty_path(&self) -> Option<&str> {
         self.backend.pty_path()
+    }
+
+    /// The program's own terminal, if that is what people at this device sit at.
+    pub fn terminal(&self) -> Option<Terminal> {
+        self.backend.terminal()
     }
 
     /// Takes the device for a front end whose functions are given later, with [`Port::set_handler`].

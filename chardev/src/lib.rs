@@ -77,6 +77,7 @@ pub use options::{
 pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};
 pub use socket::receive_within;
+pub use tty::Terminal;
 
 /// Bytes that [`Port::write`] queues beyond what the host takes at once.
 pub const WRITE_QUEUE: usize = 4096;

@@ -12,6 +12,7 @@ use crate::device::{Chardev, Port};
 use crate::frontend::{CharEvent, Frontend};
 use crate::set::OnExit;
 use crate::sink::Sink;
+use crate::tty::Terminal;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
@@ -139,6 +140,10 @@ impl Backend for Mux {
 
     fn take_fds(&self) -> Vec<std::os::fd::OwnedFd> {
         self.base.take_fds()
+    }
+
+    fn terminal(&self) -> Option<Terminal> {
+        self.base.chardev().terminal()
     }
 }
 

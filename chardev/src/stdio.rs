@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mainloop::{Handle, Signal, SignalWatch};
 use qapi::{Error, Result};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
-use rustix::termios::{Termios, tcgetattr};
+use rustix::termios::{Termios, isatty, tcgetattr};
 
 use crate::backend::Backend;
 use crate::file::strerror;
@@ -25,6 +25,8 @@ use crate::tty;
 pub(crate) struct Stdio {
     stream: Arc<Stream>,
     terminal: Option<Arc<Terminal>>,
+    /// Where people read, if that is a terminal as well.
+    screen: Option<tty::Terminal>,
     /// Kept alive only.
     continued: Option<SignalWatch>,
     changed_flags: Vec<(OwnedFd, OFlags)>,
@@ -75,6 +77,7 @@ impl Stdio {
         let mut stdio = Self {
             stream: Stream::new(sink, on_end),
             terminal: None,
+            screen: None,
             continued: None,
             changed_flags: Vec::new(),
             in_use: Arc::clone(in_use),
@@ -99,6 +102,9 @@ impl Stdio {
             let terminal = Arc::new(Terminal { fd, saved, signal, echo: Mutex::new(false) });
             terminal.set_mode();
             self.terminal = Some(Arc::clone(&terminal));
+            if isatty(output) {
+                self.screen = Some(tty::Terminal::new(output.try_clone_to_owned()?));
+            }
             self.continued = Some(handle.watch_signals(&[Signal::CONT], move |_| terminal.set_mode())?);
         }
         self.stream.open(Some(source), Some(dest), None)
@@ -154,6 +160,10 @@ impl Backend for Stdio {
     fn shut_down(&self) {
         self.stream.close();
         self.restore();
+    }
+
+    fn terminal(&self) -> Option<tty::Terminal> {
+        self.screen.clone()
     }
 
     fn set_echo(&self, on: bool) {

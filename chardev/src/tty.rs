@@ -1,11 +1,28 @@
-//! Terminal modes.
+//! Terminal modes, and the size of a terminal.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::termios::{
     ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, tcgetattr,
-    tcsetattr,
+    tcgetwinsize, tcsetattr,
 };
+
+/// The program's own terminal.
+#[derive(Debug, Clone)]
+pub struct Terminal(Arc<OwnedFd>);
+
+impl Terminal {
+    /// The terminal that `fd` is.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+
+    /// Its width in columns now; `None` if it does not say.
+    pub fn columns(&self) -> Option<u16> {
+        tcgetwinsize(self.0.as_fd()).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
+    }
+}
 
 /// `saved` changed for a terminal whose user types to a device: characters at once and unchanged, no echo, output
 /// still with carriage returns added, and Ctrl-C a signal only if asked.

@@ -14,6 +14,8 @@ pub mod fuzzing;
 mod hmp;
 mod qmp;
 mod server;
+mod terminal;
 mod throttle;
 
 pub use server::{Backend, Conversation, Monitors, Version};
+pub use terminal::TerminalSettings;

@@ -12,6 +12,7 @@ use qapi::{Dict, Handlers, Result, Value};
 use crate::emit::Stamped;
 use crate::hmp::{Console, LastFormat};
 use crate::qmp::{self, Peer, SessionHandler};
+use crate::terminal::TerminalSettings;
 use crate::throttle::{Throttle, WINDOW_NS};
 
 /// The commands that belong to a conversation: the monitor's own.
@@ -44,6 +45,7 @@ pub struct Monitors(Arc<Server>);
 pub(crate) struct Server {
     pub(crate) loop_handle: Handle,
     pub(crate) version: Version,
+    pub(crate) terminal: TerminalSettings,
     backend: OnceLock<Arc<dyn Backend>>,
     /// Who holds the devices: handlers hold weak references, so that dropping these gives the devices back.
     peers: Mutex<Vec<Arc<Peer>>>,
@@ -54,10 +56,11 @@ pub(crate) struct Server {
 
 impl Monitors {
     /// Monitors on `loop_handle`. Commands work once [`Monitors::set_backend`] was called.
-    pub fn new(loop_handle: Handle, version: Version) -> Self {
+    pub fn new(loop_handle: Handle, version: Version, terminal: TerminalSettings) -> Self {
         Self(Arc::new(Server {
             loop_handle,
             version,
+            terminal,
             backend: OnceLock::new(),
             peers: Mutex::default(),
             consoles: Mutex::default(),

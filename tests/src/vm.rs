@@ -250,6 +250,8 @@ impl VmBuilder {
             .args(&line)
             .current_dir(self.scratch.path())
             .stderr(file("stderr"))
+            // What is typed in a test is nobody's history.
+            .env("XDG_STATE_HOME", self.scratch.path().join("state"))
             .envs(self.env.iter().cloned());
         match std::mem::take(&mut self.stdio) {
             Stdio3::Quiet => command.stdin(Stdio::null()).stdout(file("stdout")),

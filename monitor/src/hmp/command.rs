@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use qapi::{Error, Result};
+use qapi::Error;
 
 use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
@@ -23,7 +23,7 @@ pub(crate) struct Command {
     help: &'static str,
     /// Candidates for each argument that is a word.
     pub(crate) sources: &'static [Source],
-    run: fn(&dyn Execute, &Args) -> Result<String>,
+    run: fn(&dyn Execute, &Args) -> qapi::Result<String>,
 }
 
 pub(super) const fn command(
@@ -32,7 +32,7 @@ pub(super) const fn command(
     params: &'static str,
     help: &'static str,
     sources: &'static [Source],
-    run: fn(&dyn Execute, &Args) -> Result<String>,
+    run: fn(&dyn Execute, &Args) -> qapi::Result<String>,
 ) -> Command {
     Command { names, args, params, help, sources, run }
 }
@@ -41,6 +41,11 @@ impl Command {
     /// Names it can be called by.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.names.split('|')
+    }
+
+    /// How its arguments look in `help`.
+    pub(super) fn params(&self) -> &'static str {
+        self.params
     }
 
     fn is(&self, name: &str) -> bool {
@@ -129,7 +134,7 @@ pub(crate) fn find(table: &[&'static Command], name: &str) -> Option<&'static Co
 }
 
 /// What to print for `help [name [subcommand]]`; a broken quotation is an error.
-fn help(text: &str) -> Result<String> {
+fn help(text: &str) -> qapi::Result<String> {
     let all = |table: &Table, prefix: &str| table.iter().map(|c| c.help_line(prefix)).collect();
     let words = words(text).ok_or_else(|| Error::generic("unterminated string"))?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -149,43 +154,55 @@ fn unknown(name: &str) -> String {
 
 /// Runs one line and gives the text to print, lines ended by `\n`.
 pub(crate) fn run_line(x: &dyn Execute, line: &str, session: &Session<'_>) -> String {
+    let (Ok(text) | Err(text)) = answer(x, line, session);
+    text
+}
+
+/// As [`run_line`], for whoever shows errors in another colour.
+pub(crate) fn answer(x: &dyn Execute, line: &str, session: &Session<'_>) -> Result<String, String> {
     let name = command_name(line, 0);
     if name.end == 0 {
-        return String::new();
+        return Ok(String::new());
     }
-    let Some(command) = find(&COMMANDS, &line[name.clone()]) else { return unknown(&line[name]) };
+    let Some(command) = find(&COMMANDS, &line[name.clone()]) else { return Err(unknown(&line[name])) };
     let rest = &line[name.end..];
     if !command.is("info") {
         return run(x, command, &line[name.clone()], rest, session);
     }
     if rest.trim_start().is_empty() {
-        return help("info").unwrap_or_else(|e| error_text(&e));
+        return help("info").map_err(|e| error_text(&e));
     }
     // Complaints quote the line up to the name's end, blanks and all.
     let sub = command_name(line, name.end);
     match find(&INFOS, &line[sub.clone()]) {
-        None => unknown(&line[..sub.end]),
+        None => Err(unknown(&line[..sub.end])),
         Some(command) if command.is("history") && line[sub.end..].trim().is_empty() => {
-            session.history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect()
+            Ok(session.history.iter().enumerate().map(|(i, l)| format!("{i}: '{l}'\n")).collect())
         }
         Some(command) => run(x, command, &line[..sub.end], &line[sub.end..], session),
     }
 }
 
 /// Runs `command`, called by what is `typed`, with what follows on the line.
-fn run(x: &dyn Execute, command: &Command, typed: &str, rest: &str, session: &Session<'_>) -> String {
+fn run(
+    x: &dyn Execute,
+    command: &Command,
+    typed: &str,
+    rest: &str,
+    session: &Session<'_>,
+) -> Result<String, String> {
     let cpu = session.cpu.get();
     let registers = |name: &str| memory::register(x, cpu, name);
     let env = Env { registers: &registers, format: session.format, cpu };
     match args::parse(command.names, command.args, rest, &env) {
-        Ok(args) if command.is("cpu") => choose_cpu(x, &args, session).unwrap_or_else(|e| error_text(&e)),
-        Ok(args) => (command.run)(x, &args).unwrap_or_else(|e| error_text(&e)),
-        Err(message) => format!("{message}Try \"help {typed}\" for more information\n"),
+        Ok(args) if command.is("cpu") => choose_cpu(x, &args, session).map_err(|e| error_text(&e)),
+        Ok(args) => (command.run)(x, &args).map_err(|e| error_text(&e)),
+        Err(message) => Err(format!("{message}Try \"help {typed}\" for more information\n")),
     }
 }
 
 /// Has later lines look at another CPU.
-fn choose_cpu(x: &dyn Execute, args: &Args, session: &Session<'_>) -> Result<String> {
+fn choose_cpu(x: &dyn Execute, args: &Args, session: &Session<'_>) -> qapi::Result<String> {
     let index = args.number("index");
     let cpus = x.query("query-cpus-fast")?;
     if !items(&cpus).iter().any(|cpu| index == i64::try_from(number(cpu, "cpu-index")).ok()) {

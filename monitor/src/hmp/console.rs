@@ -3,15 +3,17 @@
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
 
-use chardev::{CharEvent, Chardev, Frontend, Port};
+use chardev::{CharEvent, Chardev, Frontend, Port, Terminal};
 use qapi::{Dict, Result, Value};
 
 use super::complete::candidates;
-use super::readline::{Key, LineEditor};
-use super::{Execute, Session, run_line};
+use super::history_file::{HistoryFile, MAX_LINES};
+use super::readline::{History, Key, LineEditor, Palette};
+use super::{Execute, Screen, Session, answer, hints};
 use crate::descriptors::Descriptors;
 use crate::qmp::SessionHandler;
 use crate::server::Server;
+use crate::terminal::TerminalSettings;
 
 const PROMPT: &str = "(qemu) ";
 /// Bytes taken from the terminal at a time; a paste comes in pieces so that other work gets its turn.
@@ -23,6 +25,12 @@ pub(crate) struct Console {
     port: Weak<Port>,
     editor: LineEditor,
     descriptors: Descriptors,
+    /// The program's own terminal, if people sit there.
+    terminal: Option<Terminal>,
+    palette: Palette,
+    unicode: bool,
+    /// Where what is entered is kept.
+    file: Option<HistoryFile>,
     /// Whether another front end of a mux has the terminal.
     away: bool,
     /// Whether the banner is still to be shown, which waits until the terminal is ours.
@@ -35,17 +43,50 @@ impl Console {
     /// Starts a console on `chardev`; it lives as long as the port that is returned.
     pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>) -> Result<Arc<Port>> {
         let port = Arc::new(chardev.reserve()?);
-        let console = Self {
+        let mut console = Self {
             server: Arc::downgrade(server),
             port: Arc::downgrade(&port),
             editor: LineEditor::new(PROMPT),
             descriptors: Descriptors::default(),
+            terminal: None,
+            palette: Palette::PLAIN,
+            unicode: false,
+            file: None,
             away: false,
             new: false,
             cpu: Cell::default(),
         };
+        if let Some(terminal) = chardev.terminal() {
+            console.settle_at(terminal, &server.terminal);
+        }
         port.set_handler(Box::new(console));
         Ok(port)
+    }
+
+    /// Makes itself at home on the program's own terminal. Everybody else gets what QEMU would send.
+    fn settle_at(&mut self, terminal: Terminal, settings: &TerminalSettings) {
+        let (file, lines) = settings.history.as_deref().map_or((None, Vec::new()), HistoryFile::open);
+        self.file = file;
+        let history = History::new(lines, MAX_LINES);
+        self.unicode = settings.utf8;
+        if settings.colour {
+            self.palette = Palette::COLOURS;
+        }
+        if settings.moves {
+            let hinter = settings.colour.then_some(hints::syntax as fn(&str) -> Option<String>);
+            self.editor = LineEditor::for_terminal(PROMPT, columns(&terminal), self.palette, history, hinter);
+        } else {
+            self.editor.set_history(history);
+        }
+        self.terminal = Some(terminal);
+    }
+
+    /// What there is to draw on now: people change the size of their windows.
+    fn screen(&self) -> Screen {
+        match &self.terminal {
+            Some(terminal) => Screen { columns: columns(terminal), unicode: self.unicode },
+            None => Screen::default(),
+        }
     }
 
     fn send(&self, bytes: &[u8]) {
@@ -81,13 +122,21 @@ impl Console {
 
     fn line(&mut self, line: &str) {
         self.flush();
+        if let Some(file) = &mut self.file {
+            file.append(line);
+        }
         let history: Vec<String> = self.editor.history().collect();
         let text = self.server.upgrade().map(|server| {
             let session = Session { history: &history, format: &server.format, cpu: &self.cpu };
-            self.with_commands(|execute| run_line(execute, line, &session)).unwrap_or_default()
+            self.with_commands(|execute| answer(execute, line, &session)).unwrap_or(Ok(String::new()))
         });
-        let text = text.unwrap_or_default();
-        self.send(text.replace('\n', "\r\n").as_bytes());
+        match text.unwrap_or(Ok(String::new())) {
+            Ok(text) => self.send(text.replace('\n', "\r\n").as_bytes()),
+            Err(text) => {
+                let Palette { error, reset, .. } = self.palette;
+                self.send(format!("{error}{}{reset}", text.replace('\n', "\r\n")).as_bytes());
+            }
+        }
         // `quit` is the last thing on the screen.
         if self.is_ready() {
             self.prompt();
@@ -108,11 +157,31 @@ impl Console {
     /// Calls `work` with what runs QMP commands, unless the monitors are gone.
     fn with_commands<T>(&self, work: impl FnOnce(&dyn Execute) -> T) -> Option<T> {
         let server = self.server.upgrade()?;
-        let execute = |command: &str, arguments: Dict| -> Result<Value> {
-            server.run(&SessionHandler::console(&server, &self.descriptors), command, arguments)
-        };
-        Some(work(&execute))
+        let (descriptors, screen) = (&self.descriptors, self.screen());
+        Some(work(&Commands { server: &server, descriptors, screen }))
     }
+}
+
+/// What runs commands for a console.
+struct Commands<'a> {
+    server: &'a Arc<Server>,
+    descriptors: &'a Descriptors,
+    screen: Screen,
+}
+
+impl Execute for Commands<'_> {
+    fn execute(&self, command: &str, arguments: Dict) -> Result<Value> {
+        self.server.run(&SessionHandler::console(self.server, self.descriptors), command, arguments)
+    }
+
+    fn screen(&self) -> Screen {
+        self.screen
+    }
+}
+
+/// Columns of a terminal; 80 of one that does not say.
+fn columns(terminal: &Terminal) -> usize {
+    terminal.columns().map_or(80, usize::from)
 }
 
 impl Frontend for Console {
@@ -124,6 +193,9 @@ impl Frontend for Console {
     fn read(&mut self, data: &[u8]) {
         if let Some(port) = self.port.upgrade() {
             self.descriptors.arrive(port.take_fds());
+        }
+        if let Some(terminal) = &self.terminal {
+            self.editor.resize(columns(terminal));
         }
         for byte in data {
             if !self.is_ready() {

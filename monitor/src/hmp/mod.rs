@@ -15,6 +15,8 @@ mod dump;
 mod expr;
 mod fds;
 mod format;
+mod hints;
+mod history_file;
 mod interrupts;
 mod lexis;
 mod machine;
@@ -32,6 +34,7 @@ use std::sync::Mutex;
 
 use qapi::{Dict, Error, Result, Value, json};
 
+use command::answer;
 pub(crate) use command::run_line;
 pub(crate) use console::Console;
 pub(crate) use format::LastFormat;
@@ -52,10 +55,31 @@ pub(crate) struct Session<'a> {
     pub(crate) cpu: &'a Cell<Option<i64>>,
 }
 
+/// What there is to draw on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Screen {
+    /// Columns.
+    pub(crate) columns: usize,
+    /// Whether it shows more than ASCII.
+    pub(crate) unicode: bool,
+}
+
+impl Default for Screen {
+    /// That of who may be a program.
+    fn default() -> Self {
+        Self { columns: 80, unicode: false }
+    }
+}
+
 /// What executes QMP commands for the console.
 pub(crate) trait Execute {
     /// Runs `command` and gives its return value.
     fn execute(&self, command: &str, arguments: Dict) -> Result<Value>;
+
+    /// Where the text is shown that is made of the replies.
+    fn screen(&self) -> Screen {
+        Screen::default()
+    }
 
     /// Runs a command without arguments.
     fn query(&self, command: &str) -> Result<Value> {
