@@ -405,3 +405,30 @@ fn sender(pid: u32) -> String {
     let name = name.split('\0').next().filter(|n| !n.is_empty()).unwrap_or("<unknown process>");
     format!(" from pid {pid} ({name})")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What completion offers is what there is to choose from, for each enumeration of each class.
+    #[test]
+    fn every_property_that_is_an_enumeration_names_its_values() {
+        let memory = Memory::new();
+        let mut registry = Registry::new();
+        register_all(&mut registry, &memory);
+        let mut seen = 0;
+        for class in registry.iter() {
+            for property in class.properties() {
+                // Names of enumerations begin with a capital, of all other types with a small letter.
+                let is_enum = property.type_name().starts_with(char::is_uppercase);
+                let names = property.value_names();
+                assert_eq!(is_enum, !names.is_empty(), "{}.{}", class.name(), property.name());
+                if let Some(default) = property.default_value().and_then(Value::as_str).filter(|_| is_enum) {
+                    assert!(names.contains(&default), "{}.{}", class.name(), property.name());
+                }
+                seen += usize::from(is_enum);
+            }
+        }
+        assert!(seen > 5);
+    }
+}

@@ -200,6 +200,17 @@ impl DiscardManager {
         self.state().populated.count() * self.granularity
     }
 
+    /// Bytes that are populated in each of the ranges, all at one moment. Costs a look at each word of the bitmap.
+    pub fn populated_in(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<u64> {
+        let state = self.state();
+        let bytes = |range: Range<u64>| {
+            let bits = range.start / self.granularity..range.end.div_ceil(self.granularity);
+            // The last granule may be partial.
+            (state.populated.count_in(bits) * self.granularity).min(range.end.saturating_sub(range.start))
+        };
+        ranges.into_iter().map(bytes).collect()
+    }
+
     /// Populates what is not populated in the range, once every listener agreed.
     ///
     /// # Errors

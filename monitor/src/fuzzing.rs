@@ -46,7 +46,8 @@ pub fn line(line: &str, run: &Run<'_>) -> String {
 
 /// What Tab offers for the last word of `line`, and how many bytes of it are typed.
 pub fn candidates_for(line: &str, run: &Run<'_>) -> (Vec<String>, usize) {
-    candidates(&run, line)
+    let offered = candidates(&run, line);
+    (offered.found, offered.typed)
 }
 
 /// Keys pressed at a console: what its terminal is sent.
@@ -67,8 +68,8 @@ pub fn keys(bytes: &[u8], run: &Run<'_>) -> Vec<u8> {
                 editor.show_prompt();
             }
             Key::Complete(before) => {
-                let (found, typed) = candidates(&run, &before);
-                editor.complete(found, typed);
+                let offered = candidates(&run, &before);
+                editor.complete(offered.found, offered.typed, offered.goes_on);
             }
         }
         shown.extend(editor.take_output());

@@ -84,6 +84,18 @@ impl QomCommands for Tree {
         self.delete_user_object(&id)
     }
 
+    fn x_pliant_list_property_values(&self, typename: String, property: String) -> Result<Vec<String>> {
+        let registry = self.registry();
+        let class = registry
+            .lookup(&typename)
+            .ok_or_else(|| Error::new(ErrorClass::DeviceNotFound, format!("Class '{typename}' not found")))?;
+        let properties = class.properties();
+        let found = properties.iter().find(|p| p.name() == property);
+        let found =
+            found.ok_or_else(|| Error::generic(format!("Property '{typename}.{property}' not found")))?;
+        Ok(found.value_names().iter().map(|name| (*name).to_owned()).collect())
+    }
+
     fn x_pliant_qom_set_text(&self, path: String, property: String, value: String) -> Result<()> {
         self.resolve(&path).found(&path)?.set(&property, Input::Text(&value))
     }

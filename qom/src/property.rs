@@ -15,6 +15,7 @@ pub struct Property {
     name: &'static str,
     type_name: &'static str,
     description: Option<&'static str>,
+    values: &'static [&'static str],
     default: Option<Value>,
     get: Option<Getter>,
     set: Option<Setter>,
@@ -31,6 +32,7 @@ impl Property {
             name,
             type_name,
             description: None,
+            values: &[],
             default: None,
             get: None,
             set: None,
@@ -51,6 +53,7 @@ impl Property {
             name: of.name,
             type_name: of.type_name,
             description: of.description,
+            values: of.values,
             default: of.default.clone(),
             get: None,
             set: None,
@@ -103,6 +106,13 @@ impl Property {
         self
     }
 
+    /// The names that a value is one of, for whoever helps a person to write one.
+    #[must_use]
+    pub fn values(mut self, names: &'static [&'static str]) -> Self {
+        self.values = names;
+        self
+    }
+
     /// The default that help and introspection show.
     #[must_use]
     pub fn default(mut self, value: impl Into<Value>) -> Self {
@@ -128,6 +138,10 @@ impl Property {
     /// The help sentence.
     pub fn help(&self) -> Option<&'static str> {
         self.description
+    }
+    /// The names that a value is one of; none if it is no enumeration.
+    pub fn value_names(&self) -> &'static [&'static str] {
+        self.values
     }
     /// The default shown by introspection.
     pub fn default_value(&self) -> Option<&Value> {

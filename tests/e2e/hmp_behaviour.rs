@@ -99,6 +99,10 @@ fn info_commands_of_our_own_are_listed() {
         assert!(!own::without_info_lines(&help).contains(&format!("info {} ", own.name)), "{}", own.name);
         assert!(!vm.hmp().run(&format!("info {}", own.name)).contains("unknown"), "{}", own.name);
     }
+    for own in own::all().iter().filter(|own| own.kind == own::Kind::Flag) {
+        let listed = format!("info {} [{}] --", own.of, own.name);
+        assert!(help.contains(&listed) && !own::without_info_lines(&help).contains(&listed), "{listed}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod qmp_shell;
 mod replay;
 mod runtime_errors;
 mod scenarios;
+mod screens;
 mod session;
 mod startup_errors;
 mod state;

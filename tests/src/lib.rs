@@ -1,7 +1,7 @@
 //! The end-to-end harness: it starts the real program as a user would and talks to it over the real sockets.
 //!
 //! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
-//! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`pci`] and [`virtio_mem`] are a driver over qtest, [`qtest_bus`] has the built-in guest's drivers there; [`vhost_user`] is what
+//! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`screen`] is a window that the program is in; [`pci`] and [`virtio_mem`] are a driver over qtest, [`qtest_bus`] has the built-in guest's drivers there; [`vhost_user`] is what
 //! serves vhost-user devices; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
 //! says where a program differs from them. The tests themselves are in `e2e/`.
 //!
@@ -25,6 +25,7 @@ pub mod program;
 pub mod qmp;
 pub mod qtest;
 pub mod qtest_bus;
+pub mod screen;
 pub mod vhost_user;
 pub mod virtio_mem;
 pub mod vm;

@@ -33,6 +33,10 @@ pub enum Need {
     StorageDaemon,
     /// `qmp-shell`, QEMU's own client.
     QmpShell,
+    /// `tmux`, whose windows show what a person sees.
+    Tmux,
+    /// `socat`, with which people sit at a console on a socket.
+    Socat,
     /// The recorded transcripts.
     Oracle,
     /// The accelerator `qtest` in the program under test.
@@ -117,6 +121,10 @@ fn missing(need: Need) -> Option<String> {
             .is_none()
             .then(|| "no qemu-storage-daemon in PATH (run tests/install-peers)".into()),
         Need::QmpShell => qmp_shell().is_none().then(|| "no qmp-shell (run tests/install-peers)".into()),
+        Need::Tmux | Need::Socat => {
+            let name = if need == Need::Tmux { "tmux" } else { "socat" };
+            in_path(name).is_none().then(|| format!("no {name} in PATH (run tests/install-peers)"))
+        }
         Need::Oracle => {
             let folder = oracle_folder();
             (!folder.join("README.md").is_file()).then(|| format!("no oracle at {}", folder.display()))
@@ -129,8 +137,13 @@ fn missing(need: Need) -> Option<String> {
 
 /// The real QEMU on this machine.
 pub fn qemu() -> Option<PathBuf> {
+    in_path(ARGV0)
+}
+
+/// A program on this machine.
+fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|p| p.join(ARGV0)).find(|p| p.is_file())
+    env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file())
 }
 
 /// `qmp-shell` where `tests/install-peers` puts it.

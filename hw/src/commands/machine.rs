@@ -7,7 +7,7 @@ use qapi::commands::MachineCommands;
 use qapi::types::{
     BalloonInfo, CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
     HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev, MemoryDeviceInfo,
-    MemoryInfo, NameInfo, PliantMemslots, UuidInfo,
+    MemoryInfo, NameInfo, PliantMemoryMap, PliantMemslots, UuidInfo,
 };
 use qapi::{Enum, Error, ErrorClass, Result};
 
@@ -63,6 +63,10 @@ impl MachineCommands for MachineHandlers {
 
     fn x_pliant_query_memslots(&self) -> Result<PliantMemslots> {
         Ok(SlotPlan::of(&self.0).info())
+    }
+
+    fn x_pliant_query_memory_map(&self, cells: u32) -> Result<Vec<PliantMemoryMap>> {
+        MemoryDevices::of(&self.0).maps(cells)
     }
 
     fn query_cpus_fast(&self) -> Result<Vec<CpuInfoFast>> {

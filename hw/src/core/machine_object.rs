@@ -98,6 +98,7 @@ fn common() -> Vec<Property> {
 fn pc() -> Vec<Property> {
     vec![
         Property::new("acpi", "OnOffAuto")
+            .values(&ON_OFF_AUTO)
             .description("Enable ACPI")
             .get(|m: &MachineObject| Ok(if m.acpi() { "auto" } else { "off" }.into()))
             .set(|m: &MachineObject, v, name| {
@@ -151,9 +152,13 @@ fn fixed_flag(name: &'static str, help: &'static str) -> Property {
 }
 
 fn fixed_off(name: &'static str, help: &'static str) -> Property {
-    Property::new(name, "OnOffAuto").description(help).get(|_: &MachineObject| Ok("off".into())).set(
-        |_: &MachineObject, v, name| {
-            if v.to_enum(name, &ON_OFF_AUTO)? == 1 { Err(absent(name)) } else { Ok(()) }
-        },
-    )
+    Property::new(name, "OnOffAuto")
+        .values(&ON_OFF_AUTO)
+        .description(help)
+        .get(|_: &MachineObject| Ok("off".into()))
+        .set(
+            |_: &MachineObject, v, name| {
+                if v.to_enum(name, &ON_OFF_AUTO)? == 1 { Err(absent(name)) } else { Ok(()) }
+            },
+        )
 }

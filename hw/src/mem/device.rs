@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memory::{DiscardClaim, DiscardConflict, DiscardGuard, Memory, RegionId};
-use qapi::Result;
-use qapi::types::MemoryDeviceInfo;
+use qapi::types::{MemoryDeviceInfo, PliantMemoryMap};
+use qapi::{Error, Result};
 
 use super::memslots::sizing::Budget;
 use super::placement::{Placed, Wanted};
 use super::unplugged::OnAccess;
 use crate::core::Machine;
+
+/// Cells of a map at most, so that the answer is bounded.
+const MAX_CELLS: u32 = 4096;
 
 /// A device whose memory is mapped in the device-memory area.
 pub trait MemoryDevice: Send + Sync {
@@ -62,6 +65,11 @@ pub trait MemoryDevice: Send + Sync {
 
     /// What `query-memory-devices` shows.
     fn info(&self) -> MemoryDeviceInfo;
+
+    /// Which parts of it are plugged, in at most `cells` cells; `None` if it is not plugged in blocks.
+    fn map(&self, _cells: u32) -> Option<PliantMemoryMap> {
+        None
+    }
 
     /// Whether a `device_del` would be accepted.
     ///
@@ -120,6 +128,17 @@ impl MemoryDevices {
     /// The answer of `query-memory-devices`.
     pub fn infos(&self) -> Vec<MemoryDeviceInfo> {
         self.devices().iter().map(|d| d.info()).collect()
+    }
+
+    /// The answer of `x-pliant-query-memory-map`.
+    ///
+    /// # Errors
+    /// The number of cells is out of range.
+    pub fn maps(&self, cells: u32) -> Result<Vec<PliantMemoryMap>> {
+        if !(1..=MAX_CELLS).contains(&cells) {
+            return Err(Error::generic(format!("Parameter 'cells' expects a value from 1 to {MAX_CELLS}")));
+        }
+        Ok(self.devices().iter().filter_map(|d| d.map(cells)).collect())
     }
 
     /// Bytes that are plugged, the `plugged-memory` of `query-memory-size-summary`.

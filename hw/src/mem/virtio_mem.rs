@@ -6,6 +6,7 @@
 //! Left out: migration of its state (a later issue), a size limit by the guest's own wish.
 
 mod device;
+mod map;
 mod pci;
 pub mod policy;
 mod properties;

@@ -191,6 +191,7 @@ fn prealloc_without_reserve() -> Error {
 
 fn policy() -> Property {
     Property::new("policy", "HostMemPolicy")
+        .values(&POLICIES)
         .description("Set the NUMA policy")
         .get(|b: &MemoryBackend| Ok(policy_name(b.config().policy).into()))
         .set(|b: &MemoryBackend, v, n| {
@@ -252,6 +253,7 @@ fn mem_path() -> Property {
 
 fn rom(fixed: fn(&str, &str) -> String) -> Property {
     Property::new("rom", "OnOffAuto")
+        .values(&ON_OFF_AUTO)
         .description("Whether to create Read Only Memory (ROM)")
         .get(|b: &MemoryBackend| Ok(ON_OFF_AUTO[b.config().rom as usize].into()))
         .set(move |b: &MemoryBackend, v: Input<'_>, n: &str| {

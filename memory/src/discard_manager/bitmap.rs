@@ -47,6 +47,11 @@ impl PopulatedBitmap {
         self.words_of(range).all(|(i, mask)| self.words[i] & mask == if value { mask } else { 0 })
     }
 
+    /// Number of bits of a range that are set.
+    pub fn count_in(&self, range: Range<u64>) -> u64 {
+        self.words_of(range).map(|(i, mask)| u64::from((self.words[i] & mask).count_ones())).sum()
+    }
+
     /// Maximal runs of bits with the value, inside the range, ascending.
     pub fn runs(&self, range: Range<u64>, value: bool) -> impl Iterator<Item = Range<u64>> {
         let end = range.end.min(self.bits);

@@ -30,6 +30,15 @@ fn listener(name: &'static str, log: &Arc<Mutex<Vec<String>>>, refuse: Option<u6
 }
 
 #[test]
+fn what_is_populated_is_counted_range_by_range() {
+    let manager = DiscardManager::new(1000, 4);
+    manager.populate(8..300).unwrap();
+    manager.populate(996..1000).unwrap();
+    let ranges = [0..8, 0..12, 8..300, 280..320, 300..996, 0..1000, 40..40];
+    assert_eq!(manager.populated_in(ranges), [0, 4, 292, 20, 0, 296, 0]);
+}
+
+#[test]
 fn a_veto_is_rolled_back_in_reverse_order_and_changes_nothing() {
     let manager = DiscardManager::new(64, 4);
     let log = Arc::new(Mutex::new(vec![]));

@@ -1,4 +1,7 @@
-//! What Tab offers: commands, sub-commands, paths, properties, ids and types.
+//! What Tab offers: commands, sub-commands, paths, properties and their values, ids, types, names of files.
+
+mod files;
+mod options;
 
 use qapi::{Dict, Value};
 
@@ -8,8 +11,10 @@ use super::objects::names;
 use super::{Execute, items, migration, text};
 
 /// Where the candidates of an argument come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Source {
+    /// Nowhere: an address, a number.
+    Nothing,
     /// Console commands.
     Commands,
     /// `info` sub-commands.
@@ -18,11 +23,13 @@ pub(crate) enum Source {
     Paths,
     /// Properties of the object named by the word before.
     Properties,
-    /// Device types.
+    /// Values of the property named by the word before, of the object named by the one before that.
+    Values,
+    /// Device types; behind one, properties to give it and their values.
     Drivers,
     /// Ids of devices.
     Devices,
-    /// User-creatable types.
+    /// User-creatable types; behind one, properties to give it and their values.
     ObjectTypes,
     /// Ids of user-created objects.
     Objects,
@@ -36,62 +43,103 @@ pub(crate) enum Source {
     ChardevKinds,
     /// These words.
     Names(&'static [&'static str]),
+    /// The words that this function finds.
+    Found(fn(&dyn Execute) -> Vec<String>),
+    /// Files of the host.
+    Files,
 }
 
-/// Candidates for the last word of `line`, and how many bytes of it are typed.
-pub(crate) fn candidates(x: &dyn Execute, line: &str) -> (Vec<String>, usize) {
+/// What may stand in the place of the last word of a line, or of the end of that word.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Candidates {
+    /// The words.
+    pub(crate) found: Vec<String>,
+    /// Bytes of them that are typed already.
+    pub(crate) typed: usize,
+    /// Whether the word may go on behind a candidate.
+    pub(crate) goes_on: bool,
+}
+
+impl Candidates {
+    /// Those of `found` that begin with `typed`.
+    fn new(found: impl IntoIterator<Item = String>, typed: &str) -> Self {
+        let found = found.into_iter().filter(|c| c.starts_with(typed)).collect();
+        Self { found, typed: typed.len(), goes_on: false }
+    }
+}
+
+/// An argument that is being written: what is typed of it, and the words before it, flags apart.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    typed: &'a str,
+    before: &'a [&'a str],
+    flags: &'a [&'a str],
+}
+
+/// Candidates for the last word of `line`.
+pub(crate) fn candidates(x: &dyn Execute, line: &str) -> Candidates {
     let mut words: Vec<&str> = line.split_ascii_whitespace().collect();
     if line.is_empty() || line.ends_with([' ', '\t']) {
         words.push("");
     }
     let typed = words.pop().unwrap_or("");
-    let found = match words.as_slice() {
-        [] => offer(x, Source::Commands, typed, ""),
+    let place = Place { typed, before: &[], flags: &[] };
+    match words.as_slice() {
+        [] => offer(x, Source::Commands, place),
         ["info", rest @ ..] => match rest {
-            [] => offer(x, Source::Infos, typed, ""),
+            [] => offer(x, Source::Infos, place),
             [name, args @ ..] => find(&INFOS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
         },
-        ["help" | "?", "info"] => offer(x, Source::Infos, typed, ""),
-        ["help" | "?"] => offer(x, Source::Commands, typed, ""),
+        ["help" | "?", "info"] => offer(x, Source::Infos, place),
+        ["help" | "?"] => offer(x, Source::Commands, place),
         [name, args @ ..] => find(&COMMANDS, name).map(|c| argument(x, c, args, typed)).unwrap_or_default(),
-    };
-    let matching = found.into_iter().filter(|c| c.starts_with(typed)).collect();
-    (matching, typed.len())
-}
-
-/// Candidates for the argument that follows `before`.
-fn argument(x: &dyn Execute, command: &Command, before: &[&str], typed: &str) -> Vec<String> {
-    let words: Vec<&&str> = before.iter().filter(|w| !w.starts_with('-')).collect();
-    let takes = command.args.iter().filter(|(_, k)| !matches!(k, Kind::Flag(_))).count();
-    match command.sources.get(words.len()) {
-        Some(source) if words.len() < takes => offer(x, *source, typed, words.last().map_or("", |w| **w)),
-        _ => Vec::new(),
     }
 }
 
-fn offer(x: &dyn Execute, source: Source, typed: &str, before: &str) -> Vec<String> {
+/// Candidates for the argument that follows `before`.
+fn argument(x: &dyn Execute, command: &Command, before: &[&str], typed: &str) -> Candidates {
+    let (flags, words): (Vec<&str>, Vec<&str>) = before.iter().partition(|w| w.starts_with('-'));
+    let takes = command.args.iter().filter(|(_, k)| !matches!(k, Kind::Flag(_))).count();
+    match command.sources.get(words.len()) {
+        Some(source) if words.len() < takes => {
+            offer(x, *source, Place { typed, before: &words, flags: &flags })
+        }
+        _ => Candidates::default(),
+    }
+}
+
+fn offer(x: &dyn Execute, source: Source, place: Place<'_>) -> Candidates {
+    let Place { typed, before, flags } = place;
     let table = |t: &Table| t.iter().flat_map(|c| c.names()).map(str::to_owned).collect();
-    match source {
+    let last = before.last().copied().unwrap_or("");
+    let found: Vec<String> = match source {
+        Source::Nothing => Vec::new(),
         Source::Commands => table(&COMMANDS),
         Source::Infos => table(&INFOS),
         Source::Paths => paths(x, typed),
-        Source::Properties => list(x, before),
-        Source::Drivers => types(x, "device"),
-        Source::ObjectTypes => types(x, "user-creatable"),
+        Source::Properties => list(x, last),
+        Source::Values => {
+            let path = before.iter().rev().nth(1).copied().unwrap_or("");
+            let values = options::values_of(x, path, last, flags.contains(&"-j"));
+            // The rest of the line is the value, a blank at its end included.
+            return Candidates { goes_on: true, ..Candidates::new(values, typed) };
+        }
+        Source::Drivers => return options::list(x, &options::DEVICE, typed),
+        Source::ObjectTypes => return options::list(x, &options::OBJECT, typed),
         Source::Devices => children(x, "/machine/peripheral"),
         Source::Objects => children(x, "/objects"),
         Source::ChardevKinds => {
             let reply = x.query("query-chardev-backends").unwrap_or(Value::Null);
             items(&reply).iter().map(|c| text(c, "name").to_owned()).collect()
         }
-        Source::Chardevs => {
-            let reply = x.query("query-chardev").unwrap_or(Value::Null);
-            items(&reply).iter().map(|c| text(c, "label").to_owned()).collect()
-        }
         Source::MigrationCapabilities => migration::capability_names(x),
         Source::MigrationParameters => migration::parameter_names(x),
+        Source::Chardevs => chardevs(x),
         Source::Names(names) => names.iter().map(|n| (*n).to_owned()).collect(),
-    }
+        Source::Found(find) => find(x),
+        Source::Files => files::list(typed),
+    };
+    Candidates::new(found, typed)
 }
 
 fn list(x: &dyn Execute, path: &str) -> Vec<String> {
@@ -99,16 +147,29 @@ fn list(x: &dyn Execute, path: &str) -> Vec<String> {
     names(&reply).map(str::to_owned).collect()
 }
 
-fn children(x: &dyn Execute, path: &str) -> Vec<String> {
+/// Children of an object: names and classes.
+fn classed_children(x: &dyn Execute, path: &str) -> Vec<(String, String)> {
     let reply = x.execute("qom-list", Dict::new().with("path", path)).unwrap_or(Value::Null);
-    let child = |p: &&Value| text(p, "type").starts_with("child<");
-    items(&reply).iter().filter(child).map(|p| text(p, "name").to_owned()).collect()
+    let child = |p: &Value| {
+        let class = text(p, "type").strip_prefix("child<")?.strip_suffix('>')?;
+        Some((text(p, "name").to_owned(), class.to_owned()))
+    };
+    items(&reply).iter().filter_map(child).collect()
+}
+
+fn children(x: &dyn Execute, path: &str) -> Vec<String> {
+    classed_children(x, path).into_iter().map(|(name, _)| name).collect()
 }
 
 fn types(x: &dyn Execute, implements: &str) -> Vec<String> {
     let arguments = Dict::new().with("implements", implements).with("abstract", false);
     let reply = x.execute("qom-list-types", arguments).unwrap_or(Value::Null);
     names(&reply).map(str::to_owned).collect()
+}
+
+fn chardevs(x: &dyn Execute) -> Vec<String> {
+    let reply = x.query("query-chardev").unwrap_or(Value::Null);
+    items(&reply).iter().map(|c| text(c, "label").to_owned()).collect()
 }
 
 /// An absolute path grows by one component; a bare word may be an id.

@@ -149,8 +149,8 @@ impl Console {
     }
 
     fn complete(&mut self, before: &str) {
-        if let Some((found, typed)) = self.with_commands(|execute| candidates(execute, before)) {
-            self.editor.complete(found, typed);
+        if let Some(offered) = self.with_commands(|execute| candidates(execute, before)) {
+            self.editor.complete(offered.found, offered.typed, offered.goes_on);
         }
     }
 

@@ -4,6 +4,7 @@ use qapi::{Dict, Error, Result};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
+use super::complete::Source;
 use super::{Execute, number, text};
 
 /// Commands of this room.
@@ -23,7 +24,7 @@ pub(super) const COMMANDS: &[Command] = &[command(
     ],
     "[-p] [-d] [-z|-l|-s|-w] [-R] filename [begin length]",
     HELP,
-    &[],
+    &[Source::Files],
     dump_guest_memory,
 )];
 

@@ -4,13 +4,15 @@ use qapi::{Dict, Result, Value};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
-use super::{Execute, flag, items, member, number, text};
+use super::{Execute, flag, items, member, memory_map, number, text};
 
 /// Its `info` sub-commands.
 pub(super) const INFOS: &[Command] = &[
     command("iothreads", &[], "", "show iothreads", &[], |x, _| iothreads(x)),
     command("memdev", &[], "", "show memory backends", &[], |x, _| memdev(x)),
-    command("memory-devices", &[], "", "show memory devices", &[], |x, _| memory_devices(x)),
+    command("memory-devices", &[("map", Kind::Flag('m'))], "[-m]", "show memory devices", &[], |x, args| {
+        if args.flag("map") { memory_map::draw(x) } else { memory_devices(x) }
+    }),
     command(
         "memory_size_summary",
         &[],

@@ -4,6 +4,7 @@ use qapi::{Dict, Result, Value};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
+use super::complete::Source;
 use super::format::{self, Letter};
 use super::{Execute, has_no_cpu, member, number, text, with_cpu};
 
@@ -14,7 +15,7 @@ pub(super) const COMMANDS: &[Command] = &[
         &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
         "addr size file",
         "save to disk virtual memory dump starting at 'addr' of size 'size'",
-        &[],
+        &[Source::Nothing, Source::Nothing, Source::Files],
         memsave,
     ),
     command(
@@ -22,7 +23,7 @@ pub(super) const COMMANDS: &[Command] = &[
         &[("val", Kind::Long), ("size", Kind::Number), ("filename", Kind::Word)],
         "addr size file",
         "save to disk physical memory dump starting at 'addr' of size 'size'",
-        &[],
+        &[Source::Nothing, Source::Nothing, Source::Files],
         pmemsave,
     ),
     command(

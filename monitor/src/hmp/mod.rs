@@ -21,6 +21,7 @@ mod interrupts;
 mod lexis;
 mod machine;
 mod memory;
+mod memory_map;
 mod migration;
 mod objects;
 mod pci;

@@ -48,7 +48,7 @@ pub(super) const COMMANDS: &[Command] = &[
         &[("json", Kind::Flag('j')), ("path", Kind::Word), ("property", Kind::Word), ("value", Kind::Rest)],
         "[-j] path property value",
         "set QOM property.\n\t\t\t-j: the value is specified in json format.",
-        &[Source::Paths, Source::Properties],
+        &[Source::Paths, Source::Properties, Source::Values],
         qom_set,
     ),
 ];

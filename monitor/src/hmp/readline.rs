@@ -392,16 +392,16 @@ impl LineEditor {
 
     /// Acts on candidates for the word before the cursor, of which `typed` bytes are already there.
     ///
-    /// One candidate is completed and a blank added (none after what another word may follow: `/`, `=` and `,`); several are
-    /// listed and completed as far as they agree.
-    pub(crate) fn complete(&mut self, mut candidates: Vec<String>, typed: usize) {
+    /// One candidate is completed and a blank added, unless the word `goes_on` (as behind a `/`); several are listed and completed
+    /// as far as they agree.
+    pub(crate) fn complete(&mut self, mut candidates: Vec<String>, typed: usize, goes_on: bool) {
         candidates.sort();
         candidates.dedup();
         let Some(first) = candidates.first() else { return };
         if candidates.len() == 1 {
             let rest = first.as_bytes().get(typed..).unwrap_or_default().to_vec();
             self.insert(&rest);
-            if !first.ends_with(['/', '=', ',']) {
+            if !goes_on && !first.ends_with('/') {
                 self.insert(b" ");
             }
             self.redraw();

@@ -50,10 +50,16 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
             "/objects" => r#"[{"name": "mem0", "type": "child<memory-backend-ram>"}]"#,
             "/" => r#"[{"name": "machine", "type": "child<pc-q35-10.0-machine>"}]"#,
             "/machine" => r#"[{"name": "peripheral", "type": "child<container>"}]"#,
-            "vm0" => r#"[{"name": "requested-size", "type": "size"}, {"name": "size", "type": "size"}]"#,
+            "vm0" => {
+                r#"[{"name": "requested-size", "type": "size"}, {"name": "size", "type": "size"},
+                    {"name": "realized", "type": "bool"}, {"name": "unplugged-access", "type": "UnpluggedAccess"}]"#
+            }
             _ => "[]",
         },
         "qom-get" if path == "nope" => return Err(Error::device_not_found(path)),
+        "qom-get" if arguments.get("property").and_then(Value::as_str) == Some("type") => {
+            r#""virtio-mem-pci""#
+        }
         "qom-get" => "67108864",
         "x-pliant-qom-set-text" => {
             return Err(Error::generic("Parameter 'requested-size' expects a number").with_hint("A hint."));
@@ -81,6 +87,28 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
         | "x-pliant-migrate-set-parameter-text"
         | "watchdog-set-action" => {
             return Err(Error::generic(format!("{command} {}", json::to_string(&arguments.into()))));
+        }
+        "device-list-properties" | "qom-list-properties"
+            if !arguments
+                .get("typename")
+                .and_then(Value::as_str)
+                .is_some_and(|t| t.starts_with("virtio-mem")) =>
+        {
+            return Err(Error::device_not_found("nonsense"));
+        }
+        "device-list-properties" => {
+            r#"[{"name": "memdev", "type": "link<memory-backend>"}, {"name": "prealloc", "type": "bool"}, {"name": "x-ats", "type": "bool"},
+                {"name": "unplugged-access", "type": "UnpluggedAccess"}]"#
+        }
+        "qom-list-properties" => {
+            r#"[{"name": "type", "type": "string"}, {"name": "policy", "type": "HostMemPolicy"}]"#
+        }
+        "x-pliant-list-property-values" => match arguments.get("property").and_then(Value::as_str) {
+            Some("unplugged-access") => r#"["report", "kill"]"#,
+            _ => "[]",
+        },
+        "qom-list-types" if arguments.get("implements").and_then(Value::as_str) == Some("memory-backend") => {
+            r#"[{"name": "memory-backend-ram"}]"#
         }
         "qom-list-types" => r#"[{"name": "virtio-mem"}, {"name": "virtio-mem-pci"}]"#,
         _ => return Err(Error::generic(format!("no {command}"))),
@@ -198,9 +226,14 @@ fn help_shows_every_command_once() {
     assert_eq!(run("info"), run("help info"));
 }
 
+/// Candidates for the end of a line, as they would be listed, and how much of them is typed.
+fn offers(line: &str) -> (Vec<String>, usize) {
+    let offered = candidates(&machine, line);
+    (offered.found, offered.typed)
+}
+
 #[test]
 fn tab_knows_commands_paths_properties_and_ids() {
-    let offers = |line: &str| candidates(&machine, line);
     assert_eq!(offers("inf"), (vec!["info".into()], 3));
     assert_eq!(offers("info memd"), (vec!["memdev".into()], 4));
     assert_eq!(offers("device_del "), (vec!["vm0".into()], 0));
@@ -210,6 +243,52 @@ fn tab_knows_commands_paths_properties_and_ids() {
     assert_eq!(offers("device_add virtio-mem-"), (vec!["virtio-mem-pci".into()], 11));
     assert_eq!(offers("qom-set vm0 size 5").0, Vec::<String>::new());
     assert_eq!(offers("xyz").0, Vec::<String>::new());
+    assert_eq!(offers("watchdog_action p").0, ["poweroff", "pause"]);
+}
+
+#[test]
+fn tab_knows_properties_to_give_a_new_device_and_their_values() {
+    assert_eq!(offers("device_add virtio-mem-pci,me"), (vec!["memdev=".into()], 2));
+    assert_eq!(offers("device_add virtio-mem-pci,memdev="), (vec!["mem0".into()], 0));
+    assert_eq!(
+        offers("device_add driver=virtio-mem-pci,id=x,").0,
+        ["memdev=", "prealloc=", "unplugged-access=", "bus="]
+    );
+    assert_eq!(offers("device_add virtio-mem-pci,prealloc=o"), (vec!["on".into(), "off".into()], 1));
+    assert_eq!(offers("device_add virtio-mem-pci,unplugged-access=k"), (vec!["kill".into()], 1));
+    assert_eq!(offers("device_add virtio-mem-pci,x"), (vec!["x-ats=".into()], 1));
+    assert!(candidates(&machine, "device_add virtio-mem-pci,me").goes_on);
+    assert!(!candidates(&machine, "device_add virtio-mem-").goes_on);
+    assert_eq!(offers("device_add nonsense,").0, Vec::<String>::new());
+    assert_eq!(offers("object_add virtio-mem,pol"), (vec!["policy=".into()], 3));
+    assert_eq!(offers("object_add virtio-mem,id=x,i").0, Vec::<String>::new());
+}
+
+#[test]
+fn tab_knows_what_a_property_may_be_set_to() {
+    assert_eq!(offers("qom-set vm0 unplugged-access ").0, ["report", "kill"]);
+    assert_eq!(offers("qom-set -j vm0 unplugged-access \"k").0, ["\"kill\""]);
+    assert!(candidates(&machine, "qom-set vm0 realized o").goes_on, "a blank would be part of the value");
+    assert_eq!(offers("qom-set vm0 realized o").0, ["on", "off"]);
+    assert_eq!(offers("qom-set -j vm0 realized t").0, ["true"]);
+    assert_eq!(offers("qom-set vm0 nonsense ").0, Vec::<String>::new());
+}
+
+#[test]
+fn tab_knows_the_files_of_the_host() {
+    let folder = std::env::temp_dir().join(format!("pliant-files-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("sub")).unwrap();
+    for name in ["core.1", "core 2", ".core", "other"] {
+        std::fs::write(folder.join(name), "").unwrap();
+    }
+    let path = folder.to_str().unwrap();
+    let mut all = offers(&format!("dump-guest-memory -p {path}/")).0;
+    all.sort();
+    assert_eq!(all, ["core.1", "other", "sub/"].map(|name| format!("{path}/{name}")));
+    assert_eq!(offers(&format!("pmemsave 0 4096 {path}/.c")).0, [format!("{path}/.core")]);
+    assert_eq!(offers(&format!("pmemsave 0 {path}/.c")).0, Vec::<String>::new());
+    assert_eq!(offers("pmemsave 0 1 /nonexistent/").0, Vec::<String>::new());
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -391,7 +470,7 @@ fn migration_settings_are_shown_and_set() {
         );
     }
     assert!(run("migrate_set_parameter max-bandwidth 1 2").starts_with("migrate_set_parameter: extraneous"));
-    let offers = |line: &str| candidates(&machine, line).0;
+    let offers = |line: &str| candidates(&machine, line).found;
     assert_eq!(offers("migrate_set_capability "), ["events"]);
     let mut names = offers("migrate_set_parameter max");
     names.sort();

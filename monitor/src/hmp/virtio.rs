@@ -17,7 +17,7 @@ pub(super) const INFOS: &[Command] = &[
         &[("path", Kind::Word)],
         "path",
         "Display status of a given virtio device",
-        &[Source::Paths],
+        &[Source::Found(paths)],
         status,
     ),
     command(
@@ -25,7 +25,7 @@ pub(super) const INFOS: &[Command] = &[
         QUEUE,
         "path queue",
         "Display status of a given virtio queue",
-        &[Source::Paths],
+        &[Source::Found(paths)],
         queue_status,
     ),
     command(
@@ -33,7 +33,7 @@ pub(super) const INFOS: &[Command] = &[
         &[("path", Kind::Word), ("queue", Kind::Number), ("index", Kind::OptionalNumber)],
         "path queue [index]",
         "Display element of a given virtio queue",
-        &[Source::Paths],
+        &[Source::Found(paths)],
         queue_element,
     ),
     command(
@@ -41,13 +41,19 @@ pub(super) const INFOS: &[Command] = &[
         QUEUE,
         "path queue",
         "Display status of a given vhost queue",
-        &[Source::Paths],
+        &[Source::Found(paths)],
         vhost_queue_status,
     ),
 ];
 
 /// Arguments that name a queue.
 const QUEUE: &[Spec] = &[("path", Kind::Word), ("queue", Kind::Number)];
+
+/// Paths of the devices.
+fn paths(x: &dyn Execute) -> Vec<String> {
+    let reply = x.query("x-query-virtio").unwrap_or(Value::Null);
+    items(&reply).iter().map(|d| text(d, "path").to_owned()).collect()
+}
 
 pub(super) fn list(x: &dyn Execute) -> Result<String> {
     let reply = x.query("x-query-virtio")?;

@@ -16,6 +16,8 @@ pub enum Kind {
     Property,
     /// A subcommand of `info`.
     Info,
+    /// An option of a subcommand of `info` that QEMU has without it.
+    Flag,
 }
 
 /// One thing.
@@ -23,7 +25,7 @@ pub enum Kind {
 pub struct Own {
     /// What it is.
     pub kind: Kind,
-    /// The type whose property it is; empty for other kinds.
+    /// The type whose property it is, the subcommand whose option; else empty.
     pub of: String,
     /// Its name.
     pub name: String,
@@ -54,6 +56,10 @@ fn parse(text: &str) -> Vec<Own> {
                     (Kind::Property, of, name)
                 }
                 "info" => (Kind::Info, "", *name),
+                "flag" => {
+                    let (of, name) = name.split_once('.').unwrap_or_else(|| panic!("no INFO.FLAG: {line}"));
+                    (Kind::Flag, of, name)
+                }
                 other => panic!("no such kind: {other}"),
             };
             Own { kind, of: of.into(), name: name.into() }
@@ -89,7 +95,15 @@ pub fn without_info_lines(text: &str) -> String {
         let name = if words.first() == Some(&"info") { words.get(1) } else { words.first() };
         name.is_some_and(|name| names(Kind::Info).any(|own| own == *name))
     };
-    text.split_inclusive('\n').filter(|line| !own(line)).collect()
+    text.split_inclusive('\n').filter(|line| !own(line)).map(without_flag).collect()
+}
+
+/// A line of `help info` without the options that are ours.
+fn without_flag(line: &str) -> String {
+    let own = all().iter().filter(|own| own.kind == Kind::Flag);
+    let begin = |own: &Own| (format!("info {} [{}] --", own.of, own.name), format!("info {}  --", own.of));
+    let found = own.map(begin).find(|(ours, _)| line.starts_with(ours.as_str()));
+    found.map_or_else(|| line.to_owned(), |(ours, theirs)| line.replacen(&ours, &theirs, 1))
 }
 
 #[cfg(test)]

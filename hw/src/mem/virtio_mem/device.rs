@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memory::{DiscardGuard, MemoryBackend, RegionId};
 use qapi::events::Event;
-use qapi::types::{MemoryDeviceInfo, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper};
+use qapi::types::{MemoryDeviceInfo, PliantMemoryMap, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
 
+use super::map;
 use super::protection::Protection;
 use super::realize;
 use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request};
@@ -431,6 +432,26 @@ impl MemoryDevice for VirtioMem {
             memdev: config.memdev.clone().map_or_else(String::new, |backend| (backend as ObjectRef).path()),
         };
         MemoryDeviceInfo::VirtioMem(VirtioMEMDeviceInfoWrapper { data })
+    }
+
+    fn map(&self, cells: u32) -> Option<PliantMemoryMap> {
+        let (id, qom_path) = (self.id(), self.qom_path());
+        let inner = self.lock();
+        let config = &inner.config;
+        let unit = &inner.live.as_ref()?.unit;
+        let region_size = config.memdev.as_ref().map_or(0, |backend| backend.size());
+        let block_size = config.effective_block_size();
+        Some(PliantMemoryMap {
+            id,
+            qom_path,
+            memaddr: config.memaddr,
+            region_size,
+            usable_size: unit.usable(),
+            requested_size: config.requested,
+            size: inner.size(),
+            block_size,
+            cells: map::cells(unit.blocks(), region_size, block_size, cells),
+        })
     }
 
     #[doc(alias = "virtio_mem_unplug_request_check")]

@@ -93,6 +93,7 @@ fn memslots() -> Property {
 
 fn unplugged_inaccessible() -> Property {
     Property::new("unplugged-inaccessible", "OnOffAuto")
+        .values(&OnOffAuto::NAMES)
         .description("on/off/auto")
         .default("on")
         .get(|d: &VirtioMem| Ok(OnOffAuto::NAMES[d.lock().config.unplugged_inaccessible as usize].into()))
@@ -110,6 +111,7 @@ fn unplugged_inaccessible() -> Property {
 /// Ours.
 fn unplugged_protection() -> Property {
     Property::new("unplugged-protection", "UnpluggedProtection")
+        .values(&Protection::NAMES)
         .description("auto/off/slot/block")
         .default("auto")
         .get(|d: &VirtioMem| Ok(Protection::NAMES[d.lock().config.protection as usize].into()))
@@ -123,6 +125,7 @@ fn unplugged_protection() -> Property {
 /// Ours.
 fn unplugged_access() -> Property {
     Property::new("unplugged-access", "UnpluggedAccess")
+        .values(&OnAccess::NAMES)
         .live()
         .description("report/stop/kill")
         .default("report")

@@ -323,6 +323,7 @@ fn proxy(object: &ObjectRef) -> Result<Arc<dyn Proxy>> {
 pub fn leading_properties() -> Vec<Property> {
     vec![
         Property::new("disable-legacy", "OnOffAuto")
+            .values(&ON_OFF_AUTO)
             .description("on/off/auto")
             .default("auto")
             .get_any(|o| Ok(ON_OFF_AUTO[proxy(o)?.virtio().props().disable_legacy].into()))

@@ -53,7 +53,7 @@ fn candidates_are_listed_in_columns() {
     let mut e = editor();
     typed(&mut e, b"qom-");
     let names = ["qom-set", "qom-get", "qom-list"].map(str::to_owned).to_vec();
-    e.complete(names, 4);
+    e.complete(names, 4, false);
     assert_eq!(
         String::from_utf8(e.take_output()).unwrap(),
         "\r\nqom-get   qom-list  qom-set   \r\n(qemu) qom-\x1b[K"
@@ -64,7 +64,7 @@ fn candidates_are_listed_in_columns() {
 fn one_candidate_is_completed_with_a_blank() {
     let mut e = editor();
     typed(&mut e, b"qom-s");
-    e.complete(vec!["qom-set".into()], 5);
+    e.complete(vec!["qom-set".into()], 5, false);
     let left = "\x1b[D".repeat(5);
     assert_eq!(String::from_utf8(e.take_output()).unwrap(), format!("{left}qom-set \x1b[K"));
 }
@@ -175,7 +175,7 @@ fn check(mut e: LineEditor, mut screen: Model, keys: &[u8]) -> Result<(), TestCa
         match e.feed(*key) {
             Key::Complete(text) => {
                 let typed = text.rsplit(' ').next().unwrap_or("").len();
-                e.complete(vec!["alpha".into(), "alph\u{e4}".into()], typed.min(5));
+                e.complete(vec!["alpha".into(), "alph\u{e4}".into()], typed.min(5), false);
             }
             Key::Line(_) => e.show_prompt(),
             Key::Edited => {}
