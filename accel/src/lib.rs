@@ -49,6 +49,7 @@ use memory::{AddressSpace, Memory};
 
 pub use chips::{Chips, IoApic, LocalApic, Pic};
 pub use cpu::CpuModel;
+use cpu::Supported;
 pub use irq::{Interrupt, IrqChip, LineStatistics, MsiMessage, MsiRoute, UserIrqChip};
 pub use registers::{DescriptorTable, Fpu, Registers, Segment};
 pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
@@ -189,6 +190,14 @@ pub trait Accel: Send + Sync {
 
     /// The controller outside the kernel, if that is what [`Accel::irq`] leads to.
     fn user_chip(&self) -> Option<&Arc<UserIrqChip>> {
+        None
+    }
+
+    /// What its vCPUs can have; asked for before there are any, too.
+    fn supported_cpu(&self) -> &Supported;
+
+    /// Ticks of the vCPUs' time stamp counters in a second, if it is known.
+    fn tsc_frequency(&self) -> Option<u64> {
         None
     }
 

@@ -3,6 +3,7 @@
 //! All run on the main loop thread.
 
 mod block;
+mod cpu_models;
 mod machine;
 
 use std::sync::Arc;

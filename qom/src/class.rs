@@ -2,8 +2,8 @@
 //! the defaults of versioned machine types all read it.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use qapi::{Error, Result};
 
@@ -107,7 +107,12 @@ impl TypeInfo {
 pub struct Class {
     info: TypeInfo,
     parent: Option<Arc<Class>>,
+    /// Numbers of own properties by name, once somebody looked for one among many.
+    by_name: OnceLock<HashMap<&'static str, usize>>,
 }
+
+/// So many properties are looked through faster than looked up.
+const FEW: usize = 32;
 
 impl Class {
     /// The type name.
@@ -136,17 +141,23 @@ impl Class {
     }
     /// A property by name, own or inherited.
     pub fn property(&self, name: &str) -> Option<&Property> {
-        self.lineage().find_map(|c| c.info.properties.iter().find(|p| p.name() == name))
+        self.lineage().find_map(|c| c.own_property(name))
+    }
+    fn own_property(&self, name: &str) -> Option<&Property> {
+        let own = &self.info.properties;
+        if own.len() <= FEW {
+            return own.iter().find(|p| p.name() == name);
+        }
+        let by_name = self.by_name.get_or_init(|| {
+            // The first of a name counts, as above.
+            own.iter().enumerate().rev().map(|(at, property)| (property.name(), at)).collect()
+        });
+        by_name.get(name).map(|at| &own[*at])
     }
     /// Properties in order of declaration, own ones before inherited ones; overridden ones once.
     pub fn properties(&self) -> Vec<&Property> {
-        let mut seen: Vec<&Property> = Vec::new();
-        for p in self.lineage().flat_map(|c| &c.info.properties) {
-            if !seen.iter().any(|s| s.name() == p.name()) {
-                seen.push(p);
-            }
-        }
-        seen
+        let mut seen = HashSet::new();
+        self.lineage().flat_map(|c| &c.info.properties).filter(|p| seen.insert(p.name())).collect()
     }
     /// Properties this class declares itself.
     pub fn own_properties(&self) -> &[Property] {
@@ -193,7 +204,7 @@ impl Registry {
             self.classes.get(p).cloned().unwrap_or_else(|| panic!("parent class {p} of {}", info.name))
         });
         let name = info.name;
-        let old = self.classes.insert(name, Arc::new(Class { info, parent }));
+        let old = self.classes.insert(name, Arc::new(Class { info, parent, by_name: OnceLock::new() }));
         assert!(old.is_none(), "class {name} registered twice");
     }
 

@@ -7,6 +7,7 @@ mod command_line;
 mod compatibility;
 mod console;
 mod descriptors;
+mod cpu_models;
 mod device;
 mod dispatch;
 mod dump;

@@ -1,109 +1,113 @@
-//! Names of CPUID feature bits (Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E), as QEMU spells them.
+//! Features by name: bits of the [`WORDS`] and QEMU's second names for some.
 
 use std::fmt;
+use std::sync::LazyLock;
 
-/// The register a feature bit is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Register {
-    /// EBX.
-    Ebx,
-    /// ECX.
-    Ecx,
-    /// EDX.
-    Edx,
-}
+use super::words::{Source, WORDS, Words};
 
-/// One feature bit.
+/// A feature that can be switched. Nearly always one bit of one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Feature {
     /// The property's name.
     pub name: &'static str,
-    /// CPUID leaf (sub-leaf 0).
-    pub leaf: u32,
-    /// Register of the leaf.
-    pub register: Register,
-    /// Bit number.
-    pub bit: u8,
+    /// Number of its word in [`WORDS`].
+    pub word: usize,
+    /// Its bits there.
+    pub mask: u64,
 }
 
-impl fmt::Display for Feature {
-    /// As QEMU names it in warnings: `CPUID.01H:ECX.pni [bit 0]`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let register = match self.register {
-            Register::Ebx => "EBX",
-            Register::Ecx => "ECX",
-            Register::Edx => "EDX",
-        };
-        write!(f, "CPUID.{:02X}H:{register}.{} [bit {}]", self.leaf, self.name, self.bit)
+impl Feature {
+    /// Whether all of it is in `words`.
+    #[must_use]
+    pub fn is_in(&self, words: &Words) -> bool {
+        words[self.word] & self.mask == self.mask
+    }
+
+    /// Puts it into `words` or takes it out.
+    pub fn switch(&self, words: &mut Words, on: bool) {
+        if on { words[self.word] |= self.mask } else { words[self.word] &= !self.mask }
     }
 }
 
-const LEAF_1: u32 = 1;
-const LEAF_7: u32 = 7;
-const LEAF_80000001: u32 = 0x8000_0001;
+impl fmt::Display for Feature {
+    /// As QEMU names it in warnings: `CPUID.01H:ECX.pni [bit 0]`, `MSR(10AH).rdctl-no [bit 0]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match WORDS[self.word].source {
+            Source::Cpuid { leaf, register, .. } => write!(f, "CPUID.{leaf:02X}H:{}", register.name())?,
+            Source::Msr { index, .. } => write!(f, "MSR({index:X}H)")?,
+        }
+        write!(f, ".{} [bit {}]", self.name, self.mask.trailing_zeros())
+    }
+}
 
-/// What `qemu64` has in leaf 1 EDX, leaf 1 ECX, leaf 8000_0001 EDX and ECX.
-pub(crate) const QEMU64: &[(u32, Register, &[&str])] = &[
-    (
-        LEAF_1,
-        Register::Edx,
-        &[
-            "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca",
-            "cmov", "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2",
-        ],
-    ),
-    // KVM gives every model x2apic, which its LAPIC has anyway.
-    (LEAF_1, Register::Ecx, &["pni", "cx16", "x2apic", "hypervisor"]),
-    (LEAF_80000001, Register::Edx, &["syscall", "nx", "lm"]),
-    (LEAF_80000001, Register::Ecx, &["lahf-lm"]),
-    (LEAF_7, Register::Ebx, &[]),
-    (LEAF_7, Register::Ecx, &[]),
-    (LEAF_7, Register::Edx, &[]),
+static FEATURES: LazyLock<Vec<Feature>> = LazyLock::new(|| {
+    let mut list: Vec<Feature> = Vec::new();
+    for (word, name, bit) in
+        WORDS.iter().enumerate().flat_map(|(at, word)| word.bits().map(move |(bit, name)| (at, name, bit)))
+    {
+        // Both bits of a name are in one word.
+        match list.iter_mut().rev().take_while(|f| f.word == word).find(|f| f.name == name) {
+            Some(feature) => feature.mask |= 1 << bit,
+            None => list.push(Feature { name, word, mask: 1 << bit }),
+        }
+    }
+    list
+});
+
+/// Second names, which are properties as well, and what they mean.
+pub static ALIASES: &[(&str, &str)] = &[
+    ("cmp_legacy", "cmp-legacy"),
+    ("ds_cpl", "ds-cpl"),
+    ("ffxsr", "fxsr-opt"),
+    ("fxsr_opt", "fxsr-opt"),
+    ("i64", "lm"),
+    ("kvm_asyncpf", "kvm-asyncpf"),
+    ("kvm_asyncpf_int", "kvm-asyncpf-int"),
+    ("kvm_mmu", "kvm-mmu"),
+    ("kvm_nopiodelay", "kvm-nopiodelay"),
+    ("kvm_poll_control", "kvm-poll-control"),
+    ("kvm_pv_eoi", "kvm-pv-eoi"),
+    ("kvm_pv_unhalt", "kvm-pv-unhalt"),
+    ("kvm_steal_time", "kvm-steal-time"),
+    ("lahf_lm", "lahf-lm"),
+    ("nodeid_msr", "nodeid-msr"),
+    ("nrip_save", "nrip-save"),
+    ("pause_filter", "pause-filter"),
+    ("pclmuldq", "pclmulqdq"),
+    ("perfctr_core", "perfctr-core"),
+    ("perfctr_nb", "perfctr-nb"),
+    ("sse3", "pni"),
+    ("sse4-1", "sse4.1"),
+    ("sse4-2", "sse4.2"),
+    ("sse4_1", "sse4.1"),
+    ("sse4_2", "sse4.2"),
+    ("svm_lock", "svm-lock"),
+    ("tsc_adjust", "tsc-adjust"),
+    ("tsc_scale", "tsc-scale"),
+    ("vmcb_clean", "vmcb-clean"),
+    ("xd", "nx"),
 ];
 
-macro_rules! features {
-    ($($leaf:ident $register:ident: $($name:literal = $bit:literal),+;)+) => {
-        &[$($(Feature { name: $name, leaf: $leaf, register: Register::$register, bit: $bit },)+)+]
-    };
+/// All features, in the order of the words.
+pub fn features() -> impl Iterator<Item = &'static Feature> {
+    FEATURES.iter()
 }
 
-static FEATURES: &[Feature] = features! {
-    LEAF_1 Edx: "fpu" = 0, "vme" = 1, "de" = 2, "pse" = 3, "tsc" = 4, "msr" = 5, "pae" = 6, "mce" = 7, "cx8" = 8,
-        "apic" = 9, "sep" = 11, "mtrr" = 12, "pge" = 13, "mca" = 14, "cmov" = 15, "pat" = 16, "pse36" = 17,
-        "clflush" = 19, "acpi" = 22, "mmx" = 23, "fxsr" = 24, "sse" = 25, "sse2" = 26, "ss" = 27, "ht" = 28;
-    LEAF_1 Ecx: "pni" = 0, "pclmulqdq" = 1, "vmx" = 5, "ssse3" = 9, "fma" = 12, "cx16" = 13, "pcid" = 17, "sse4.1" = 19,
-        "sse4.2" = 20, "x2apic" = 21, "movbe" = 22, "popcnt" = 23, "tsc-deadline" = 24, "aes" = 25, "xsave" = 26,
-        "avx" = 28, "f16c" = 29, "rdrand" = 30, "hypervisor" = 31;
-    LEAF_7 Ebx: "fsgsbase" = 0, "tsc-adjust" = 1, "bmi1" = 3, "hle" = 4, "avx2" = 5, "smep" = 7, "bmi2" = 8, "erms" = 9,
-        "invpcid" = 10, "rtm" = 11, "avx512f" = 16, "avx512dq" = 17, "rdseed" = 18, "adx" = 19, "smap" = 20,
-        "avx512ifma" = 21, "clflushopt" = 23, "clwb" = 24, "avx512cd" = 28, "sha-ni" = 29, "avx512bw" = 30,
-        "avx512vl" = 31;
-    LEAF_7 Ecx: "avx512vbmi" = 1, "umip" = 2, "pku" = 3, "avx512vbmi2" = 6, "gfni" = 8, "vaes" = 9, "vpclmulqdq" = 10,
-        "avx512vnni" = 11, "avx512bitalg" = 12, "avx512-vpopcntdq" = 14, "la57" = 16, "rdpid" = 22;
-    LEAF_7 Edx: "fsrm" = 4, "md-clear" = 10, "spec-ctrl" = 26, "stibp" = 27, "arch-capabilities" = 29, "ssbd" = 31;
-    LEAF_80000001 Edx: "syscall" = 11, "nx" = 20, "mmxext" = 22, "fxsr-opt" = 25, "pdpe1gb" = 26, "rdtscp" = 27,
-        "lm" = 29, "3dnowext" = 30, "3dnow" = 31;
-    LEAF_80000001 Ecx: "lahf-lm" = 0, "cmp-legacy" = 1, "svm" = 2, "cr8legacy" = 4, "abm" = 5, "sse4a" = 6,
-        "misalignsse" = 7, "3dnowprefetch" = 8, "osvw" = 9, "xop" = 11, "fma4" = 16, "tbm" = 21, "topoext" = 22;
-};
-
-/// Names of all features.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    FEATURES.iter().map(|f| f.name)
-}
-
-/// Finds a feature by its name; `_` and `-` are the same, `sse3` and other second names work.
+/// Finds a feature by one of its names, as properties have them.
 #[must_use]
 pub fn feature(name: &str) -> Option<&'static Feature> {
-    let name = name.replace('_', "-");
-    let name = match name.as_str() {
-        "sse3" => "pni",
-        "sse4-1" => "sse4.1",
-        "sse4-2" => "sse4.2",
-        "xd" => "nx",
-        "i64" => "lm",
-        "ffxsr" => "fxsr-opt",
-        other => other,
-    };
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     FEATURES.iter().find(|feature| feature.name == name)
+}
+
+/// Finds a feature as `-cpu` names it: `_` and `-` are the same there.
+pub(super) fn feature_of_option(name: &str) -> Option<&'static Feature> {
+    feature(name).or_else(|| feature(&name.replace('_', "-")))
+}
+
+/// Takes `names` together.
+pub(super) fn words_of(names: &[&str]) -> Words {
+    let mut words = Words::from([0; super::words::COUNT]);
+    names.iter().filter_map(|name| feature(name)).for_each(|feature| feature.switch(&mut words, true));
+    words
 }

@@ -1,21 +1,42 @@
-//! CPUID tables: what KVM supports, cut down to the model and made this vCPU's own.
+//! CPUID tables: what KVM supports, cut down to what a processor is to have and made this vCPU's own.
 //!
 //! Sources: Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E, KVM's `Documentation/virt/kvm/x86/cpuid.rst` (leaves
-//! 4000_0000 and 4000_0001 come from the kernel as they are). All vCPUs appear as cores of one package; cache sharing is
+//! 4000_0000 and 4000_0001 come from the kernel). All vCPUs appear as cores of one package; cache sharing is
 //! told as the host has it.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
-use crate::cpu::{self, Base, CpuModel, Feature, Register};
+use crate::cpu::{Facts, Register, Source, WORDS, word_at};
 
-/// Highest basic leaf of `qemu64`.
-const QEMU64_LEVEL: u32 = 0xd;
-/// Highest extended leaf of `qemu64`.
-const QEMU64_XLEVEL: u32 = 0x8000_0008;
-/// Family 15, model 107, stepping 1.
-const QEMU64_SIGNATURE: u32 = 0x0006_0fb1;
-/// Shown in leaves 8000_0002 to 8000_0004.
-const QEMU64_BRAND: &[u8; 48] = b"QEMU Virtual CPU version 2.5+\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// What a small processor's leaves without features may tell: caches and TLBs, the monitor, power, its own names.
+const PLAIN_LEAVES: [u32; 19] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    9,
+    0xd,
+    0x8000_0000,
+    0x8000_0001,
+    0x8000_0002,
+    0x8000_0003,
+    0x8000_0004,
+    0x8000_0005,
+    0x8000_0006,
+    0x8000_0007,
+    0x8000_0008,
+];
+const PERFORMANCE_COUNTERS: u32 = 0xa;
+/// Bytes of a brand string.
+const BRAND: usize = 48;
+/// The leaves it is in.
+pub(crate) const BRAND_LEAVES: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+/// The legacy area and the header of the extended state.
+const XSAVE_HEAD: u32 = 576;
 
 /// The processor as one vCPU sees it.
 #[derive(Debug, Clone, Copy)]
@@ -25,135 +46,191 @@ pub(crate) struct Identity {
     pub(crate) max_apic_id: u32,
     /// vCPUs in all.
     pub(crate) count: u32,
+    /// Physical address bits.
+    pub(crate) phys_bits: u32,
 }
 
 /// Physical address bits in a table, 36 if it does not say.
 pub(crate) fn phys_bits(table: &CpuId) -> u32 {
-    table.as_slice().iter().find(|entry| entry.function == 0x8000_0008).map_or(36, |entry| entry.eax & 0xff)
+    find(table, 0x8000_0008, None).map_or(36, |entry| entry.eax & 0xff)
+}
+
+/// An entry; a leaf without sub-leaves is asked for without index.
+pub(crate) fn find(table: &CpuId, function: u32, index: Option<u32>) -> Option<&kvm_cpuid_entry2> {
+    table.as_slice().iter().find(|entry| entry.function == function && entry.index == index.unwrap_or(0))
 }
 
 /// Adds what the kernel supports and leaves to us to say: that there is a hypervisor, the local APIC's deadline timer (if
-/// `KVM_CAP_TSC_DEADLINE_TIMER`), and that this timer never stops.
-pub(crate) fn complete(supported: &mut CpuId, deadline_timer: bool) {
+/// `KVM_CAP_TSC_DEADLINE_TIMER`), that this timer never stops, and how fast string moves of the host (EBX and EDX of its leaf 7)
+/// are, which guests get in any case.
+pub(crate) fn complete(supported: &mut CpuId, deadline_timer: bool, host: [u32; 2]) {
     for entry in supported.as_mut_slice() {
-        match entry.function {
-            1 => entry.ecx |= 1 << 31 | u32::from(deadline_timer) << 24,
-            6 => entry.eax |= 1 << 2,
+        match (entry.function, entry.index) {
+            (1, _) => entry.ecx |= 1 << 31 | u32::from(deadline_timer) << 24,
+            (6, _) => entry.eax |= 1 << 2,
+            (7, 0) => {
+                entry.ebx |= host[0] & 1 << 9;
+                entry.edx |= host[1] & 1 << 4;
+            }
             _ => {}
         }
     }
 }
 
-/// Builds the table for one vCPU. `warn` hears of features that were asked for and do not exist here.
+/// Builds the table for one vCPU.
 pub(crate) fn build(
     supported: &CpuId,
-    model: &CpuModel,
+    facts: &Facts,
     identity: &Identity,
-    mut warn: impl FnMut(&Feature),
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
-    let mut entries: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
-    if model.base_model() == Base::Qemu64 {
-        entries.retain(|entry| match entry.function {
-            0..0x4000_0000 => entry.function <= QEMU64_LEVEL && !matches!(entry.function, 0xa | 0xb),
-            0x4000_0000..0x8000_0000 => true,
-            _ => entry.function <= QEMU64_XLEVEL,
-        });
-        entries.iter_mut().for_each(cut_to_qemu64);
-    }
-    let has = |feature: &Feature| {
-        let entry = supported.as_slice().iter().find(|e| e.function == feature.leaf && e.index == 0);
-        entry.is_some_and(|entry| register(entry, feature.register) >> feature.bit & 1 == 1)
-    };
-    if model.base_model() == Base::Qemu64 {
-        let wanted = cpu::QEMU64.iter().flat_map(|(_, _, names)| names.iter());
-        let switched_off = |name: &str| model.switched().any(|(feature, on)| !on && feature.name == name);
-        wanted
-            .filter(|name| !switched_off(name))
-            .filter_map(|name| cpu::feature(name))
-            .filter(|feature| !has(feature))
-            .for_each(&mut warn);
-    }
-    for (feature, on) in model.switched() {
-        let supported = has(feature);
-        if on && !supported {
-            warn(feature);
-        }
-        if let Some(entry) =
-            entries.iter_mut().find(|entry| entry.function == feature.leaf && entry.index == 0)
-        {
-            let bit = 1 << feature.bit;
-            let value = register_mut(entry, feature.register);
-            *value = if on && supported { *value | bit } else { *value & !bit };
-        }
-    }
-    let phys_bits = model.phys_bits(phys_bits(supported));
+    let mut entries: Vec<kvm_cpuid_entry2> =
+        supported.as_slice().iter().filter(|entry| keeps(facts, entry)).copied().collect();
     for entry in &mut entries {
-        personalise(entry, model, identity, phys_bits);
+        if !facts.base.is_max() {
+            cut(entry, facts);
+        }
+        features(entry, facts);
+        name(entry, facts);
+        personalise(entry, identity);
     }
+    xsave_size(&mut entries);
     CpuId::from_entries(&entries)
 }
 
-fn register(entry: &kvm_cpuid_entry2, register: Register) -> u32 {
-    match register {
-        Register::Ebx => entry.ebx,
-        Register::Ecx => entry.ecx,
-        Register::Edx => entry.edx,
-    }
+/// The word in that register of the entry.
+fn word_of(facts: &Facts, entry: &kvm_cpuid_entry2, register: Register) -> Option<u32> {
+    let at = |index| word_at(Source::Cpuid { leaf: entry.function, index, register });
+    at(Some(entry.index)).or_else(|| at(None)).map(|at| facts.words[at] as u32)
 }
 
-fn register_mut(entry: &mut kvm_cpuid_entry2, register: Register) -> &mut u32 {
-    match register {
-        Register::Ebx => &mut entry.ebx,
-        Register::Ecx => &mut entry.ecx,
-        Register::Edx => &mut entry.edx,
-    }
-}
-
-fn cut_to_qemu64(entry: &mut kvm_cpuid_entry2) {
-    for (leaf, name, features) in cpu::QEMU64 {
-        if *leaf == entry.function && entry.index == 0 {
-            let mask = features
-                .iter()
-                .filter_map(|feature| cpu::feature(feature))
-                .fold(0, |mask, feature| mask | 1 << feature.bit);
-            *register_mut(entry, *name) &= mask;
+/// Whether the leaf has features that the processor has.
+fn has_features(facts: &Facts, function: u32, of_index: Option<u32>) -> bool {
+    WORDS.iter().zip(&facts.words).any(|(word, value)| match word.source {
+        Source::Cpuid { leaf, index, .. } => {
+            *value != 0 && leaf == function && (of_index.is_none() || index == of_index)
         }
-    }
+        Source::Msr { .. } => false,
+    })
+}
+
+/// Whether the entry is in the processor's table at all.
+fn keeps(facts: &Facts, entry: &kvm_cpuid_entry2) -> bool {
+    let function = entry.function;
+    let in_range = match function {
+        0..0x4000_0000 => function <= facts.level,
+        0x4000_0000..0x8000_0000 => facts.kvm,
+        0x8000_0000..0xc000_0000 => function == 0x8000_0000 || function <= facts.xlevel,
+        _ => facts.base.is_max() || has_features(facts, 0xc000_0001, None),
+    };
+    let hidden = function == PERFORMANCE_COUNTERS && !facts.pmu;
+    // A part of the extended state: bits of both masks, user's and supervisor's.
+    let part = function == 0xd && entry.index >= 2 && !state_has(facts, entry.index);
+    let plain = facts.base.is_max()
+        || (0x4000_0000..0x8000_0000).contains(&function)
+        || function >= 0xc000_0000
+        || (PLAIN_LEAVES.contains(&function) && !(function == 7 && entry.index > 0))
+        || (function == PERFORMANCE_COUNTERS && facts.pmu)
+        || has_features(facts, function, (function == 7).then_some(entry.index));
+    in_range && !hidden && !part && plain
+}
+
+fn state_has(facts: &Facts, part: u32) -> bool {
+    let mask = |index, register| {
+        word_at(Source::Cpuid { leaf: 0xd, index: Some(index), register }).map_or(0, |at| facts.words[at])
+    };
+    let low = mask(0, Register::Eax) | mask(1, Register::Ecx);
+    let high = mask(0, Register::Edx) | mask(1, Register::Edx);
+    (low | high << 32).checked_shr(part).is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Leaves of a named model that tell more than features.
+fn cut(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
     match entry.function {
-        0 => entry.eax = QEMU64_LEVEL,
-        1 => entry.eax = QEMU64_SIGNATURE,
-        6 | 0xd => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        0x8000_0000 => entry.eax = QEMU64_XLEVEL,
-        0x8000_0001 => entry.eax = QEMU64_SIGNATURE,
-        leaf @ 0x8000_0002..=0x8000_0004 => {
+        6 | 0x8000_0007 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        7 if entry.index == 0 => {
+            entry.eax = (1..=2).rev().find(|index| has_features(facts, 7, Some(*index))).unwrap_or(0);
+        }
+        0xd if !has_features(facts, 0xd, Some(0)) => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
+        _ => {}
+    }
+}
+
+fn features(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
+    let registers = [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx];
+    let [eax, ebx, ecx, edx] = registers.map(|register| word_of(facts, entry, register));
+    entry.eax = eax.unwrap_or(entry.eax);
+    entry.ebx = ebx.unwrap_or(entry.ebx);
+    entry.ecx = ecx.unwrap_or(entry.ecx);
+    entry.edx = edx.unwrap_or(entry.edx);
+}
+
+/// What the processor calls itself.
+fn name(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
+    match entry.function {
+        0 | 0x8000_0000 => {
+            let word = |at: usize| le_u32(&facts.vendor, at);
+            (entry.ebx, entry.edx, entry.ecx) = (word(0), word(4), word(8));
+            entry.eax = if entry.function == 0 { facts.level } else { facts.xlevel };
+        }
+        1 => entry.eax = signature(facts.family, facts.model, facts.stepping),
+        0x8000_0001 if !facts.base.is_max() || &facts.vendor != b"GenuineIntel" => {
+            entry.eax = signature(facts.family, facts.model, facts.stepping);
+        }
+        leaf if BRAND_LEAVES.contains(&leaf) => {
+            let mut brand = [0; BRAND];
+            let text = &facts.model_id.as_bytes()[..facts.model_id.len().min(BRAND)];
+            brand[..text.len()].copy_from_slice(text);
             let at = (leaf - 0x8000_0002) as usize * 16;
-            let word = |n: usize| {
-                let b = &QEMU64_BRAND[at + 4 * n..at + 4 * n + 4];
-                u32::from_le_bytes([b[0], b[1], b[2], b[3]])
-            };
+            let word = |n: usize| le_u32(&brand, at + 4 * n);
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (word(0), word(1), word(2), word(3));
         }
         _ => {}
     }
 }
 
-fn personalise(entry: &mut kvm_cpuid_entry2, model: &CpuModel, identity: &Identity, phys_bits: u32) {
+fn le_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// EAX of leaf 1: what does not fit into the four bits of family and model is in their extensions.
+fn signature(family: u32, model: u32, stepping: u32) -> u32 {
+    let (base, extended) = if family > 0xf { (0xf, family - 0xf) } else { (family, 0) };
+    extended << 20 | (model >> 4) << 16 | base << 8 | (model & 0xf) << 4 | stepping
+}
+
+/// Family, model and stepping of a signature.
+pub(crate) fn numbers(signature: u32) -> [u32; 3] {
+    let base = signature >> 8 & 0xf;
+    let family = base + if base == 0xf { signature >> 20 & 0xff } else { 0 };
+    let model = signature >> 4 & 0xf | if base == 6 || base == 0xf { signature >> 12 & 0xf0 } else { 0 };
+    [family, model, signature & 0xf]
+}
+
+/// The brand string in the registers of its three leaves, without the blanks behind it.
+pub(crate) fn brand(leaves: impl IntoIterator<Item = [u32; 4]>) -> String {
+    let bytes: Vec<u8> = leaves.into_iter().flatten().flat_map(u32::to_le_bytes).collect();
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).trim_end().to_owned()
+}
+
+/// How much all the parts of the extended state take that a guest can switch on; the kernel keeps what those take that it did.
+fn xsave_size(entries: &mut [kvm_cpuid_entry2]) {
+    let ends = entries.iter().filter(|e| e.function == 0xd && e.index >= 2 && e.ecx & 1 == 0);
+    let end = ends.map(|e| e.eax.saturating_add(e.ebx)).max().unwrap_or(0).max(XSAVE_HEAD);
+    for entry in entries.iter_mut().filter(|e| e.function == 0xd && e.index == 0 && e.eax != 0) {
+        entry.ecx = end;
+    }
+}
+
+fn personalise(entry: &mut kvm_cpuid_entry2, identity: &Identity) {
     // Bits of an APIC ID that tell cores of one package apart.
     let core_bits = u32::BITS - identity.max_apic_id.leading_zeros();
     match entry.function {
-        0 | 0x8000_0000 => {
-            if let Some(vendor) = model.vendor() {
-                let word = |at: usize| {
-                    u32::from_le_bytes([vendor[at], vendor[at + 1], vendor[at + 2], vendor[at + 3]])
-                };
-                (entry.ebx, entry.edx, entry.ecx) = (word(0), word(4), word(8));
-            }
-        }
         1 => {
             let logical = identity.count.min(255) << 16;
             entry.ebx = (entry.ebx & 0xffff) | logical | identity.apic_id << 24;
-            let hyperthreading = 1 << 28;
-            entry.edx = entry.edx & !hyperthreading | if identity.count > 1 { hyperthreading } else { 0 };
         }
         // Cores of the package, less one.
         4 if entry.eax & 0x1f != 0 => {
@@ -170,7 +247,7 @@ fn personalise(entry: &mut kvm_cpuid_entry2, model: &CpuModel, identity: &Identi
             };
         }
         0x8000_0008 => {
-            entry.eax = (entry.eax & !0xff) | phys_bits;
+            entry.eax = (entry.eax & !0xff) | identity.phys_bits;
             entry.ecx = if identity.count > 1 { core_bits << 12 | (identity.count - 1).min(0xff) } else { 0 };
         }
         0x8000_001e => {

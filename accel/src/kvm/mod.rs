@@ -25,6 +25,7 @@
 
 mod chips;
 mod cpuid;
+mod features;
 mod follow;
 mod gate;
 mod irqchip;
@@ -50,10 +51,9 @@ use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
 
 use crate::control::{Control, Snapshot};
-use crate::cpu::Feature;
+use crate::cpu::{Facts, Supported};
 use crate::{
-    Accel, BootState, Chips, CpuModel, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents,
-    VcpuInfo,
+    Accel, BootState, Chips, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo,
 };
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
@@ -83,6 +83,9 @@ pub struct KvmAccel {
     kvm: Kvm,
     chip_reset: ChipState,
     cpuid: CpuId,
+    supported: Supported,
+    /// Of the vCPUs, once there are any.
+    tsc_khz: OnceLock<u32>,
     io_listener: Arc<IoListener>,
     /// What vCPU threads share with us.
     shared: Arc<Shared>,
@@ -206,11 +209,13 @@ impl KvmAccel {
         let routes = usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
-        cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer));
+        cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer), features::host_leaf_7());
         let gate = Arc::<gate::Gate>::default();
         Ok(Arc::new(Self {
             chip_reset,
+            supported: features::supported(&kvm, &cpuid),
             cpuid,
+            tsc_khz: OnceLock::new(),
             io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
             shared: Arc::new(Shared {
                 control: Control::new(),
@@ -237,21 +242,25 @@ impl KvmAccel {
         }
     }
 
-    fn cpuid_for(&self, model: &CpuModel, identity: &cpuid::Identity) -> io::Result<CpuId> {
-        let warn = |feature: &Feature| {
-            // Once for all vCPUs.
-            if identity.apic_id == 0 {
-                tracing::warn!("host doesn't support requested feature: {feature}");
-            }
-        };
-        cpuid::build(&self.cpuid, model, identity, warn)
-            .map_err(|error| io::Error::other(format!("CPUID table: {error:?}")))
+    /// What the model comes to, with a warning for each feature that it does not have although it was to.
+    fn facts(&self, config: &VcpuConfig) -> Result<Facts> {
+        let mut facts = config.cpu.facts(&self.supported);
+        facts.set_count(u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX));
+        let (warn, enforce) = config.cpu.checks();
+        if warn {
+            facts.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
+        }
+        if enforce && !facts.missing.is_empty() {
+            return Err(Error::generic("Host doesn't support requested features"));
+        }
+        Ok(facts)
     }
 
     fn create_vcpu(
         &self,
         index: u32,
         config: &VcpuConfig,
+        facts: &Facts,
         msrs: &MsrIndices,
         events: &Arc<dyn VcpuEvents>,
     ) -> io::Result<(VcpuInfo, JoinHandle<()>)> {
@@ -260,9 +269,20 @@ impl KvmAccel {
             apic_id,
             max_apic_id: config.apic_ids.iter().copied().max().unwrap_or(0),
             count: u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX),
+            phys_bits: config.cpu.phys_bits(cpuid::phys_bits(&self.cpuid)),
         };
         let fd = self.shared.vm.create_vcpu(u64::from(apic_id)).map_err(os_error)?;
-        fd.set_cpuid2(&self.cpuid_for(&config.cpu, &identity)?).map_err(os_error)?;
+        let table = cpuid::build(&self.cpuid, facts, &identity)
+            .map_err(|error| io::Error::other(format!("CPUID table: {error:?}")))?;
+        fd.set_cpuid2(&table).map_err(os_error)?;
+        features::set_msrs(&fd, &self.supported, facts)?;
+        if facts.tsc_frequency != 0 {
+            let khz = u32::try_from(facts.tsc_frequency / 1000).unwrap_or(u32::MAX);
+            fd.set_tsc_khz(khz).map_err(os_error)?;
+        }
+        if let Ok(khz) = fd.get_tsc_khz() {
+            self.tsc_khz.get_or_init(|| khz);
+        }
         let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
         let cpu = vcpu.control_index();
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -331,14 +351,16 @@ impl Accel for KvmAccel {
         }
         kick::install().map_err(|error| Error::generic(format!("kvm: cannot handle signals: {error}")))?;
         let msrs = MsrIndices::of(&self.kvm);
+        let facts = self.facts(&config)?;
         for index in 0..count as u32 {
-            let (info, thread) = self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
-                Error::generic(format!(
-                    "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
-                    config.apic_ids[index as usize],
-                    os_text(&error)
-                ))
-            })?;
+            let (info, thread) =
+                self.create_vcpu(index, &config, &facts, &msrs, &events).map_err(|error| {
+                    Error::generic(format!(
+                        "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
+                        config.apic_ids[index as usize],
+                        os_text(&error)
+                    ))
+                })?;
             let mut state = lock(&self.state);
             state.vcpus.push(info);
             state.threads.push(thread);
@@ -415,6 +437,14 @@ impl Accel for KvmAccel {
 
     fn irq(&self) -> Arc<dyn IrqChip> {
         Arc::<KvmIrqChip>::clone(&self.shared.chip)
+    }
+
+    fn supported_cpu(&self) -> &Supported {
+        &self.supported
+    }
+
+    fn tsc_frequency(&self) -> Option<u64> {
+        self.tsc_khz.get().map(|khz| u64::from(*khz) * 1000)
     }
 
     fn host_phys_bits(&self) -> Option<u32> {

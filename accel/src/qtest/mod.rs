@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use memory::{AddressSpace, Memory};
 use qapi::Result;
 
+use crate::cpu::Supported;
 use crate::irq::{UserIrq, UserIrqChip};
 use crate::{Accel, BootState, IrqChip, Registers, VcpuConfig, VcpuEvents, VcpuInfo};
 
@@ -25,13 +26,14 @@ use crate::{Accel, BootState, IrqChip, Registers, VcpuConfig, VcpuEvents, VcpuIn
 pub struct QtestAccel {
     chip: Arc<UserIrqChip>,
     vcpus: Mutex<Vec<VcpuInfo>>,
+    cpu: Supported,
 }
 
 impl QtestAccel {
     /// No vCPUs, all lines low.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { chip: UserIrqChip::new(), vcpus: Mutex::default() })
+        Arc::new(Self { chip: UserIrqChip::new(), vcpus: Mutex::default(), cpu: Supported::nominal() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<VcpuInfo>> {
@@ -75,6 +77,10 @@ impl Accel for QtestAccel {
     fn registers(&self, cpu: u32) -> Option<Registers> {
         let there = usize::try_from(cpu).is_ok_and(|cpu| cpu < self.lock().len());
         there.then(Registers::at_reset)
+    }
+
+    fn supported_cpu(&self) -> &Supported {
+        &self.cpu
     }
 
     fn set_boot(&self, _boot: Option<BootState>) {}

@@ -19,6 +19,7 @@ use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
 
 use crate::control::{Control, Step, StopFlag};
+use crate::cpu::Supported;
 use crate::irq::{Interrupt, UserIrq, UserIrqChip};
 use crate::{Accel, BootState, IrqChip, VcpuConfig, VcpuEvents, VcpuInfo};
 use bus::SimBus;
@@ -31,6 +32,7 @@ pub struct SimAccel {
     chip: Arc<UserIrqChip>,
     shared: Arc<Shared>,
     state: Mutex<State>,
+    cpu: Supported,
 }
 
 #[derive(Default)]
@@ -95,7 +97,7 @@ impl SimAccel {
             Interrupt::Line { level: false, .. } => {}
             Interrupt::Line { .. } | Interrupt::Msi(_) => sleeper.wake.raise(),
         });
-        Arc::new(Self { chip, shared, state: Mutex::default() })
+        Arc::new(Self { chip, shared, state: Mutex::default(), cpu: Supported::nominal() })
     }
 
     fn kick(&self) -> impl Fn(usize) + '_ {
@@ -144,6 +146,10 @@ impl Accel for SimAccel {
 
     fn vcpus(&self) -> Vec<VcpuInfo> {
         lock(&self.state).vcpus.clone()
+    }
+
+    fn supported_cpu(&self) -> &Supported {
+        &self.cpu
     }
 
     fn set_boot(&self, boot: Option<BootState>) {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use qapi::{Error, Result};
-use qom::{Input, ObjectRef, Registry};
+use qom::{Class, Input, ObjectRef, Registry};
 
 /// One `-global driver.property=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,12 @@ impl Globals {
             .filter(|(origin, global)| *origin == Origin::User && lost(global))
             .map(|(_, global)| format!("{}.{}", global.driver, global.property))
             .collect()
+    }
+
+    /// What is meant for `class`, in order.
+    pub fn of_class(&self, class: &Class) -> Vec<Global> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().map(|(_, global)| global).filter(|g| class.is_a(&g.driver)).cloned().collect()
     }
 
     /// Sets what is meant for the class of `object`.

@@ -90,7 +90,7 @@ pub struct Machine {
     object: Arc<MachineObject>,
     config: MachineConfig,
     smp: Smp,
-    cpu: CpuModel,
+    cpu: OnceLock<CpuModel>,
     sizes: OnceLock<MemorySizes>,
     system: RegionId,
     io: RegionId,
@@ -127,7 +127,6 @@ impl Machine {
             machine_object.set(name, Input::Option(value))?;
         }
         let smp = config.smp.check(kind.name, kind.max_cpus())?;
-        let cpu = config.cpu.clone().unwrap_or_default();
         root.add_child("machine", Arc::clone(&machine_object))?;
         for name in ["unattached", "peripheral", "peripheral-anon"] {
             host.tree.container(&format!("/machine/{name}"));
@@ -152,7 +151,7 @@ impl Machine {
             object,
             config,
             smp,
-            cpu,
+            cpu: OnceLock::new(),
             sizes: OnceLock::new(),
             system,
             io,
@@ -226,6 +225,7 @@ impl Machine {
     /// # Errors
     /// QEMU's texts; the program ends then.
     pub fn init(self: &Arc<Self>) -> Result<()> {
+        self.take_cpu_globals()?;
         let default = i386::ram::default_size(self)?;
         let sizes = self.config.memory.check(default)?;
         i386::ram::check_backend(self, &sizes)?;
@@ -241,6 +241,18 @@ impl Machine {
         Ok(())
     }
 
+    /// Gives the model what `-global` says of its class.
+    fn take_cpu_globals(&self) -> Result<()> {
+        let cpu = self.config.cpu.clone().unwrap_or_default();
+        let registry = self.tree().registry();
+        let Some(class) = registry.lookup(cpu.base_model().class_name()) else { return Ok(()) };
+        let globals = self.globals.of_class(class);
+        let globals = globals.iter().map(|g| (&*g.driver, &*g.property, &*g.value));
+        let cpu = cpu.with_globals(globals)?;
+        self.cpu.get_or_init(|| cpu);
+        Ok(())
+    }
+
     /// After the `-device`s: from now on devices are hot-plugged. Resets everything and loads the guest.
     ///
     /// # Errors
@@ -253,7 +265,7 @@ impl Machine {
     /// Creates the vCPUs; the board calls it when the order of `/machine/unattached` wants them.
     pub(crate) fn create_vcpus(self: &Arc<Self>) -> Result<()> {
         let apic_ids = (0..self.smp.cpus).map(|i| self.smp.apic_id(i)).collect();
-        let config = VcpuConfig { apic_ids, cpu: self.cpu.clone() };
+        let config = VcpuConfig { apic_ids, cpu: self.cpu().clone() };
         self.host.accel.create_vcpus(config, super::runstate::vcpu_events(self))
     }
 
@@ -292,9 +304,9 @@ impl Machine {
     pub fn smp(&self) -> &Smp {
         &self.smp
     }
-    /// The processor.
+    /// The processor, as `-global` and `-cpu` have it.
     pub fn cpu(&self) -> &CpuModel {
-        &self.cpu
+        self.cpu.get_or_init(|| self.config.cpu.clone().unwrap_or_default())
     }
     /// RAM sizes; all zero before [`Machine::init`].
     pub fn sizes(&self) -> MemorySizes {

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use accel::cpu::Base;
-use qapi::Result;
+use accel::cpu::{ALIASES, Base, Facts, Feature, SETTINGS, Setting, Shown, feature, features, words_value};
+use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
@@ -14,49 +14,101 @@ use crate::core::qdev::{self, Place};
 pub struct Cpu {
     dev: DeviceState,
     index: OnceLock<u32>,
+    facts: OnceLock<Arc<Facts>>,
 }
 crate::device_object!(Cpu, dev);
 
-const MODELS: [(Base, &str); 3] =
-    [(Base::Host, "host-x86_64-cpu"), (Base::Max, "max-x86_64-cpu"), (Base::Qemu64, "qemu64-x86_64-cpu")];
-
 /// The class of vCPUs of `machine`.
 pub fn class_name(machine: &Machine) -> &'static str {
-    let base = machine.cpu().base_model();
-    MODELS.iter().find(|(b, _)| *b == base).map_or("qemu64-x86_64-cpu", |(_, name)| name)
+    machine.cpu().base_model().class_name()
 }
 
 pub(super) fn register(registry: &mut Registry) {
     let mut class = DeviceClass::internal().category(Category::Cpu);
     class.hotpluggable = false;
     registry.register(TypeInfo::new("cpu").parent("device").extension(class));
+    let settings = SETTINGS.iter().filter(|setting| !setting.of_max).map(setting_property);
     registry.register(
-        TypeInfo::new("x86_64-cpu").parent("cpu").properties(
-            ["socket-id", "die-id", "module-id", "core-id", "thread-id"]
-                .into_iter()
-                .enumerate()
-                .map(|(level, name)| {
-                    Property::new(name, "int32").get(move |c: &Cpu| Ok(c.position(level).into()))
-                })
-                .chain([Property::new("apic-id", "uint32").get(|c: &Cpu| Ok(c.apic_id().into()))]),
-        ),
+        TypeInfo::new("x86_64-cpu")
+            .parent("cpu")
+            .properties(features().map(|feature| feature_property(feature.name, feature)))
+            .properties(settings)
+            .properties(place())
+            .property(
+                Property::new("unavailable-features", "strList")
+                    .get(|c: &Cpu| Ok(c.facts()?.unavailable().collect::<Vec<_>>().into())),
+            ),
     );
-    for (_, name) in MODELS {
+    for base in Base::ALL {
+        let aliases = ALIASES.iter().filter_map(|(alias, name)| Some((*alias, feature(name)?)));
+        let of_max = SETTINGS.iter().filter(|setting| setting.of_max && setting.is_of(base));
         registry.register(
-            TypeInfo::new(name)
+            TypeInfo::new(base.class_name())
                 .parent("x86_64-cpu")
+                .properties(aliases.map(|(alias, feature)| feature_property(alias, feature)))
+                .properties(of_max.map(setting_property))
+                .property(words_property("feature-words", |facts| words_value(&facts.words)))
+                .property(words_property("filtered-features", |facts| words_value(&facts.filtered)))
                 .instance(|class: &Arc<Class>| {
-                    Arc::new(Cpu { dev: DeviceState::new(class), index: OnceLock::new() })
+                    Arc::new(Cpu {
+                        dev: DeviceState::new(class),
+                        index: OnceLock::new(),
+                        facts: OnceLock::new(),
+                    })
                 })
                 .cast::<Cpu, dyn Device>(|c| c),
         );
     }
 }
 
+/// Where a vCPU sits.
+fn place() -> impl Iterator<Item = Property> {
+    let levels = ["socket-id", "die-id", "module-id", "core-id", "thread-id"].into_iter().enumerate();
+    let levels = levels.map(|(level, name)| {
+        Property::new(name, "int32").default(-1).get(move |c: &Cpu| Ok(c.position(level).into()))
+    });
+    let node = Property::new("node-id", "int32").default(-1).get(|c: &Cpu| Ok(c.node().into()));
+    let apic = Property::new("apic-id", "uint32").default(u32::MAX).get(|c: &Cpu| Ok(c.apic_id().into()));
+    levels.chain([node, apic])
+}
+
+/// A property that can be set before the CPU is realized. Only global properties are then, and the machine's model has
+/// those already: all vCPUs are alike.
+fn settable(property: Property) -> Property {
+    property.set(|_: &Cpu, _, _| Ok(()))
+}
+
+fn feature_property(name: &'static str, feature: &'static Feature) -> Property {
+    settable(Property::new(name, "bool").get(move |c: &Cpu| Ok(feature.is_in(&c.facts()?.words).into())))
+}
+
+fn setting_property(setting: &'static Setting) -> Property {
+    let property = Property::new(setting.name, setting.type_name);
+    let property = match setting.default {
+        Shown::Hidden => property,
+        Shown::Switch(on) => property.default(on).description("on/off"),
+        Shown::Number(number) => property.default(number),
+    };
+    settable(property.get(|c: &Cpu| Ok((setting.get)(c.facts()?))))
+}
+
+fn words_property(name: &'static str, get: fn(&Facts) -> Value) -> Property {
+    Property::new(name, "X86CPUFeatureWordInfo").get(move |c: &Cpu| Ok(get(c.facts()?)))
+}
+
 impl Cpu {
     /// Its number, counted from 0.
     pub fn index(&self) -> u32 {
         self.index.get().copied().unwrap_or_default()
+    }
+
+    fn facts(&self) -> Result<&Facts> {
+        self.facts.get().map(|facts| &**facts).ok_or_else(|| Error::generic("this CPU belongs to no machine"))
+    }
+
+    fn node(&self) -> i64 {
+        let machine = self.dev.machine();
+        machine.and_then(|m| m.numa().node_of_cpu(self.index())).map_or(-1, i64::from)
     }
 
     fn position(&self, level: usize) -> i64 {
@@ -90,18 +142,28 @@ impl Cpus {
     }
 }
 
-/// Creates the vCPUs, in the accelerator and in the tree.
+/// Creates the vCPUs, in the accelerator and in the tree. `phys_bits` is how many bits their physical addresses have.
 ///
 /// # Errors
-/// The accelerator cannot have that many, or does not know a feature.
-pub fn create(machine: &Arc<Machine>) -> Result<()> {
+/// The accelerator cannot have that many, or not this model.
+pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
+    let accel = machine.accel();
+    if machine.cpu().base_model() == Base::Host && !accel.is_kvm() {
+        return Err(Error::generic("CPU model 'host' requires KVM or HVF"));
+    }
     machine.create_vcpus()?;
+    let mut facts = machine.cpu().facts(accel.supported_cpu());
+    facts.set_count(machine.smp().cpus);
+    facts.phys_bits = phys_bits;
+    facts.tsc_frequency = accel.tsc_frequency().unwrap_or(facts.tsc_frequency);
+    let facts = Arc::new(facts);
     let mut list = Vec::new();
     for index in 0..machine.smp().cpus {
         let device = qdev::build(machine, class_name(machine), Place::Unattached, None, &[])?;
         let object = device as ObjectRef;
         if let Some(cpu) = object.downcast::<Cpu>() {
             cpu.index.get_or_init(|| index);
+            cpu.facts.get_or_init(|| Arc::clone(&facts));
         }
         list.push(object);
     }

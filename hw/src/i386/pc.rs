@@ -54,7 +54,7 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
         amd: is_amd(machine, &host_cpu),
     };
     let layout = Layout::new(machine.kind(), &sizes, &limits)?;
-    cpu::create(machine)?;
+    cpu::create(machine, limits.phys_bits)?;
     ram::map(machine, region, &layout);
     let q35 = machine.kind().board == Kind::Q35;
     let bus = host_bridge(machine, q35, layout)?;

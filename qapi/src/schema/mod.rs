@@ -29,6 +29,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("fds", include_str!("../../schema/fds.json")),
     ("run-state", include_str!("../../schema/run-state.json")),
     ("machine", include_str!("../../schema/machine.json")),
+    ("machine-target", include_str!("../../schema/machine-target.json")),
     ("qom", include_str!("../../schema/qom.json")),
     ("qdev", include_str!("../../schema/qdev.json")),
     ("sockets", include_str!("../../schema/sockets.json")),

@@ -1,0 +1,416 @@
+//! What comes of a model under an accelerator: the features it is to have, those it has, and its other numbers.
+
+use std::fmt;
+
+use qapi::{Dict, Value};
+
+use super::features::{Feature, feature, features, words_of};
+use super::model::{Base, CpuModel};
+use super::words::{COUNT, NAMED, Register, Source, WORDS, Words, word_at};
+
+/// What `qemu64` has under every accelerator.
+const QEMU64: &[&str] = &[
+    "fpu",
+    "de",
+    "pse",
+    "tsc",
+    "msr",
+    "pae",
+    "mce",
+    "cx8",
+    "apic",
+    "sep",
+    "mtrr",
+    "pge",
+    "mca",
+    "cmov",
+    "pat",
+    "pse36",
+    "clflush",
+    "mmx",
+    "fxsr",
+    "sse",
+    "sse2",
+    "pni",
+    "cx16",
+    "hypervisor",
+    "syscall",
+    "nx",
+    "lm",
+    "lahf-lm",
+];
+/// What named models have under KVM besides: the local APIC has x2APIC mode anyway, and these of KVM's own cost nothing.
+const KVM_DEFAULTS: &[&str] = &[
+    "x2apic",
+    "kvmclock",
+    "kvm-nopiodelay",
+    "kvm-asyncpf",
+    "kvm-steal-time",
+    "kvm-pv-eoi",
+    "kvmclock-stable-bit",
+];
+/// What they have elsewhere.
+const OTHER_DEFAULTS: &[&str] = &["svm"];
+/// What ties a guest to its host.
+const UNMIGRATABLE: &[&str] = &["invtsc"];
+/// What `host` and `max` have only if asked for: it is about the place of a processor among others, and ours is another.
+const NOT_OF_ITSELF: &[&str] = &["topoext"];
+
+const QEMU64_LEVEL: u32 = 0xd;
+const QEMU64_XLEVEL: u32 = 0x8000_000a;
+const QEMU64_NUMBERS: [u32; 3] = [15, 107, 1];
+const QEMU64_ID: &str = "QEMU Virtual CPU version 2.5+";
+const AMD: [u8; 12] = *b"AuthenticAMD";
+
+/// What an accelerator can give its guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supported {
+    /// Features, bits without names included.
+    pub words: Words,
+    /// The host's vendor; named models have it too, so that guests take the right path for it.
+    pub vendor: [u8; 12],
+    /// Family, model and stepping.
+    pub numbers: [u32; 3],
+    /// The name that a processor tells of itself.
+    pub model_id: String,
+    /// Highest basic leaf.
+    pub level: u32,
+    /// Highest extended leaf.
+    pub xlevel: u32,
+    /// Whether this is KVM.
+    pub kvm: bool,
+}
+
+impl Supported {
+    /// Where no guest code asks for CPUID, a processor has whatever its model says; `max` has all that has a name, but
+    /// for KVM's own.
+    #[must_use]
+    pub fn nominal() -> Self {
+        let mut words = *NAMED;
+        for (at, word) in WORDS.iter().enumerate() {
+            if matches!(word.source, Source::Cpuid { leaf: 0x4000_0001, .. }) {
+                words[at] = 0;
+            }
+        }
+        Self {
+            vendor: AMD,
+            numbers: QEMU64_NUMBERS,
+            model_id: QEMU64_ID.into(),
+            level: required_level(&words, 0),
+            xlevel: required_level(&words, 0x8000_0000),
+            kvm: false,
+            words,
+        }
+    }
+}
+
+/// Why a processor does not have a feature that it was to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The accelerator cannot give it.
+    Unsupported,
+    /// It was asked for without the feature that it is a part of.
+    Dependent,
+}
+
+/// A feature that a processor does not have although it was to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// It.
+    pub feature: &'static Feature,
+    /// Why.
+    pub why: Unavailable,
+}
+
+impl fmt::Display for Missing {
+    /// QEMU's warning, of KVM's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let feature = self.feature;
+        match self.why {
+            Unavailable::Unsupported => write!(f, "host doesn't support requested feature: {feature}"),
+            Unavailable::Dependent => {
+                write!(f, "This feature depends on other features that were not requested: {feature}")
+            }
+        }
+    }
+}
+
+/// A processor in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The model that it came from.
+    pub base: Base,
+    /// Features that it is to have.
+    pub wanted: Words,
+    /// Features that it has.
+    pub words: Words,
+    /// Named features that it was to have and has not.
+    pub filtered: Words,
+    /// The same by name, those that were asked for without what they depend on included.
+    pub missing: Vec<Missing>,
+    /// Family, with the extended one.
+    pub family: u32,
+    /// Model, with the extended one.
+    pub model: u32,
+    /// Stepping.
+    pub stepping: u32,
+    /// Twelve characters; zeroes of `base`.
+    pub vendor: [u8; 12],
+    /// At most 48 bytes of it are told.
+    pub model_id: String,
+    /// Highest basic leaf.
+    pub level: u32,
+    /// Highest extended leaf, 0 for none.
+    pub xlevel: u32,
+    /// What `level` is unless it was set.
+    pub min_level: u32,
+    /// What `xlevel` is unless it was set.
+    pub min_xlevel: u32,
+    /// Physical address bits as asked for, 0 if not.
+    pub phys_bits: u32,
+    /// Whether they are the host's.
+    pub host_phys_bits: bool,
+    /// Hz; 0 is whatever the host has.
+    pub tsc_frequency: u64,
+    /// Whether what cannot be migrated was left out.
+    pub migratable: bool,
+    /// Whether the guest sees performance counters.
+    pub pmu: bool,
+    /// Whether the guest sees that there is KVM.
+    pub kvm: bool,
+    /// Whether missing features are warned about.
+    pub check: bool,
+    /// Whether missing features end the program.
+    pub enforce: bool,
+}
+
+impl CpuModel {
+    /// What comes of the model where `supported` is what there can be.
+    #[must_use]
+    pub fn facts(&self, supported: &Supported) -> Facts {
+        let asked = |on: bool| self.switched().filter(move |(_, is)| *is == on).map(|(feature, _)| feature);
+        let mut wanted = self.initial(supported);
+        asked(true).for_each(|feature| feature.switch(&mut wanted, true));
+        asked(false).for_each(|feature| feature.switch(&mut wanted, false));
+        self.hide(&mut wanted);
+        self.take_defaults_of_words(supported, &mut wanted);
+        let mut missing = Vec::new();
+        for (at, word) in WORDS.iter().enumerate() {
+            let Some(needs) = word.needs.and_then(feature) else { continue };
+            if !needs.is_in(&wanted) {
+                let lost = asked(true).filter(|f| f.word == at && f.is_in(&wanted));
+                missing.extend(lost.map(|feature| Missing { feature, why: Unavailable::Dependent }));
+                wanted[at] = 0;
+            }
+        }
+        let mut words: Words = std::array::from_fn(|at| wanted[at] & supported.words[at]);
+        let filtered: Words = std::array::from_fn(|at| wanted[at] & !words[at] & NAMED[at]);
+        let lost = features().filter(|f| filtered[f.word] & f.mask != 0);
+        missing.extend(lost.map(|feature| Missing { feature, why: Unavailable::Unsupported }));
+        follow_xsave(&mut words);
+        if is_amd(&self.vendor.unwrap_or(if self.base == Base::Base { [0; 12] } else { supported.vendor })) {
+            repeat_for_amd(&mut words);
+        }
+        self.numbers(supported, wanted, words, filtered, missing)
+    }
+
+    fn initial(&self, supported: &Supported) -> Words {
+        let mut words = match self.base {
+            Base::Max | Base::Host => {
+                let mut words = supported.words;
+                NOT_OF_ITSELF.iter().filter_map(|n| feature(n)).for_each(|f| f.switch(&mut words, false));
+                words
+            }
+            Base::Base => [0; COUNT],
+            Base::Qemu64 | Base::Qemu64V1 => {
+                let also = if supported.kvm { KVM_DEFAULTS } else { OTHER_DEFAULTS };
+                words_of(&[QEMU64, also].concat())
+            }
+        };
+        if self.migratable {
+            UNMIGRATABLE.iter().filter_map(|name| feature(name)).for_each(|f| f.switch(&mut words, false));
+        }
+        words
+    }
+
+    /// What is part of something that the guest is not to see.
+    fn hide(&self, wanted: &mut Words) {
+        if !self.pmu {
+            ["pdcm", "perfmon-v2"].iter().filter_map(|n| feature(n)).for_each(|f| f.switch(wanted, false));
+        }
+        for (at, word) in WORDS.iter().enumerate() {
+            if !self.kvm && matches!(word.source, Source::Cpuid { leaf: 0x4000_0001, .. }) {
+                wanted[at] = 0;
+            }
+        }
+    }
+
+    /// A named model with `vmx` has all of it that there is, as its parts are not told one by one. What has no name
+    /// follows `xsave`.
+    fn take_defaults_of_words(&self, supported: &Supported, wanted: &mut Words) {
+        for (at, word) in WORDS.iter().enumerate() {
+            let whole = word.needs == Some("vmx") && feature("vmx").is_some_and(|vmx| vmx.is_in(wanted));
+            if (whole && !self.base.is_max()) || is_xsave_state(word.source) {
+                let off =
+                    self.switched().filter(|(f, on)| f.word == at && !on).fold(0, |m, (f, _)| m | f.mask);
+                wanted[at] |= supported.words[at] & !off;
+            }
+        }
+    }
+
+    fn numbers(
+        &self,
+        supported: &Supported,
+        wanted: Words,
+        words: Words,
+        filtered: Words,
+        missing: Vec<Missing>,
+    ) -> Facts {
+        let (numbers, id, vendor, min_level, min_xlevel) = match self.base {
+            Base::Max | Base::Host => (
+                supported.numbers,
+                supported.model_id.as_str(),
+                supported.vendor,
+                supported.level,
+                supported.xlevel,
+            ),
+            Base::Base => ([0; 3], "", [0; 12], 0, 0),
+            Base::Qemu64 | Base::Qemu64V1 => {
+                (QEMU64_NUMBERS, QEMU64_ID, supported.vendor, QEMU64_LEVEL, QEMU64_XLEVEL)
+            }
+        };
+        let min_level = self.min_level.unwrap_or(min_level).max(required_level(&words, 0));
+        let min_xlevel = self.min_xlevel.unwrap_or(min_xlevel).max(required_level(&words, 0x8000_0000));
+        Facts {
+            base: self.base,
+            family: self.family.unwrap_or(numbers[0]),
+            model: self.model.unwrap_or(numbers[1]),
+            stepping: self.stepping.unwrap_or(numbers[2]),
+            vendor: self.vendor.unwrap_or(vendor),
+            model_id: self.model_id.clone().unwrap_or_else(|| id.to_owned()),
+            level: self.level.unwrap_or(min_level),
+            xlevel: self.xlevel.unwrap_or(min_xlevel),
+            min_level,
+            min_xlevel,
+            phys_bits: self.phys_bits.unwrap_or(0),
+            host_phys_bits: self.host_phys_bits,
+            tsc_frequency: self.tsc_frequency,
+            migratable: self.migratable,
+            pmu: self.pmu,
+            kvm: self.kvm,
+            check: self.check,
+            enforce: self.enforce,
+            wanted,
+            words,
+            filtered,
+            missing,
+        }
+    }
+}
+
+/// Whether the word lists parts of the state that `XSAVE` saves.
+fn is_xsave_state(source: Source) -> bool {
+    matches!(
+        source,
+        Source::Cpuid { leaf: 0xd, index: Some(0), .. }
+            | Source::Cpuid { leaf: 0xd, index: Some(1), register: Register::Ecx | Register::Edx }
+    )
+}
+
+/// Parts of the extended state (Intel SDM volume 1, 13.1) and the features of which one brings it.
+const STATE: [(u32, &[&str]); 8] = [
+    (2, &["avx"]),
+    (3, &["mpx"]),
+    (4, &["mpx"]),
+    (5, &["avx512f"]),
+    (6, &["avx512f"]),
+    (7, &["avx512f"]),
+    (9, &["pku"]),
+    (17, &["amx-tile"]),
+];
+/// Tile data, with [`STATE`]'s tile configuration.
+const TILE_DATA: u32 = 18;
+
+/// Takes the parts of the extended state out of which the processor does not have the feature.
+fn follow_xsave(words: &mut Words) {
+    let has = |words: &Words, name: &str| feature(name).is_some_and(|f| f.is_in(words));
+    let low = word_at(Source::Cpuid { leaf: 0xd, index: Some(0), register: Register::Eax });
+    let (xsave, xsaves) = (has(words, "xsave"), has(words, "xsaves"));
+    for (at, word) in WORDS.iter().enumerate().filter(|(_, word)| is_xsave_state(word.source)) {
+        let saved_by_user = matches!(word.source, Source::Cpuid { index: Some(0), .. });
+        if !(xsave && (saved_by_user || xsaves)) {
+            words[at] = 0;
+        }
+    }
+    let Some(low) = low else { return };
+    for (bit, names) in STATE {
+        if !names.iter().any(|name| has(words, name)) {
+            words[low] &= !(1 << bit);
+            if bit + 1 == TILE_DATA {
+                words[low] &= !(1 << TILE_DATA);
+            }
+        }
+    }
+}
+
+fn is_amd(vendor: &[u8; 12]) -> bool {
+    matches!(vendor, b"AuthenticAMD" | b"HygonGenuine")
+}
+
+/// AMD's leaf 8000_0001 has in EDX what leaf 1 has there, as far as both are about the same (APM volume 3, E.4.2).
+fn repeat_for_amd(words: &mut Words) {
+    const SAME: u64 = 0x0183_f3ff;
+    let edx = |leaf| word_at(Source::Cpuid { leaf, index: None, register: Register::Edx });
+    if let (Some(basic), Some(extended)) = (edx(1), edx(0x8000_0001)) {
+        words[extended] = words[extended] & !SAME | words[basic] & SAME;
+    }
+}
+
+/// The highest leaf from `start` on that the features need.
+fn required_level(words: &Words, start: u32) -> u32 {
+    let leaf = |at: usize| match WORDS[at].source {
+        Source::Cpuid { leaf, .. } if words[at] != 0 && leaf >> 28 == start >> 28 => Some(leaf),
+        _ => None,
+    };
+    let topology = feature("topoext").filter(|f| start != 0 && f.is_in(words)).map(|_| 0x8000_001e);
+    (0..COUNT).filter_map(leaf).chain(topology).max().unwrap_or(0)
+}
+
+impl Facts {
+    /// Names of what it was to have and has not.
+    pub fn unavailable(&self) -> impl Iterator<Item = &'static str> + '_ {
+        features().filter(|f| self.filtered[f.word] & f.mask != 0).map(|f| f.name)
+    }
+
+    /// The vendor as text.
+    #[must_use]
+    pub fn vendor_text(&self) -> String {
+        String::from_utf8_lossy(&self.vendor).trim_end_matches('\0').to_owned()
+    }
+
+    /// What depends on how many vCPUs there are: threads of one package say so.
+    pub fn set_count(&mut self, count: u32) {
+        let names = [("ht", true), ("cmp-legacy", is_amd(&self.vendor))];
+        for feature in names.into_iter().filter(|(_, is)| *is && count > 1).filter_map(|(n, _)| feature(n)) {
+            feature.switch(&mut self.words, true);
+            feature.switch(&mut self.filtered, false);
+        }
+    }
+}
+
+/// `words` as the properties `feature-words` and `filtered-features` show them.
+#[must_use]
+pub fn words_value(words: &Words) -> Value {
+    let entry = |(at, word): (usize, &super::words::Word)| {
+        let Source::Cpuid { leaf, index, register } = word.source else { return None };
+        let mut dict = Dict::new();
+        dict.insert("cpuid-register", register.name());
+        if let Some(index) = index {
+            dict.insert("cpuid-input-ecx", index);
+        }
+        dict.insert("cpuid-input-eax", leaf);
+        dict.insert("features", words[at]);
+        Some(Value::Dict(dict))
+    };
+    WORDS.iter().enumerate().rev().filter_map(entry).collect::<Vec<_>>().into()
+}

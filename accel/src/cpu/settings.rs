@@ -1,0 +1,248 @@
+//! What can be set of a CPU model besides features: one table for `-cpu`, the classes' properties and full expansions.
+
+use qapi::{Error, Result, Value};
+use qom::Input;
+
+use super::facts::Facts;
+use super::model::{Base, CpuModel};
+
+/// A default as introspection shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// None is shown.
+    Hidden,
+    /// A switch, described as `on/off`.
+    Switch(bool),
+    /// A number.
+    Number(u32),
+}
+
+/// One property of CPU classes.
+pub struct Setting {
+    /// The property's name.
+    pub name: &'static str,
+    /// QEMU's name of its type.
+    pub type_name: &'static str,
+    /// What introspection shows.
+    pub default: Shown,
+    /// Whether only `host` and `max` have it.
+    pub of_max: bool,
+    /// The value that a processor has.
+    pub get: fn(&Facts) -> Value,
+    pub(super) set: Setter,
+}
+
+type Setter = fn(&mut CpuModel, Input<'_>, &str) -> Result<()>;
+
+impl Setting {
+    /// Whether the model has it.
+    #[must_use]
+    pub fn is_of(&self, base: Base) -> bool {
+        !self.of_max || base.is_max()
+    }
+}
+
+/// Finds one by name.
+pub(super) fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// Properties of CPUs that nobody sets.
+pub(super) const READ_ONLY: [&str; 5] =
+    ["unavailable-features", "feature-words", "filtered-features", "hotplugged", "hotpluggable"];
+
+const fn number(name: &'static str, default: u32, get: fn(&Facts) -> Value, set: Setter) -> Setting {
+    Setting { name, type_name: "uint32", default: Shown::Number(default), of_max: false, get, set }
+}
+
+const fn switch(name: &'static str, default: bool, get: fn(&Facts) -> Value, set: Setter) -> Setting {
+    Setting { name, type_name: "bool", default: Shown::Switch(default), of_max: false, get, set }
+}
+
+const fn plain(
+    name: &'static str,
+    type_name: &'static str,
+    get: fn(&Facts) -> Value,
+    set: Setter,
+) -> Setting {
+    Setting { name, type_name, default: Shown::Hidden, of_max: false, get, set }
+}
+
+/// A number with QEMU's complaint about one that is too large.
+fn at_most(value: Input<'_>, path: &str, name: &str, max: u64) -> Result<u64> {
+    let number = value.to_u64(path)?;
+    if number > max {
+        return Err(Error::generic(format!("parameter '{name}' can be at most {max}")));
+    }
+    Ok(number)
+}
+
+/// What a 32-bit property takes.
+fn u32_of(value: Input<'_>, path: &str) -> Result<u32> {
+    Ok(value.to_uint(path, 32)? as u32)
+}
+
+/// All of them.
+pub static SETTINGS: &[Setting] = &[
+    plain(
+        "family",
+        "int",
+        |f| f.family.into(),
+        |m, v, path| {
+            // Base family 15 and an extended family of eight bits.
+            m.family = Some(at_most(v, path, "family", 0xf + 0xff)? as u32);
+            Ok(())
+        },
+    ),
+    plain(
+        "model",
+        "int",
+        |f| f.model.into(),
+        |m, v, path| {
+            m.model = Some(at_most(v, path, "model", 0xff)? as u32);
+            Ok(())
+        },
+    ),
+    plain(
+        "stepping",
+        "int",
+        |f| f.stepping.into(),
+        |m, v, path| {
+            m.stepping = Some(at_most(v, path, "stepping", 0xf)? as u32);
+            Ok(())
+        },
+    ),
+    plain(
+        "vendor",
+        "string",
+        |f| f.vendor_text().into(),
+        |m, v, path| {
+            let vendor = v.to_str(path)?.as_bytes().try_into().map_err(|_| {
+                Error::generic("value of property 'vendor' must consist of exactly 12 characters")
+            })?;
+            m.vendor = Some(vendor);
+            Ok(())
+        },
+    ),
+    plain(
+        "model-id",
+        "string",
+        |f| f.model_id.as_str().into(),
+        |m, v, path| {
+            m.model_id = Some(v.to_str(path)?.to_owned());
+            Ok(())
+        },
+    ),
+    plain(
+        "tsc-frequency",
+        "int",
+        |f| f.tsc_frequency.into(),
+        |m, v, path| {
+            m.tsc_frequency = at_most(v, path, "tsc-frequency", i64::MAX as u64)?;
+            Ok(())
+        },
+    ),
+    number(
+        "level",
+        u32::MAX,
+        |f| f.level.into(),
+        |m, v, path| {
+            m.level = Some(u32_of(v, path)?).filter(|level| *level != u32::MAX);
+            Ok(())
+        },
+    ),
+    number(
+        "xlevel",
+        u32::MAX,
+        |f| f.xlevel.into(),
+        |m, v, path| {
+            m.xlevel = Some(u32_of(v, path)?).filter(|level| *level != u32::MAX);
+            Ok(())
+        },
+    ),
+    number(
+        "min-level",
+        0,
+        |f| f.min_level.into(),
+        |m, v, path| {
+            m.min_level = Some(u32_of(v, path)?);
+            Ok(())
+        },
+    ),
+    number(
+        "min-xlevel",
+        0,
+        |f| f.min_xlevel.into(),
+        |m, v, path| {
+            m.min_xlevel = Some(u32_of(v, path)?);
+            Ok(())
+        },
+    ),
+    number(
+        "phys-bits",
+        0,
+        |f| f.phys_bits.into(),
+        |m, v, path| {
+            m.phys_bits = Some(u32_of(v, path)?);
+            m.host_phys_bits = false;
+            Ok(())
+        },
+    ),
+    switch(
+        "host-phys-bits",
+        false,
+        |f| f.host_phys_bits.into(),
+        |m, v, path| {
+            m.host_phys_bits = v.to_bool(path)?;
+            Ok(())
+        },
+    ),
+    switch(
+        "check",
+        true,
+        |f| f.check.into(),
+        |m, v, path| {
+            m.check = v.to_bool(path)?;
+            Ok(())
+        },
+    ),
+    switch(
+        "enforce",
+        false,
+        |f| f.enforce.into(),
+        |m, v, path| {
+            m.enforce = v.to_bool(path)?;
+            Ok(())
+        },
+    ),
+    switch(
+        "kvm",
+        true,
+        |f| f.kvm.into(),
+        |m, v, path| {
+            m.kvm = v.to_bool(path)?;
+            Ok(())
+        },
+    ),
+    switch(
+        "pmu",
+        false,
+        |f| f.pmu.into(),
+        |m, v, path| {
+            m.pmu = v.to_bool(path)?;
+            Ok(())
+        },
+    ),
+    Setting {
+        of_max: true,
+        ..switch(
+            "migratable",
+            true,
+            |f| f.migratable.into(),
+            |m, v, path| {
+                m.migratable = v.to_bool(path)?;
+                Ok(())
+            },
+        )
+    },
+];
