@@ -51,6 +51,7 @@ impl Backend for Vm {
             migration: &self.migration,
             dump: &self.machine,
             inspect: &self.machine,
+            stats: &self.machine,
             machine_target: &self.machine,
         }
     }

@@ -38,6 +38,7 @@ pub mod qtest;
 mod registers;
 mod select;
 pub mod sim;
+pub mod stats;
 
 mod control;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use cpu::Supported;
 pub use irq::{Interrupt, IrqChip, LineStatistics, MsiMessage, MsiRoute, UserIrqChip};
 pub use registers::{DescriptorTable, Fpu, Registers, Segment};
 pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
+use stats::{Stat, StatTarget};
 
 /// The vCPUs to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,6 +201,14 @@ pub trait Accel: Send + Sync {
     /// Ticks of the vCPUs' time stamp counters in a second, if it is known.
     fn tsc_frequency(&self) -> Option<u64> {
         None
+    }
+
+    /// Statistics that are kept about `target`, with the values of now; empty where none are kept, or there is no such vCPU.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn statistics(&self, _target: StatTarget) -> qapi::Result<Vec<(Stat, Vec<u64>)>> {
+        Ok(Vec::new())
     }
 
     /// Physical address bits of the host's processor as guests can have them, if this accelerator runs on it.

@@ -5,6 +5,7 @@
 mod block;
 mod cpu_models;
 mod machine;
+mod stats;
 
 use std::sync::Arc;
 

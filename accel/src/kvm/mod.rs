@@ -36,6 +36,7 @@ mod pvh;
 mod registers;
 mod slots;
 mod state;
+mod stats;
 mod vcpu;
 
 pub(crate) use kick::thread_id;
@@ -52,12 +53,14 @@ use qapi::{Error, Result};
 
 use crate::control::{Control, Snapshot};
 use crate::cpu::{Facts, Supported};
+use crate::stats::{Stat, StatTarget};
 use crate::{
     Accel, BootState, Chips, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo,
 };
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
 use state::{ChipState, MsrIndices};
+use stats::StatsFile;
 use vcpu::Vcpu;
 
 /// Page size of the architecture, bytes.
@@ -84,6 +87,8 @@ pub struct KvmAccel {
     chip_reset: ChipState,
     cpuid: CpuId,
     supported: Supported,
+    /// Of the VM, once somebody asked.
+    stats: OnceLock<Option<StatsFile>>,
     /// Of the vCPUs, once there are any.
     tsc_khz: OnceLock<u32>,
     io_listener: Arc<IoListener>,
@@ -96,6 +101,8 @@ pub struct KvmAccel {
 struct State {
     vcpus: Vec<VcpuInfo>,
     threads: Vec<JoinHandle<()>>,
+    /// Of each vCPU; made with it, as the thread takes the vCPU's file. `None` for a kernel without.
+    stats: Vec<Option<Arc<StatsFile>>>,
     /// The guest's paravirtual clock when it was paused; it goes on from there.
     clock: Option<kvm_clock_data>,
 }
@@ -215,6 +222,7 @@ impl KvmAccel {
             chip_reset,
             supported: features::supported(&kvm, &cpuid),
             cpuid,
+            stats: OnceLock::new(),
             tsc_khz: OnceLock::new(),
             io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
             shared: Arc::new(Shared {
@@ -263,7 +271,7 @@ impl KvmAccel {
         facts: &Facts,
         msrs: &MsrIndices,
         events: &Arc<dyn VcpuEvents>,
-    ) -> io::Result<(VcpuInfo, JoinHandle<()>)> {
+    ) -> io::Result<(VcpuInfo, JoinHandle<()>, Option<StatsFile>)> {
         let apic_id = config.apic_ids[index as usize];
         let identity = cpuid::Identity {
             apic_id,
@@ -283,6 +291,7 @@ impl KvmAccel {
         if let Ok(khz) = fd.get_tsc_khz() {
             self.tsc_khz.get_or_init(|| khz);
         }
+        let stats = StatsFile::of(&fd);
         let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
         let cpu = vcpu.control_index();
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -294,7 +303,7 @@ impl KvmAccel {
             })
             .inspect_err(|_| self.shared.control.give_up(cpu))?;
         let thread_id = receiver.recv().unwrap_or_default();
-        Ok((VcpuInfo { index, apic_id, thread_id }, thread))
+        Ok((VcpuInfo { index, apic_id, thread_id }, thread, stats))
     }
 
     fn snapshot(&self, cpu: u32) -> Option<Snapshot> {
@@ -353,7 +362,7 @@ impl Accel for KvmAccel {
         let msrs = MsrIndices::of(&self.kvm);
         let facts = self.facts(&config)?;
         for index in 0..count as u32 {
-            let (info, thread) =
+            let (info, thread, stats) =
                 self.create_vcpu(index, &config, &facts, &msrs, &events).map_err(|error| {
                     Error::generic(format!(
                         "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
@@ -364,6 +373,7 @@ impl Accel for KvmAccel {
             let mut state = lock(&self.state);
             state.vcpus.push(info);
             state.threads.push(thread);
+            state.stats.push(stats.map(Arc::new));
         }
         Ok(())
     }
@@ -441,6 +451,25 @@ impl Accel for KvmAccel {
 
     fn supported_cpu(&self) -> &Supported {
         &self.supported
+    }
+
+    fn statistics(&self, target: StatTarget) -> Result<Vec<(Stat, Vec<u64>)>> {
+        let read = |file: &StatsFile| {
+            let error = |error| Error::generic(format!("KVM's statistics: {}", os_text(&error)));
+            let (stats, values) = file.read().map_err(error)?;
+            Ok(stats.iter().cloned().zip(values).collect())
+        };
+        match target {
+            StatTarget::Vm => self
+                .stats
+                .get_or_init(|| StatsFile::of(&*self.shared.vm))
+                .as_ref()
+                .map_or(Ok(Vec::new()), read),
+            StatTarget::Vcpu(index) => {
+                let file = lock(&self.state).stats.get(index as usize).cloned().flatten();
+                file.map_or(Ok(Vec::new()), |file| read(&file))
+            }
+        }
     }
 
     fn tsc_frequency(&self) -> Option<u64> {

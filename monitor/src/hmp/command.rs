@@ -10,7 +10,7 @@ use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
     Execute, Session, address, balloon, chardev, cpu, dump, error_text, fds, interrupts, items, machine,
-    memory, migration, number, objects, pci, registers, run_state, virtio,
+    memory, migration, number, objects, pci, registers, run_state, stats, virtio,
 };
 
 /// A console command.
@@ -115,6 +115,7 @@ pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
         pci::INFOS,
         registers::INFOS,
         run_state::INFOS,
+        stats::INFOS,
         virtio::INFOS,
     ])
 });

@@ -28,6 +28,7 @@ mod pci;
 mod readline;
 mod registers;
 mod run_state;
+mod stats;
 mod virtio;
 
 use std::cell::Cell;
