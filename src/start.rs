@@ -20,7 +20,7 @@ use qapi::{Error, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
-use crate::cli::{CommandLine, Raw, short_form_warnings};
+use crate::cli::{CommandLine, Description, Raw, short_form_warnings};
 use crate::config::{actions, identity, memory as memory_option, numa, outputs, smp};
 use crate::daemon::{self, PidFile};
 use crate::help;
@@ -86,6 +86,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     monitors.set_backend(Arc::new(Vm {
         migration: Migration::default(),
         tree: Arc::clone(machine.tree()),
+        command_line: Description(Arc::clone(machine.tree())),
         machine: MachineHandlers::new(Arc::clone(&machine)),
         chardevs: Arc::clone(&chardevs),
     }));

@@ -10,6 +10,8 @@ use monitor::{Backend, Conversation, Version};
 use qapi::Handlers;
 use qom::Tree;
 
+use crate::cli::Description;
+
 /// Version of QEMU whose names, numbers and texts are spoken.
 const QEMU_VERSION: [u32; 3] = [10, 0, 2];
 
@@ -31,6 +33,7 @@ pub(crate) fn version_text() -> String {
 pub(crate) struct Vm {
     pub(crate) machine: MachineHandlers,
     pub(crate) tree: Arc<Tree>,
+    pub(crate) command_line: Description,
     pub(crate) chardevs: Arc<ChardevSet>,
     pub(crate) migration: Migration,
 }
@@ -51,6 +54,7 @@ impl Backend for Vm {
             migration: &self.migration,
             dump: &self.machine,
             inspect: &self.machine,
+            command_line: &self.command_line,
             stats: &self.machine,
             machine_target: &self.machine,
         }

@@ -72,7 +72,8 @@ pub use frontend::{CharEvent, Frontend};
 pub use legacy::{Legacy, parse_legacy};
 pub use object::register;
 pub use options::{
-    Backend as BackendOptions, ChardevOptions, InetExtra, LogFile, SocketAddress, SocketOptions, backend_help,
+    Backend as BackendOptions, ChardevOptions, InetExtra, KeyKind, LogFile, SocketAddress, SocketOptions,
+    backend_help, option_keys,
 };
 pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};

@@ -139,13 +139,19 @@ pub struct InetExtra {
     pub mptcp: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+/// What a key of `-chardev` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// A text.
     Text,
+    /// `on` or `off`.
     Bool,
+    /// A number.
     Number,
+    /// A number of bytes.
     Size,
 }
+use KeyKind as Kind;
 
 const KEYS: &[(&str, Kind)] = &[
     ("backend", Kind::Text),
@@ -188,6 +194,29 @@ const KEYS: &[(&str, Kind)] = &[
     ("abstract", Kind::Bool),
     ("tight", Kind::Bool),
 ];
+
+/// Keys of back ends, and of protocols, that are refused.
+const KEYS_OF_REFUSED: &[&str] = &[
+    "localaddr",
+    "localport",
+    "tn3270",
+    "tls-creds",
+    "tls-authz",
+    "websocket",
+    "width",
+    "height",
+    "cols",
+    "rows",
+    "name",
+    "debug",
+    "mouse",
+    "clipboard",
+];
+
+/// Keys of `-chardev` that mean something to a back end that there is, `id` apart.
+pub fn option_keys() -> impl Iterator<Item = (&'static str, KeyKind)> {
+    KEYS.iter().copied().filter(|(key, _)| !KEYS_OF_REFUSED.contains(key))
+}
 
 /// Back ends that QEMU has and this program makes on request.
 pub(crate) const BACKENDS: &[&str] =

@@ -7,19 +7,20 @@ use std::fmt::Write;
 use super::Raw;
 
 /// One option list.
-struct List {
-    option: &'static str,
+pub(super) struct List {
+    pub(super) option: &'static str,
     /// What QEMU calls the list.
-    name: &'static str,
+    pub(super) name: &'static str,
     /// Whether a first word without `=` is a value, so that `help` there is one too.
     implied: bool,
     /// Key, type and, if there is one, a sentence; by name.
-    keys: &'static [(&'static str, &'static str, &'static str)],
+    pub(super) keys: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SWITCH: &str = "bool (on/off)";
+pub(super) const SWITCH: &str = "bool (on/off)";
 
-const LISTS: &[List] = &[
+/// All of them.
+pub(super) const LISTS: &[List] = &[
     List {
         option: "-action",
         name: "action",
@@ -72,6 +73,7 @@ const LISTS: &[List] = &[
             ("process", "str", "Sets the name of the process, as shown in top etc"),
         ],
     },
+    List { option: "-trace", name: "trace", implied: true, keys: &[("enable", "str", "")] },
     List {
         option: "-overcommit",
         name: "overcommit",

@@ -4,6 +4,8 @@ use hw::core::SmpConfig;
 use qapi::{Error, Result};
 use qom::options::Pairs;
 
+/// What `-smp` takes.
+pub(crate) const KEYS: [&str; 7] = ["cpus", "sockets", "dies", "modules", "cores", "threads", "maxcpus"];
 /// Levels that only other architectures have; 1 says nothing, more is refused.
 const FOREIGN: [&str; 3] = ["drawers", "books", "clusters"];
 

@@ -2,6 +2,7 @@
 //!
 //! Each is refused: exit status 1, and the standard error byte for byte.
 
+use serde_json::{Value, json};
 use tests::{Need, Vm, have};
 
 /// Runs command lines with the harness's options around and compares what they say, the program's name left out.
@@ -208,4 +209,25 @@ fn globals_of_no_class_are_warned_of() {
     let mut vm = Vm::new().line("-machine none -global foo.bar=1").qmp().start();
     vm.qmp().ok("query-status", serde_json::json!({}));
     assert_eq!(vm.stderr(), "qemu-system-x86_64: warning: global foo.bar has invalid class name\n");
+}
+
+#[test]
+fn clients_are_told_what_the_command_line_takes() {
+    let mut vm = Vm::new().line("-machine none").qmp().start();
+    let mut of = |option: &str| {
+        let list = vm.qmp().ok("query-command-line-options", json!({ "option": option }));
+        assert_eq!((list.as_array().unwrap().len(), &list[0]["option"]), (1, &json!(option)));
+        list[0]["parameters"].as_array().unwrap().clone()
+    };
+    let typed = |list: &[Value], name: &str| list.iter().find(|p| p["name"] == name).map(|p| p["type"].clone());
+    let memory = of("memory");
+    let types = ["size", "maxmem", "slots"].map(|name| typed(&memory, name));
+    assert_eq!(types, [Some(json!("size")), Some(json!("size")), Some(json!("number"))]);
+    assert_eq!(typed(&of("machine"), "hpet"), Some(json!("boolean")));
+    assert_eq!(typed(&of("name"), "debug-threads"), Some(json!("boolean")));
+    assert_eq!(typed(&of("chardev"), "logfile"), Some(json!("string")));
+    assert_eq!(typed(&of("smp-opts"), "maxcpus"), Some(json!("number")));
+    assert!(of("device").is_empty());
+    let error = vm.qmp().err("query-command-line-options", json!({ "option": "x" }));
+    assert_eq!(error, ("GenericError".into(), "invalid option name: x".into()));
 }

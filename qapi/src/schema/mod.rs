@@ -39,6 +39,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("block", include_str!("../../schema/block.json")),
     ("migration", include_str!("../../schema/migration.json")),
     ("dump", include_str!("../../schema/dump.json")),
+    ("command-line", include_str!("../../schema/command-line.json")),
     ("stats", include_str!("../../schema/stats.json")),
     ("inspect", include_str!("../../schema/inspect.json")),
 ];
