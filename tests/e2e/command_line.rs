@@ -219,7 +219,8 @@ fn clients_are_told_what_the_command_line_takes() {
         assert_eq!((list.as_array().unwrap().len(), &list[0]["option"]), (1, &json!(option)));
         list[0]["parameters"].as_array().unwrap().clone()
     };
-    let typed = |list: &[Value], name: &str| list.iter().find(|p| p["name"] == name).map(|p| p["type"].clone());
+    let typed =
+        |list: &[Value], name: &str| list.iter().find(|p| p["name"] == name).map(|p| p["type"].clone());
     let memory = of("memory");
     let types = ["size", "maxmem", "slots"].map(|name| typed(&memory, name));
     assert_eq!(types, [Some(json!("size")), Some(json!("size")), Some(json!("number"))]);

@@ -92,7 +92,8 @@ fn what_a_guest_does_is_counted_for_the_vcpu_that_did_it() {
     }
     let mut vm =
         with_guest(Vm::new().accel("kvm")).line("-machine q35 -m 512M -smp 2").qmp().serial().start();
-    guest_says(&mut vm, "mem", "mem: ", &[]);
+    vm.serial().until("ready: ").unwrap();
+    guest_says(&mut vm, "check", "words differ", &[]);
     let paths: Vec<_> = vm
         .qmp()
         .ok("query-cpus-fast", json!({}))

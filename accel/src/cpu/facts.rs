@@ -248,9 +248,10 @@ impl CpuModel {
     /// A named model with `vmx` has all of it that there is, as its parts are not told one by one. What has no name
     /// follows `xsave`.
     fn take_defaults_of_words(&self, supported: &Supported, wanted: &mut Words) {
+        let [vmx, xsave] = ["vmx", "xsave"].map(|name| feature(name).is_some_and(|f| f.is_in(wanted)));
         for (at, word) in WORDS.iter().enumerate() {
-            let whole = word.needs == Some("vmx") && feature("vmx").is_some_and(|vmx| vmx.is_in(wanted));
-            if (whole && !self.base.is_max()) || is_xsave_state(word.source) {
+            let whole = vmx && word.needs == Some("vmx") && !self.base.is_max();
+            if whole || (xsave && is_xsave_state(word.source)) {
                 let off =
                     self.switched().filter(|(f, on)| f.word == at && !on).fold(0, |m, (f, _)| m | f.mask);
                 wanted[at] |= supported.words[at] & !off;
@@ -279,8 +280,8 @@ impl CpuModel {
                 (QEMU64_NUMBERS, QEMU64_ID, supported.vendor, QEMU64_LEVEL, QEMU64_XLEVEL)
             }
         };
-        let min_level = self.min_level.unwrap_or(min_level).max(required_level(&words, 0));
-        let min_xlevel = self.min_xlevel.unwrap_or(min_xlevel).max(required_level(&words, 0x8000_0000));
+        let min_level = self.min_level.unwrap_or(min_level).max(required_level(&wanted, 0));
+        let min_xlevel = self.min_xlevel.unwrap_or(min_xlevel).max(required_level(&wanted, 0x8000_0000));
         Facts {
             base: self.base,
             family: self.family.unwrap_or(numbers[0]),
@@ -366,14 +367,21 @@ fn repeat_for_amd(words: &mut Words) {
     }
 }
 
-/// The highest leaf from `start` on that the features need.
+/// The highest leaf from `start` on that the features need, as QEMU has it: some leaves are there when the feature is that
+/// they belong to, whatever is in them.
 fn required_level(words: &Words, start: u32) -> u32 {
+    const BY_FEATURE: [(u32, &str); 3] = [(0x12, "sgx"), (0x14, "intel-pt"), (0x24, "avx10")];
+    const NOT_COUNTED: [u32; 4] = [0x12, 0x14, 0x24, 0x8000_0022];
     let leaf = |at: usize| match WORDS[at].source {
-        Source::Cpuid { leaf, .. } if words[at] != 0 && leaf >> 28 == start >> 28 => Some(leaf),
+        Source::Cpuid { leaf: 0x8000_0007, register: Register::Ebx, .. } => None,
+        Source::Cpuid { leaf, .. } if words[at] != 0 && leaf >> 28 == start >> 28 => {
+            Some(leaf).filter(|leaf| !NOT_COUNTED.contains(leaf))
+        }
         _ => None,
     };
-    let topology = feature("topoext").filter(|f| start != 0 && f.is_in(words)).map(|_| 0x8000_001e);
-    (0..COUNT).filter_map(leaf).chain(topology).max().unwrap_or(0)
+    let has = |name: &str| start == 0 && feature(name).is_some_and(|f| f.is_in(words));
+    let by_feature = BY_FEATURE.into_iter().filter(|(_, name)| has(name)).map(|(leaf, _)| leaf);
+    (0..COUNT).filter_map(leaf).chain(by_feature).max().unwrap_or(0)
 }
 
 impl Facts {
@@ -388,8 +396,8 @@ impl Facts {
         String::from_utf8_lossy(&self.vendor).trim_end_matches('\0').to_owned()
     }
 
-    /// What depends on how many vCPUs there are: threads of one package say so.
-    pub fn set_count(&mut self, count: u32) {
+    /// The processor of which there are `count`: threads of one package say so.
+    pub fn realize(&mut self, count: u32) {
         let names = [("ht", true), ("cmp-legacy", is_amd(&self.vendor))];
         for feature in names.into_iter().filter(|(_, is)| *is && count > 1).filter_map(|(n, _)| feature(n)) {
             feature.switch(&mut self.words, true);

@@ -165,9 +165,34 @@ fn the_host_model_has_all_of_the_host_but_what_ties_to_it() {
 fn base_has_nothing_and_grows_with_what_is_added() {
     let base = facts("base", &["fpu", "avx2", "kvmclock"]);
     assert_eq!((base.words, base.level, base.vendor_text()), ([0; COUNT], 0, String::new()));
-    let more = facts("base,+avx2,min-xlevel=0x80000008", &["fpu", "avx2"]);
+    let more = facts("base,+avx2,min-xlevel=0x80000008", &["fpu"]);
     assert_eq!((more.level, more.min_level, more.xlevel), (7, 7, 0x8000_0008));
     assert_eq!(facts("base,+avx2,level=1", &["avx2"]).level, 1);
+    let level = |name: &str| {
+        let facts = facts(&format!("base,+{name}"), &[]);
+        (facts.level, facts.xlevel)
+    };
+    // As QEMU has them.
+    for (name, leaves) in [
+        ("fpu", (1, 0)),
+        ("arat", (6, 0)),
+        ("xsaveopt", (0xd, 0)),
+        ("sm3", (7, 0)),
+        ("sgx", (0x12, 0)),
+        ("sgx1", (0, 0)),
+        ("intel-pt", (0x14, 0)),
+        ("avx10-128", (0, 0)),
+        ("kvmclock", (0, 0)),
+        ("npt", (0, 0)),
+        ("invtsc", (0, 0x8000_0007)),
+        ("overflow-recov", (0, 0)),
+        ("clzero", (0, 0x8000_0008)),
+        ("no-nested-data-bp", (0, 0x8000_0021)),
+        ("perfmon-v2", (0, 0)),
+        ("topoext", (0, 0x8000_0001)),
+    ] {
+        assert_eq!(level(name), leaves, "{name}");
+    }
 }
 
 #[test]
@@ -209,8 +234,8 @@ fn nobody_sees_what_is_hidden() {
 fn several_vcpus_say_that_they_share_a_package() {
     let mut one = facts("qemu64,vendor=AuthenticAMD", &[]);
     let mut two = one.clone();
-    one.set_count(1);
-    two.set_count(2);
+    one.realize(1);
+    two.realize(2);
     let both = |f: &Facts| ["ht", "cmp-legacy"].map(|n| has(&f.words, n));
     assert_eq!((both(&one), both(&two)), ([false; 2], [true; 2]));
 }

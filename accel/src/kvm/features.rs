@@ -56,6 +56,11 @@ pub(crate) fn host_leaf_7() -> [u32; 2] {
     [told.ebx, told.edx]
 }
 
+/// Physical address bits of the processor that this program runs on; 36 if it does not tell.
+pub(crate) fn host_phys_bits() -> u32 {
+    if __cpuid(0x8000_0000).eax < 0x8000_0008 { 36 } else { __cpuid(0x8000_0008).eax & 0xff }
+}
+
 /// The CPUID words of a table.
 pub(super) fn cpuid_words(table: &CpuId) -> Words {
     let mut words = [0; COUNT];

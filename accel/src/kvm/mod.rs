@@ -253,10 +253,16 @@ impl KvmAccel {
     /// What the model comes to, with a warning for each feature that it does not have although it was to.
     fn facts(&self, config: &VcpuConfig) -> Result<Facts> {
         let mut facts = config.cpu.facts(&self.supported);
-        facts.set_count(u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX));
+        facts.realize(u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX));
         let (warn, enforce) = config.cpu.checks();
         if warn {
             facts.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
+        }
+        if facts.phys_bits != 0 && !facts.host_phys_bits {
+            let (host, asked) = (features::host_phys_bits(), facts.phys_bits);
+            if host != asked {
+                tracing::warn!("Host physical bits ({host}) does not match phys-bits property ({asked})");
+            }
         }
         if enforce && !facts.missing.is_empty() {
             return Err(Error::generic("Host doesn't support requested features"));

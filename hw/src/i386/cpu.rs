@@ -153,7 +153,7 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     }
     machine.create_vcpus()?;
     let mut facts = machine.cpu().facts(accel.supported_cpu());
-    facts.set_count(machine.smp().cpus);
+    facts.realize(machine.smp().cpus);
     facts.phys_bits = phys_bits;
     facts.tsc_frequency = accel.tsc_frequency().unwrap_or(facts.tsc_frequency);
     let facts = Arc::new(facts);

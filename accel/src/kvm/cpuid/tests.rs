@@ -51,7 +51,7 @@ fn build_from(table: &CpuId, text: &str) -> CpuId {
         kvm: true,
     };
     let mut facts = CpuModel::parse(text).unwrap().facts(&supported);
-    facts.set_count(SECOND_OF_THREE.count);
+    facts.realize(SECOND_OF_THREE.count);
     build(table, &facts, &SECOND_OF_THREE).unwrap()
 }
 
