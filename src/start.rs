@@ -63,6 +63,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     chardevs.hold_input();
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let chars = Chars { set: &chardevs, report };
+    crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
     chars.chardevs(&line.chardevs)?;
     let monitors =
         Monitors::new(main.handle(), vm::version(), TerminalSettings::of(|name| std::env::var_os(name)));

@@ -48,6 +48,7 @@ impl Backend for Vm {
             qom: self.tree.as_ref(),
             qdev: &self.machine,
             chardev: self.chardevs.as_ref(),
+            yank: self.chardevs.yank().as_ref(),
             pci: &self.machine,
             virtio: &self.machine,
             block: &self.machine,

@@ -1,15 +1,13 @@
 //! A character device and the port through which one front end uses it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::backend::Backend;
 use crate::connection::{Connection, Patience};
 use crate::frontend::Frontend;
-use crate::options::LogFile;
+use crate::log::Log;
 use crate::sink::{MAX_MUX_PORTS, Sink};
 use crate::tty::Terminal;
 use crate::{CONGESTION, QUEUE_CAP, WRITE_QUEUE};
@@ -21,15 +19,6 @@ pub struct Chardev {
     sink: Arc<Sink>,
     backend: Box<dyn Backend>,
     log: Option<Log>,
-}
-
-/// A file that gets a copy of all output.
-pub(crate) struct Log(Mutex<File>);
-
-impl Log {
-    pub(crate) fn open(file: &LogFile) -> qapi::Result<Self> {
-        open_log(file).map(|file| Self(Mutex::new(file)))
-    }
 }
 
 impl fmt::Debug for Chardev {
@@ -149,9 +138,7 @@ impl Chardev {
     fn write(&self, data: &[u8], limit: usize) -> usize {
         let taken = self.backend.write(data, limit);
         if let Some(log) = &self.log {
-            let mut log = log.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // A full disk costs the log, not the guest.
-            let _ = log.write_all(&data[..taken]);
+            log.write(&data[..taken]);
         }
         taken
     }
@@ -301,17 +288,4 @@ impl Drop for Port {
     fn drop(&mut self) {
         self.chardev().sink.release(self.id);
     }
-}
-
-fn open_log(log: &LogFile) -> qapi::Result<File> {
-    let mut options = File::options();
-    options.create(true).write(true);
-    if log.append {
-        options.append(true)
-    } else {
-        options.truncate(true)
-    };
-    options.open(&log.path).map_err(|error| {
-        qapi::Error::generic(format!("Could not create '{}': {}", log.path, crate::file::strerror(&error)))
-    })
 }

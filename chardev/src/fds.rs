@@ -1,8 +1,10 @@
-//! Descriptors that came from outside: by name (`getfd`), and by number, inherited from whoever started the program.
+//! Descriptors that came from outside: by name (`getfd`), in sets (`add-fd`), and by number, inherited from whoever started the program.
 //!
 //! Names belong to the monitor that a descriptor came to, and go on existing when its client leaves. Commands do not know which
 //! monitor they came over, so the monitor says it: [`Fds::during`] runs a command with the names it may use, and
 //! [`Fds::take`] finds them, on the same thread.
+
+mod sets;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -12,7 +14,8 @@ use std::thread::{self, ThreadId};
 use qapi::{Error, Result};
 use rustix::net::sockopt;
 
-use crate::socket::inherited;
+use crate::socket::{close_inherited, inherited, inherited_only};
+pub use sets::{Claim, FdSets, HostFile, OpenError};
 
 /// The descriptors that one monitor has names for.
 #[derive(Debug, Default)]
@@ -29,6 +32,17 @@ impl NamedFds {
     pub fn take(&self, name: &str) -> Option<OwnedFd> {
         lock(&self.0).remove(name)
     }
+}
+
+/// A descriptor that the program was started with and that goes into a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its number.
+    pub fd: i64,
+    /// The set.
+    pub set: i64,
+    /// A note for whoever asks.
+    pub opaque: Option<String>,
 }
 
 /// Where the commands of one virtual machine find descriptors.
@@ -48,6 +62,7 @@ impl NamedFds {
 pub struct Fds {
     /// Whose commands are running, and on which thread. A command may run another one for a console within.
     current: Mutex<Vec<(ThreadId, Arc<NamedFds>)>>,
+    sets: FdSets,
 }
 
 impl Fds {
@@ -67,6 +82,33 @@ impl Fds {
         lock(&self.current).push((thread::current().id(), Arc::clone(names)));
         let _entered = Entered(self);
         work()
+    }
+
+    /// Descriptors in sets.
+    pub fn sets(&self) -> &FdSets {
+        &self.sets
+    }
+
+    /// Puts copies of inherited descriptors into sets (`-add-fd`) and closes the originals, as in QEMU.
+    ///
+    /// # Errors
+    ///
+    /// Of a number that is no descriptor, or one that this program opened: `fd is not valid or already in use`. Then everything is left as it was.
+    pub fn inherit(&self, list: &[Inherited]) -> std::result::Result<(), (usize, Error)> {
+        let copy = |(at, one): (usize, &Inherited)| {
+            let invalid = || (at, Error::generic("fd is not valid or already in use"));
+            let number = i32::try_from(one.fd).map_err(|_| invalid())?;
+            inherited_only(number).map_err(|_| invalid())
+        };
+        let copies = list.iter().enumerate().map(copy).collect::<std::result::Result<Vec<_>, _>>()?;
+        for (at, (one, fd)) in list.iter().zip(copies).enumerate() {
+            self.sets.add(fd, Some(one.set), one.opaque.clone()).map_err(|error| (at, error))?;
+        }
+        let mut numbers: Vec<i32> = list.iter().filter_map(|one| i32::try_from(one.fd).ok()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().for_each(close_inherited);
+        Ok(())
     }
 
     /// The names of the monitor whose command runs on this thread.

@@ -54,6 +54,7 @@ pub mod fds;
 mod file;
 mod frontend;
 mod legacy;
+mod log;
 mod mux;
 mod object;
 mod options;
@@ -65,6 +66,7 @@ mod socket;
 mod stdio;
 mod stream;
 mod tty;
+mod yank;
 
 pub use connection::{Connection, Patience};
 pub use device::{Chardev, Port};
@@ -79,6 +81,7 @@ pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};
 pub use socket::receive_within;
 pub use tty::Terminal;
+pub use yank::{YankInstances, YankRegistration};
 
 /// Bytes that [`Port::write`] queues beyond what the host takes at once.
 pub const WRITE_QUEUE: usize = 4096;

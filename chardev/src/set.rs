@@ -9,9 +9,10 @@ use qapi::{Error, Result};
 use qom::Tree;
 
 use crate::backend::{Backend, Null};
-use crate::device::{Chardev, Log};
+use crate::device::Chardev;
 use crate::fds::Fds;
 use crate::file::FileBackend;
+use crate::log::open_log;
 use crate::mux::Mux;
 use crate::object;
 use crate::options::{Backend as Options, ChardevOptions, LogFile};
@@ -20,6 +21,7 @@ use crate::ringbuf::{DataFormat, RingBuf};
 use crate::sink::{Sink, User};
 use crate::socket::Socket;
 use crate::stdio::Stdio;
+use crate::yank::YankInstances;
 
 /// Something the person at the command line must know while a device is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,7 @@ pub struct ChardevSet {
     held: Arc<AtomicBool>,
     on_exit: Arc<Mutex<OnExit>>,
     fds: Arc<Fds>,
+    yank: Arc<YankInstances>,
     /// The object tree, once there is one.
     tree: OnceLock<Weak<Tree>>,
 }
@@ -76,6 +79,7 @@ impl ChardevSet {
             held: Arc::default(),
             on_exit: Arc::new(Mutex::new(Arc::new(move || quitter.quit(0)))),
             fds: Arc::default(),
+            yank: Arc::default(),
             tree: OnceLock::new(),
         }
     }
@@ -83,6 +87,11 @@ impl ChardevSet {
     /// Descriptors that came from outside.
     pub fn fds(&self) -> &Arc<Fds> {
         &self.fds
+    }
+
+    /// What has connections that can be given up; others than character devices register themselves, too.
+    pub fn yank(&self) -> &Arc<YankInstances> {
+        &self.yank
     }
 
     /// Shows the devices, those there are and those to come, in `tree` below `/chardevs`.
@@ -178,7 +187,7 @@ impl ChardevSet {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Arc<Chardev>> {
         // First, as this is undone without a trace.
-        let log = log.map(Log::open).transpose()?;
+        let log = log.map(|log| open_log(log, self.fds.sets())).transpose()?;
         let sink = Sink::new(self.handle.clone(), matches!(backend, Options::Mux { .. }));
         if sink.is_mux() && self.held.load(Ordering::Acquire) {
             sink.hold_events();
@@ -245,6 +254,7 @@ impl ChardevSet {
         sink: &Arc<Sink>,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<(&'static str, Box<dyn Backend>)> {
+        let sets = self.fds.sets();
         Ok(match options {
             Options::Null => ("null", Box::new(Null { filename: "null" })),
             Options::Vc => {
@@ -258,11 +268,11 @@ impl ChardevSet {
                 ("stdio", Box::new(Stdio::new(sink, *signal, &self.stdio_in_use)?))
             }
             Options::Pty { path } => ("pty", Box::new(Pty::new(sink, path.as_deref())?)),
-            Options::Serial { path } => ("serial", Box::new(FileBackend::serial(sink, path)?)),
+            Options::Serial { path } => ("serial", Box::new(FileBackend::serial(sink, sets, path)?)),
             Options::File { path, append, input_path } => {
-                ("file", Box::new(FileBackend::file(sink, path, *append, input_path.as_deref())?))
+                ("file", Box::new(FileBackend::file(sink, sets, path, *append, input_path.as_deref())?))
             }
-            Options::Pipe { path } => ("pipe", Box::new(FileBackend::pipe(sink, path)?)),
+            Options::Pipe { path } => ("pipe", Box::new(FileBackend::pipe(sink, sets, path)?)),
             Options::RingBuf { size, memory } => {
                 let name = if *memory { "memory" } else { "ringbuf" };
                 let ring = RingBuf::new(*size, name)?;
@@ -270,7 +280,7 @@ impl ChardevSet {
                 (name, Box::new(ring))
             }
             Options::Socket(options) => {
-                ("socket", Box::new(Socket::new(id, options, sink, &self.fds, notify)?))
+                ("socket", Box::new(Socket::new(id, options, sink, (&self.fds, &self.yank), notify)?))
             }
             Options::Mux { chardev } => {
                 let base = self

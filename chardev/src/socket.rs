@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mainloop::{Clock, Interest, Timer, Watch};
+use qapi::types::{YankInstance, YankInstanceChardev};
 use qapi::{Error, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -26,9 +27,10 @@ use crate::options::SocketOptions;
 use crate::set::Notice;
 use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
+use crate::yank::{YankInstances, YankRegistration};
 use address::Listener;
 pub use fd::receive_within;
-pub(crate) use fd::{inherited, receive};
+pub(crate) use fd::{close_inherited, inherited, inherited_only, receive};
 
 /// How long a server that ran out of descriptors leaves its backlog alone.
 const ACCEPT_PAUSE_NS: i64 = 1_000_000_000;
@@ -37,6 +39,7 @@ const NS_PER_MS: i64 = 1_000_000;
 /// The back end `socket`.
 pub(crate) struct Socket {
     state: Arc<SocketState>,
+    _yank: YankRegistration,
 }
 
 struct SocketState {
@@ -94,7 +97,7 @@ impl Socket {
         label: &str,
         options: &SocketOptions,
         sink: &Arc<Sink>,
-        fds: &Arc<Fds>,
+        (fds, yank): (&Arc<Fds>, &Arc<YankInstances>),
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Self> {
         let state = Arc::new_cyclic(|this: &Weak<SocketState>| {
@@ -114,6 +117,15 @@ impl Socket {
                 inner: Mutex::default(),
             }
         });
+        let yank = {
+            let id = label.to_owned();
+            let state = Arc::downgrade(&state);
+            yank.register(YankInstance::Chardev(YankInstanceChardev { id }), move || {
+                if let Some(state) = state.upgrade() {
+                    state.stream.shut_down();
+                }
+            })
+        };
         if options.server {
             state.listen(notify)?;
         } else if options.reconnect_ms > 0 {
@@ -123,7 +135,7 @@ impl Socket {
             state.adopt(fd).map_err(|error| Error::generic(strerror(&error)))?;
             sink.set_open(true);
         }
-        Ok(Self { state })
+        Ok(Self { state, _yank: yank })
     }
 }
 

@@ -170,6 +170,14 @@ impl Stream {
         Some((inner.epoch, Arc::clone(&source.fd)))
     }
 
+    /// Shuts the socket down: both sides see the end of it. Any thread, without waiting.
+    pub(crate) fn shut_down(&self) {
+        if let Some((_, socket)) = self.socket() {
+            // The peer may have gone just now.
+            let _ = rustix::net::shutdown(&socket, Shutdown::Both);
+        }
+    }
+
     /// Closes the stream of `epoch` and tells the owner. Loop thread only.
     pub(crate) fn end(&self, epoch: u64) {
         let current = {

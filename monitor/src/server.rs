@@ -178,16 +178,22 @@ impl Server {
         self.backend.get().is_some() && !self.loop_handle.is_quitting()
     }
 
+    fn backend(&self) -> Result<&dyn Backend> {
+        let none = || qapi::Error::generic("the virtual machine is not there yet");
+        self.backend.get().map(AsRef::as_ref).ok_or_else(none)
+    }
+
+    /// Where commands find descriptors.
+    pub(crate) fn fds(&self) -> Result<&Fds> {
+        Ok(self.backend()?.fds())
+    }
+
     /// Runs a command for a session.
     pub(crate) fn run(&self, session: &SessionHandler<'_>, command: &str, arguments: Dict) -> Result<Value> {
         tracing::debug!(command, "command");
-        match self.backend.get() {
-            Some(backend) => {
-                let run = || qapi::dispatch(&backend.handlers(session), command, arguments);
-                backend.fds().during(session.descriptors().names(), run)
-            }
-            None => Err(qapi::Error::generic("the virtual machine is not there yet")),
-        }
+        let backend = self.backend()?;
+        let run = || qapi::dispatch(&backend.handlers(session), command, arguments);
+        backend.fds().during(session.descriptors().names(), run)
     }
 }
 

@@ -33,6 +33,16 @@ pub(super) const LISTS: &[List] = &[
         ],
     },
     List {
+        option: "-add-fd",
+        name: "add-fd",
+        implied: false,
+        keys: &[
+            ("fd", "num", "file descriptor of which a duplicate is added to fd set"),
+            ("opaque", "str", "free-form string used to describe fd"),
+            ("set", "num", "ID of the fd set to add fd to"),
+        ],
+    },
+    List {
         option: "-global",
         name: "global",
         implied: false,

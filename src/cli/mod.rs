@@ -90,6 +90,7 @@ pub(crate) struct CommandLine {
     pub(crate) actions: Vec<(Raw, String)>,
     pub(crate) overcommit: Option<Raw>,
     pub(crate) mem_prealloc: bool,
+    pub(crate) add_fds: Vec<Raw>,
     pub(crate) chardevs: Vec<Raw>,
     pub(crate) monitors: Vec<MonitorOption>,
     pub(crate) serials: Vec<Raw>,
@@ -200,6 +201,7 @@ impl CommandLine {
             }
             "-overcommit" => self.overcommit = Some(raw),
             "-mem-prealloc" => self.mem_prealloc = true,
+            "-add-fd" => self.add_fds.push(raw),
             "-chardev" => self.chardevs.push(raw),
             "-monitor" => self.monitors.push(MonitorOption::Hmp(raw)),
             "-qmp" => self.monitors.push(MonitorOption::Qmp(raw)),

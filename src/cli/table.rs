@@ -81,6 +81,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-audio", &[], "none", "no sound"),
     flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
     with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),
+    with(
+        "-add-fd",
+        &[],
+        "set=N,fd=N[,opaque=TEXT]",
+        "put an inherited descriptor into a set, for /dev/fdset/N",
+    ),
     with("-serial", &[], "DEV", "a serial port on a character device"),
     with("-monitor", &[], "DEV", "a console for people"),
     with("-qmp", &[], "DEV", "a QMP monitor"),

@@ -170,3 +170,129 @@ fn dumps_go_to_a_descriptor_with_a_name() {
     pair.ours.qmp().ok("dump-guest-memory", dump("pipe"));
     assert_eq!(reading.join().unwrap()[..4], *b"\x7fELF");
 }
+
+/// What `query-fdsets` says, without the numbers that descriptors happen to have: sets with the notes of their members.
+fn sets(vm: &mut Vm) -> Value {
+    let sets = vm.qmp().ok("query-fdsets", json!({}));
+    let set = |set: &Value| {
+        let fds = set["fds"].as_array().unwrap();
+        (set["fdset-id"].clone(), fds.iter().map(|fd| fd["opaque"].clone()).collect::<Vec<_>>())
+    };
+    sets.as_array().unwrap().iter().map(set).map(|(id, notes)| json!([id, notes])).collect()
+}
+
+#[test]
+fn sets_are_made_filled_and_emptied_as_with_qemu() {
+    let Some(mut pair) = Pair::start() else { return };
+    for (at, command, arguments, count) in [
+        (0, "add-fd", json!({}), 0),
+        (0, "add-fd", json!({ "fdset-id": -1 }), 1),
+        (0, "add-fd", json!({}), 0),
+        (0, "add-fd", json!({ "fdset-id": "x" }), 0),
+        (0, "remove-fd", json!({}), 0),
+        (0, "remove-fd", json!({ "fdset-id": 99 }), 0),
+        (0, "remove-fd", json!({ "fdset-id": -1 }), 0),
+    ] {
+        pair.same(at, command, arguments, count);
+    }
+    for (at, arguments, count) in [
+        (0, json!({ "opaque": "first" }), 1),
+        (0, json!({ "fdset-id": 5, "opaque": "five" }), 1),
+        (1, json!({ "fdset-id": 5 }), 3),
+        (1, json!({}), 1),
+    ] {
+        let request = json!({ "execute": "add-fd", "arguments": arguments });
+        let fds = vec![pair.null.as_fd(); count];
+        let [ours, theirs] = [&mut pair.ours, &mut pair.theirs].map(|vm| {
+            let reply = vm.qmp_at(at).request_with_fds(&request, &fds).unwrap();
+            assert!(reply["return"]["fd"].is_u64(), "{reply}");
+            reply["return"]["fdset-id"].clone()
+        });
+        assert_eq!(ours, theirs, "{request}");
+    }
+    assert_eq!(sets(&mut pair.ours), sets(&mut pair.theirs));
+    pair.same(0, "remove-fd", json!({ "fdset-id": 5, "fd": 999 }), 0);
+    pair.same(1, "remove-fd", json!({ "fdset-id": 5 }), 0);
+    pair.same(1, "remove-fd", json!({ "fdset-id": 5 }), 0);
+    assert_eq!(sets(&mut pair.ours), json!([[1, [null]], [0, ["first"]]]));
+    assert_eq!(sets(&mut pair.ours), sets(&mut pair.theirs));
+    // What is there to be opened and what is not.
+    for path in ["77", "x", "-1", ""] {
+        pair.same(
+            0,
+            "dump-guest-memory",
+            json!({ "paging": false, "protocol": format!("file:/dev/fdset/{path}") }),
+            0,
+        );
+    }
+    let readonly: OwnedFd = fs::File::open("/dev/null").unwrap().into();
+    let add = json!({ "execute": "add-fd", "arguments": { "fdset-id": 31 } });
+    for vm in [&mut pair.ours, &mut pair.theirs] {
+        vm.qmp().request_with_fds(&add, &[readonly.as_fd()]).unwrap();
+    }
+    pair.same(0, "dump-guest-memory", json!({ "paging": false, "protocol": "file:/dev/fdset/31" }), 0);
+}
+
+#[test]
+fn files_come_from_sets_that_last_as_long_as_they_are_used() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("serial");
+    fs::write(&path, "before\n").unwrap();
+    let file: OwnedFd = OpenOptions::new().append(true).open(&path).unwrap().into();
+    let number = rustix::io::dup(&file).unwrap();
+    // Without close-on-exec the program inherits it, as libvirt gives files of serial ports.
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&number);
+    let line = format!(
+        "-machine q35 -m 64M -add-fd set=3,fd={fd},opaque=log -chardev file,id=f,path=/dev/fdset/3,append=on -serial chardev:f"
+    );
+    let mut vm = Vm::new().line(&line).qmp().start();
+    drop(number);
+    assert_eq!(sets(&mut vm), json!([[3, ["log"]]]));
+    vm.qmp().ok("remove-fd", json!({ "fdset-id": 3 }));
+    assert_eq!(sets(&mut vm), json!([[3, []]]));
+    let deadline = Instant::now() + tests::wire::patience();
+    while fs::read_to_string(&path).unwrap() == "before\n" {
+        assert!(Instant::now() < deadline, "the guest says nothing");
+        vm.qmp().ok("query-status", json!({}));
+    }
+    assert!(fs::read_to_string(&path).unwrap().starts_with("before\n"));
+    // A dump goes to one as well, and the set is gone with it.
+    let core = out.path().join("core");
+    let target: OwnedFd = fs::File::create(&core).unwrap().into();
+    let add = json!({ "execute": "add-fd", "arguments": { "fdset-id": 8 } });
+    vm.qmp().request_with_fds(&add, &[target.as_fd()]).unwrap();
+    let dump = json!({ "paging": false, "protocol": "file:/dev/fdset/8", "begin": 0, "length": 4096 });
+    vm.qmp().ok("dump-guest-memory", dump);
+    vm.qmp().ok("remove-fd", json!({ "fdset-id": 8 }));
+    assert_eq!(sets(&mut vm), json!([[3, []]]));
+    assert_eq!(fs::read(&core).unwrap()[..4], *b"\x7fELF");
+}
+
+#[test]
+fn what_add_fd_cannot_use_is_refused_in_qemus_words() {
+    if !have(&[Need::Qemu, Need::Pliant]) {
+        return;
+    }
+    let qemu = tests::program::qemu().unwrap();
+    for option in [
+        "set=0",
+        "fd=1",
+        "set=-1,fd=0",
+        "set=1,fd=999",
+        "set=x,fd=1",
+        "set=1,fd=-1",
+        "set=1,fd=1,foo=1",
+        "foo",
+        "set=1,fd=99999999999",
+    ] {
+        let run = |builder: tests::VmBuilder| {
+            let exited = builder.args(["-machine", "none", "-add-fd", option]).run();
+            let text = exited.stderr.replace("pliant: ", "qemu-system-x86_64: ");
+            (exited.code, text)
+        };
+        assert_eq!(run(Vm::new().bare()), run(Vm::new().bare().program(&qemu)), "{option}");
+    }
+}

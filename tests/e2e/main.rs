@@ -38,3 +38,4 @@ mod stats;
 mod unplugged;
 mod vhost_user_io;
 mod virtqueues;
+mod yank;

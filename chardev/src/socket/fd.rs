@@ -6,7 +6,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -58,4 +58,26 @@ pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     // is a descriptor of our own. Nothing is closed or written through the borrowed number.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_dupfd_cloexec(borrowed, 0)
+}
+
+/// As [`inherited`], of one that really was: what this program opens is closed when another one is executed.
+pub(crate) fn inherited_only(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: as in `inherited`, for a system call that only looks.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if rustix::io::fcntl_getfd(borrowed)?.contains(rustix::io::FdFlags::CLOEXEC) {
+        return Err(Errno::BADF);
+    }
+    inherited(number)
+}
+
+/// Closes the descriptor that this process inherited under a number, unless something of our own has it.
+pub(crate) fn close_inherited(number: RawFd) {
+    if inherited_only(number).is_ok() {
+        // SAFETY: it was inherited, so nothing in this program owns it: everything we open is marked close-on-exec, and `inherited`
+        // gives out copies only.
+        drop(unsafe { OwnedFd::from_raw_fd(number) });
+    }
 }

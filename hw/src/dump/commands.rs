@@ -1,12 +1,14 @@
 //! The commands around dumps.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
 use std::sync::Arc;
 
+use chardev::fds::{Claim, HostFile};
 use qapi::commands::DumpCommands;
 use qapi::types::{DumpGuestMemoryCapability, DumpGuestMemoryFormat, DumpQueryResult};
 use qapi::{Enum, Error, Result};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::plan::Plan;
 use super::{Dumps, Progress, busy, write};
@@ -15,7 +17,7 @@ use crate::core::Machine;
 use crate::inspect::output::errno_text;
 
 /// Memory of a guest is for its owner alone.
-const MODE: u32 = 0o400;
+const MODE: Mode = Mode::RUSR;
 
 impl DumpCommands for MachineHandlers {
     fn dump_guest_memory(
@@ -46,7 +48,8 @@ impl DumpCommands for MachineHandlers {
         if format != DumpGuestMemoryFormat::Elf {
             return Err(Error::generic(format!("{} is not available now", format.as_str())));
         }
-        let file = open(machine, &protocol)?;
+        let HostFile { fd, claim } = open(machine, &protocol)?;
+        let file = File::from(fd);
         dumps.begin(machine);
         let plan = match plan(machine, paging, filter) {
             Ok(plan) => plan,
@@ -58,7 +61,7 @@ impl DumpCommands for MachineHandlers {
         };
         let progress = dumps.set_total(plan.total());
         let thread = if detach == Some(true) {
-            detached(machine, plan, file, progress)
+            detached(machine, (plan, file, progress), claim)
         } else {
             Err((plan, file, progress))
         };
@@ -78,13 +81,14 @@ impl DumpCommands for MachineHandlers {
 }
 
 /// The file that `protocol` names.
-fn open(machine: &Machine, protocol: &str) -> Result<File> {
+fn open(machine: &Machine, protocol: &str) -> Result<HostFile> {
+    let fds = machine.chardevs().fds();
     if let Some(path) = protocol.strip_prefix("file:") {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
-        return file.map_err(|e| Error::generic(format!("Could not create '{path}': {}", errno_text(&e))));
+        let file = fds.sets().open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, MODE);
+        return file.map_err(|e| e.or_else(|reason| format!("Could not create '{path}': {reason}")));
     }
     if let Some(name) = protocol.strip_prefix("fd:") {
-        return machine.chardevs().fds().take(name).map(File::from);
+        return fds.take(name).map(|fd| HostFile { fd, claim: None });
     }
     Err(Error::generic("parameter 'protocol' must start with 'file:' or 'fd:'"))
 }
@@ -107,17 +111,14 @@ fn plan(machine: &Machine, paging: bool, filter: Option<(u64, u64)>) -> Result<P
 type Work = (Plan, File, Arc<Progress>);
 
 /// Writes on a thread, which does not keep the machine alive. Gives the work back if the host has no thread left.
-fn detached(
-    machine: &Arc<Machine>,
-    plan: Plan,
-    file: File,
-    progress: Arc<Progress>,
-) -> std::result::Result<(), Work> {
+fn detached(machine: &Arc<Machine>, work: Work, claim: Option<Claim>) -> std::result::Result<(), Work> {
     let mainloop = machine.mainloop().clone();
     let machine = Arc::downgrade(machine);
     // Through a channel, so that the work is not lost with a thread that never started.
     let (sender, receiver) = std::sync::mpsc::channel::<Work>();
-    let work = move || {
+    let write = move || {
+        // The set that the file is from stays until it is written.
+        let _claim = claim;
         let Ok((plan, file, progress)) = receiver.recv() else { return };
         let result = write::write(&plan, file, &progress);
         drop(plan);
@@ -127,11 +128,11 @@ fn detached(
             }
         });
     };
-    match std::thread::Builder::new().name("dump_thread".to_owned()).spawn(work) {
-        Ok(_) => sender.send((plan, file, progress)).map_err(|error| error.0),
+    match std::thread::Builder::new().name("dump_thread".to_owned()).spawn(write) {
+        Ok(_) => sender.send(work).map_err(|error| error.0),
         Err(error) => {
             tracing::warn!("no thread for the dump, it is written at once: {}", errno_text(&error));
-            Err((plan, file, progress))
+            Err(work)
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::server::{Server, Version, lock};
 
 /// Where a command came from.
 pub(crate) struct SessionHandler<'a> {
-    server: &'a Arc<Server>,
+    pub(super) server: &'a Arc<Server>,
     /// `None` for a console, or a line run for a program: they have no protocol of their own.
     session: Option<&'a Mutex<Session>>,
     /// Descriptors of the same monitor.

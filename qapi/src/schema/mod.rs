@@ -34,6 +34,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("qdev", include_str!("../../schema/qdev.json")),
     ("sockets", include_str!("../../schema/sockets.json")),
     ("chardev", include_str!("../../schema/chardev.json")),
+    ("yank", include_str!("../../schema/yank.json")),
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
     ("block", include_str!("../../schema/block.json")),

@@ -108,7 +108,7 @@ fn a_dump_holds_all_memory_that_is_there_and_nothing_else() {
     // It takes as much room as the guest wrote, and the guest still takes as little.
     use std::os::unix::fs::MetadataExt as _;
     let meta = std::fs::metadata(setup.file()).unwrap();
-    assert_eq!(meta.mode() & 0o777, MODE);
+    assert_eq!(meta.mode() & 0o777, MODE.bits());
     assert!(meta.blocks() * 512 < 4 * M, "{}", meta.blocks());
     let view = setup.rig.machine.system_space().view();
     let ram = view.lookup(0).unwrap().block().unwrap();
