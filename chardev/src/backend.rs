@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::connection::{Connection, Patience};
+use crate::frontend::Frontend;
 use crate::stream::Stream;
 use crate::tty::Terminal;
 
@@ -68,6 +69,11 @@ pub(crate) trait Backend: Send + Sync {
         if let Some(stream) = self.stream() {
             stream.end(id);
         }
+    }
+
+    /// Has the loop of `handle` read the present connection for `reader`; false if that cannot be. Loop thread.
+    fn read_on(&self, handle: &mainloop::Handle, reader: Box<dyn Frontend>) -> bool {
+        self.stream().is_some_and(|stream| stream.read_on(handle, reader))
     }
 
     /// Waits until the peer is there. Loop thread.

@@ -273,6 +273,15 @@ impl Port {
         self.chardev().backend.hang_up(id);
     }
 
+    /// Has another loop, on a thread of its own, read the present connection for `reader`, whose `can_read`, `read`, `must_drain` and `writable`
+    /// are called there; output that is queued is written there, too. Events still go to the port's own front end, on the main loop, and
+    /// the next connection is read there again. Of input that was read before, nothing is given to `reader`.
+    ///
+    /// False if this device cannot do it (a mux, or nobody is connected): everything stays as it is. Loop thread only.
+    pub fn read_on(&self, handle: &mainloop::Handle, reader: Box<dyn Frontend>) -> bool {
+        self.chardev().backend.read_on(handle, reader)
+    }
+
     /// Waits until a socket is connected. Other devices have nothing to wait for. On the loop thread; the events follow from
     /// the loop as always.
     ///

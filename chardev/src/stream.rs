@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use mainloop::{Interest, Ready, Watch};
+use mainloop::{Handle, Interest, Ready, Watch};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use crate::frontend::Frontend;
 use crate::sink::Sink;
 use crate::socket::receive;
 
@@ -90,6 +91,14 @@ struct Inner {
     queue: VecDeque<u8>,
     fds: Vec<OwnedFd>,
     filter: Option<Filter>,
+    /// Who is given the input of this connection instead of the sink, by a loop of its own; see [`Stream::read_on`].
+    reader: Option<Reader>,
+}
+
+type Reader = Arc<Mutex<Box<dyn Frontend>>>;
+
+fn lock_reader(reader: &Reader) -> MutexGuard<'_, Box<dyn Frontend>> {
+    reader.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Stream {
@@ -125,30 +134,59 @@ impl Stream {
         self.close();
         let handle = self.sink.handle();
         let epoch = self.lock().epoch;
-        let watch_source = |end: &End| {
-            let this = self.this.clone();
-            handle.watch(end.as_fd(), Interest::READ, move |ready| {
-                if let Some(stream) = this.upgrade() {
-                    stream.readable(epoch, ready);
-                }
-            })
-        };
-        let watch_dest = |end: &End| {
-            let this = self.this.clone();
-            handle.watch(end.as_fd(), Interest::NONE, move |_| {
-                if let Some(stream) = this.upgrade() {
-                    stream.drain(epoch);
-                }
-            })
-        };
         // Both or neither: a watch whose stream does not know its descriptor would make the loop spin.
-        let read_watch = source.as_ref().map(watch_source).transpose()?;
-        let write_watch = dest.as_ref().map(watch_dest).transpose()?;
+        let read_watch =
+            source.as_ref().map(|end| self.watch_source(handle, end, epoch, None)).transpose()?;
+        let write_watch = dest.as_ref().map(|end| self.watch_dest(handle, end, epoch)).transpose()?;
         let mut inner = self.lock();
         (inner.read_watch, inner.write_watch) = (read_watch, write_watch);
         self.paused.store(false, Ordering::SeqCst);
         (inner.source, inner.dest, inner.filter, inner.open) = (source, dest, filter, true);
         Ok(())
+    }
+
+    fn watch_source(
+        &self,
+        handle: &Handle,
+        end: &End,
+        epoch: u64,
+        reader: Option<Reader>,
+    ) -> std::io::Result<Watch> {
+        let this = self.this.clone();
+        handle.watch(end.as_fd(), Interest::READ, move |ready| {
+            if let Some(stream) = this.upgrade() {
+                stream.readable(epoch, ready, reader.as_ref());
+            }
+        })
+    }
+
+    fn watch_dest(&self, handle: &Handle, end: &End, epoch: u64) -> std::io::Result<Watch> {
+        let this = self.this.clone();
+        handle.watch(end.as_fd(), Interest::NONE, move |_| {
+            if let Some(stream) = this.upgrade() {
+                stream.drain(epoch);
+            }
+        })
+    }
+
+    /// Moves the present connection to the loop of `handle`; see [`crate::Port::read_on`].
+    pub(crate) fn read_on(&self, handle: &Handle, reader: Box<dyn Frontend>) -> bool {
+        let reader: Reader = Arc::new(Mutex::new(reader));
+        let mut inner = self.lock();
+        let (Some(source), Some(dest)) = (inner.source.clone(), inner.dest.clone()) else { return false };
+        // With the lock held: the other loop has to wait until it can see whose the input is.
+        let read_watch = self.watch_source(handle, &source, inner.epoch, Some(Arc::clone(&reader)));
+        let write_watch = self.watch_dest(handle, &dest, inner.epoch);
+        let (Ok(read_watch), Ok(write_watch)) = (read_watch, write_watch) else { return false };
+        if !inner.queue.is_empty() {
+            write_watch.set_interest(Interest::WRITE);
+        }
+        let old = (inner.read_watch.replace(read_watch), inner.write_watch.replace(write_watch));
+        inner.reader = Some(reader);
+        self.paused.store(false, Ordering::SeqCst);
+        drop(inner);
+        drop(old);
+        true
     }
 
     /// Closes the descriptors and forgets queue and received descriptors. Nobody is told.
@@ -202,30 +240,32 @@ impl Stream {
 
     // --- input ---
 
-    fn readable(&self, epoch: u64, ready: Ready) {
+    /// Bytes may have come. Called by the loop that reads for `reader`, or by the main loop for the sink.
+    fn readable(&self, epoch: u64, ready: Ready, reader: Option<&Reader>) {
         for _ in 0..READS_PER_TURN {
             let source = {
                 let inner = self.lock();
-                if inner.epoch != epoch {
+                // Reading moves to another loop while the bytes that ask for it are worked off.
+                if inner.epoch != epoch || inner.reader.is_some() != reader.is_some() {
                     return;
                 }
                 inner.source.clone()
             };
             let Some(source) = source else { return };
-            let room = self.sink.can_read();
+            let room = self.room(reader);
             if room == 0 {
-                if self.pause(epoch, &source, ready) {
+                if self.pause(epoch, &source, ready, reader) {
                     return;
                 }
                 continue;
             }
             let mut data = vec![0; room.min(READ_CHUNK)];
             match self.read(&source, &mut data) {
-                Ok(0) => return self.source_ended(epoch),
+                Ok(0) => return self.source_ended(epoch, reader),
                 Ok(count) => {
                     let all = count < data.len();
                     data.truncate(count);
-                    self.deliver(epoch, data);
+                    self.deliver(epoch, data, reader);
                     if all {
                         return;
                     }
@@ -234,9 +274,28 @@ impl Stream {
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::debug!(%error, "reading from a character device");
-                    return self.end(epoch);
+                    return self.end_here(epoch, reader);
                 }
             }
+        }
+    }
+
+    fn room(&self, reader: Option<&Reader>) -> usize {
+        reader.map_or_else(|| self.sink.can_read(), |reader| lock_reader(reader).can_read())
+    }
+
+    /// Ends the stream: at once on the main loop, and from another one through it.
+    fn end_here(&self, epoch: u64, reader: Option<&Reader>) {
+        if reader.is_none() {
+            return self.end(epoch);
+        }
+        let mut inner = self.lock();
+        if inner.epoch == epoch {
+            // The end would be seen again and again until then.
+            let watch = inner.read_watch.take();
+            drop(inner);
+            drop(watch);
+            self.end_later(epoch);
         }
     }
 
@@ -255,7 +314,7 @@ impl Stream {
         }
     }
 
-    fn deliver(&self, epoch: u64, mut data: Vec<u8>) {
+    fn deliver(&self, epoch: u64, mut data: Vec<u8>, reader: Option<&Reader>) {
         let filter = self.lock().filter.take();
         if let Some(mut filter) = filter {
             filter(&mut data);
@@ -264,22 +323,25 @@ impl Stream {
                 inner.filter = Some(filter);
             }
         }
-        if !data.is_empty() {
-            self.sink.read(&data);
+        match reader {
+            _ if data.is_empty() => {}
+            Some(reader) => lock_reader(reader).read(&data),
+            None => self.sink.read(&data),
         }
     }
 
     /// Stops reading until [`Self::accept_input`]; false if there is room after all.
-    fn pause(&self, epoch: u64, source: &End, ready: Ready) -> bool {
+    fn pause(&self, epoch: u64, source: &End, ready: Ready, reader: Option<&Reader>) -> bool {
         // Flag first: a front end that makes room after our look sees the flag and resumes.
         self.paused.store(true, Ordering::SeqCst);
-        if self.sink.can_read() > 0 {
+        if self.room(reader) > 0 {
             self.paused.store(false, Ordering::SeqCst);
             return false;
         }
         let gone = ready.hangup || ready.error;
-        if gone && !(self.sink.must_drain() && has_input(source)) {
-            self.source_ended(epoch);
+        let must_drain = || reader.map_or_else(|| self.sink.must_drain(), |r| lock_reader(r).must_drain());
+        if gone && !(must_drain() && has_input(source)) {
+            self.source_ended(epoch, reader);
             return true;
         }
         let interest = if gone { Interest::NONE } else { Interest::HANGUP };
@@ -306,7 +368,7 @@ impl Stream {
     }
 
     /// End of input. A stream with two descriptors (stdio, pipes) still writes; QEMU calls it closed all the same.
-    fn source_ended(&self, epoch: u64) {
+    fn source_ended(&self, epoch: u64, reader: Option<&Reader>) {
         let two_way = {
             let mut inner = self.lock();
             let same = match (&inner.source, &inner.dest) {
@@ -319,7 +381,11 @@ impl Stream {
             }
             !same
         };
-        if two_way { self.sink.set_open_now(false) } else { self.end(epoch) }
+        match reader {
+            _ if !two_way => self.end_here(epoch, reader),
+            None => self.sink.set_open_now(false),
+            Some(_) => self.sink.set_open(false),
+        }
     }
 
     /// The descriptors that came last.
@@ -368,7 +434,7 @@ impl Stream {
 
     /// The host takes data again.
     fn drain(&self, epoch: u64) {
-        {
+        let reader = {
             let mut inner = self.lock();
             let Some(dest) = inner.dest.clone().filter(|_| inner.epoch == epoch) else {
                 // Broken, and the loop has not come to it yet: a hang-up would wake it for ever.
@@ -388,8 +454,15 @@ impl Stream {
             if let Some(watch) = &inner.write_watch {
                 watch.set_interest(Interest::NONE);
             }
+            inner.reader.clone()
+        };
+        match reader {
+            None => self.sink.writable(),
+            Some(reader) => {
+                lock_reader(&reader).writable();
+                self.sink.post_writable();
+            }
         }
-        self.sink.writable();
     }
 
     /// Bytes queued.

@@ -2,9 +2,7 @@
 //!
 //! A [`Monitors`] serves any number of character devices. It knows how commands are written and how replies look;
 //! what a command does is behind [`Backend`], the generated handler traits of `qapi`. Everything runs on the loop
-//! thread; [`Monitors::emit`] may be called from any thread.
-//!
-//! Left out so far: out-of-band execution beyond its negotiation (no command of ours allows it).
+//! thread, but `exec-oob` commands, which have a thread of their own (`qmp::oob`); [`Monitors::emit`] may be called from any thread.
 
 mod descriptors;
 mod emit;

@@ -11,7 +11,7 @@ use qapi::{Dict, Handlers, Result, Value};
 
 use crate::emit::Stamped;
 use crate::hmp::{Console, LastFormat};
-use crate::qmp::{self, Peer, SessionHandler};
+use crate::qmp::{self, OobThread, Peer, SessionHandler};
 use crate::terminal::TerminalSettings;
 use crate::throttle::{Throttle, WINDOW_NS};
 
@@ -50,6 +50,8 @@ pub(crate) struct Server {
     /// Who holds the devices: handlers hold weak references, so that dropping these gives the devices back.
     peers: Mutex<Vec<Arc<Peer>>>,
     consoles: Mutex<Vec<Arc<Port>>>,
+    /// Reads clients that asked for out-of-band execution; made for the first of them.
+    oob: Mutex<Option<OobThread>>,
     pub(crate) format: Mutex<LastFormat>,
     throttle: Mutex<Throttle<(&'static str, String), Stamped>>,
 }
@@ -64,6 +66,7 @@ impl Monitors {
             backend: OnceLock::new(),
             peers: Mutex::default(),
             consoles: Mutex::default(),
+            oob: Mutex::default(),
             format: Mutex::default(),
             throttle: Mutex::new(Throttle::new()),
         }))
@@ -103,6 +106,8 @@ impl Monitors {
     pub fn close(&self) {
         lock(&self.0.peers).clear();
         lock(&self.0.consoles).clear();
+        let thread = lock(&self.0.oob).take();
+        drop(thread);
     }
 
     /// [`Monitors::emit`] for the machine, which the monitors' backend holds: it does not keep the monitors alive, so
@@ -176,6 +181,16 @@ impl Server {
     /// send then is not looked at, as in QEMU.
     pub(crate) fn is_ready(&self) -> bool {
         self.backend.get().is_some() && !self.loop_handle.is_quitting()
+    }
+
+    /// The loop of the thread that reads clients out of band.
+    pub(crate) fn oob_handle(&self) -> std::io::Result<Handle> {
+        let mut oob = lock(&self.oob);
+        let thread = match oob.take() {
+            Some(thread) => thread,
+            None => OobThread::start()?,
+        };
+        Ok(oob.insert(thread).handle().clone())
     }
 
     fn backend(&self) -> Result<&dyn Backend> {

@@ -239,14 +239,14 @@ fn files_come_from_sets_that_last_as_long_as_they_are_used() {
         return;
     }
     let out = tempfile::tempdir().unwrap();
-    let path = out.path().join("serial");
+    let path = out.path().join("log");
     fs::write(&path, "before\n").unwrap();
     let file: OwnedFd = OpenOptions::new().append(true).open(&path).unwrap().into();
     let number = rustix::io::dup(&file).unwrap();
-    // Without close-on-exec the program inherits it, as libvirt gives files of serial ports.
+    // Without close-on-exec the program inherits it, as libvirt gives files for serial ports. A monitor greets whoever reads it.
     let fd = std::os::fd::AsRawFd::as_raw_fd(&number);
     let line = format!(
-        "-machine q35 -m 64M -add-fd set=3,fd={fd},opaque=log -chardev file,id=f,path=/dev/fdset/3,append=on -serial chardev:f"
+        "-machine q35 -m 64M -add-fd set=3,fd={fd},opaque=log -chardev file,id=f,path=/dev/fdset/3,append=on -mon chardev=f,mode=control"
     );
     let mut vm = Vm::new().line(&line).qmp().start();
     drop(number);
@@ -255,7 +255,7 @@ fn files_come_from_sets_that_last_as_long_as_they_are_used() {
     assert_eq!(sets(&mut vm), json!([[3, []]]));
     let deadline = Instant::now() + tests::wire::patience();
     while fs::read_to_string(&path).unwrap() == "before\n" {
-        assert!(Instant::now() < deadline, "the guest says nothing");
+        assert!(Instant::now() < deadline, "nothing was written");
         vm.qmp().ok("query-status", json!({}));
     }
     assert!(fs::read_to_string(&path).unwrap().starts_with("before\n"));

@@ -23,6 +23,7 @@ mod lifecycle;
 mod memslots;
 mod mtree;
 mod multiple_monitors;
+mod out_of_band;
 mod processors;
 mod properties;
 mod qmp_protocol;

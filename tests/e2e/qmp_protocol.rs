@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tests::oracle::{Gaps, Report, read};
-use tests::{Need, Peer, Qmp, Vm, Wire, have, program};
+use tests::{Need, Peer, Qmp, Vm, Wire, WireError, have, program};
 
 /// Parts whose recording depended on the recorder's own time-outs.
 const NOT: [&str; 3] = ["huge tokens", "QMP on stdio", "signals"];
@@ -43,6 +43,8 @@ struct Session {
     /// How long to wait for a line. Once one did not come, others may not either.
     patience: Duration,
     last_request: String,
+    /// A reply that came before its turn.
+    early: Option<Vec<u8>>,
 }
 
 impl Session {
@@ -62,7 +64,14 @@ impl Session {
         let sockets = ["0", "1"].map(|name| vm.scratch().join(name));
         let first = vm.connect(&sockets[0]);
         let clients = HashMap::from([(String::new(), first)]);
-        Self { vm, sockets, clients, patience: Duration::from_secs(10), last_request: String::new() }
+        Self {
+            vm,
+            sockets,
+            clients,
+            patience: Duration::from_secs(10),
+            last_request: String::new(),
+            early: None,
+        }
     }
 
     fn line(&mut self, id: &str, line: &str, report: &mut Report) {
@@ -108,8 +117,7 @@ impl Session {
         let expected = String::from_utf8_lossy(&expected).into_owned();
         for _ in 0..times {
             let until = Instant::now() + self.patience;
-            let end = |got: &[u8]| got.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
-            match self.client(mark).take_by(until, "a line", end) {
+            match self.take_line(mark, until, &expected) {
                 Ok(got) => {
                     let got = String::from_utf8_lossy(&got).into_owned();
                     let got = got.strip_suffix('\n').unwrap_or(&got);
@@ -127,6 +135,24 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The next line. The reply to an out-of-band command may come before those to commands that were sent before it: how early is a
+    /// matter of luck, and the recording's was that it came last.
+    fn take_line(&mut self, mark: &str, until: Instant, expected: &str) -> Result<Vec<u8>, WireError> {
+        let is_oob = |line: &str| line.contains("\"id\": \"oob\"");
+        if is_oob(expected)
+            && let Some(early) = self.early.take()
+        {
+            return Ok(early);
+        }
+        let end = |got: &[u8]| got.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+        let line = self.client(mark).take_by(until, "a line", end)?;
+        if is_oob(expected) || !is_oob(&String::from_utf8_lossy(&line)) {
+            return Ok(line);
+        }
+        self.early = Some(line);
+        self.client(mark).take_by(until, "a line", end)
     }
 
     fn client(&mut self, mark: &str) -> &mut Wire {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod fds;
+mod oob;
 mod session;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use qapi::{Dict, Value, json};
 use crate::descriptors::Descriptors;
 use crate::server::{Server, lock};
 pub(crate) use commands::SessionHandler;
+pub(crate) use oob::OobThread;
 pub(crate) use session::{Session, Step, reply};
 
 /// Bytes taken from a client at a time.
@@ -31,6 +33,8 @@ pub(crate) struct Peer {
     ready: AtomicBool,
     session: Mutex<Session>,
     descriptors: Descriptors,
+    /// Where it is read and its out-of-band commands run, if not on the main loop. In band all run on the main loop.
+    away: Mutex<Option<oob::Away>>,
     /// A turn for more commands is on its way through the loop.
     posted: AtomicBool,
 }
@@ -59,8 +63,10 @@ impl Peer {
             if !server.is_ready() || self.port.is_congested() {
                 return;
             }
-            let step = lock(&self.session).next_step();
+            let away = self.is_away();
+            let step = if away { self.next_waiting(server) } else { lock(&self.session).next_step() };
             let cost = match step {
+                None if away => return,
                 None => return self.port.accept_input(),
                 Some(Step::Reply(value)) => {
                     self.send(&value);
@@ -71,7 +77,14 @@ impl Peer {
                     let handler = SessionHandler::qmp(server, &self.session, &self.descriptors);
                     let result = server.run(&handler, &request.command, request.arguments);
                     self.send(&reply(request.id, result));
-                    self.ready.store(lock(&self.session).negotiated(), Ordering::Relaxed);
+                    let (negotiated, oob) = {
+                        let session = lock(&self.session);
+                        (session.negotiated(), session.has_oob())
+                    };
+                    self.ready.store(negotiated, Ordering::Relaxed);
+                    if oob && !away {
+                        self.go_out_of_band(server);
+                    }
                     COMMAND_COST
                 }
             };
@@ -81,19 +94,30 @@ impl Peer {
         self.work_later(server);
     }
 
+    /// The next request that the other thread left to the main loop.
+    fn next_waiting(self: &Arc<Self>, server: &Arc<Server>) -> Option<Step> {
+        let (waiting, was_full) = lock(&self.session).next_waiting()?;
+        if was_full {
+            self.sort_later(server);
+        }
+        self.descriptors.arrive(waiting.fds);
+        Some(waiting.step)
+    }
+
     /// [`Frontend::can_read`] may say more than 0 again.
     pub(crate) fn accept_input(&self) {
         self.port.accept_input();
     }
 
     fn work_later(self: &Arc<Self>, server: &Arc<Server>) {
-        if self.posted.swap(true, Ordering::Relaxed) {
+        if self.posted.swap(true, Ordering::AcqRel) {
             return;
         }
         let (to, peer) = (Arc::downgrade(server), Arc::downgrade(self));
         server.loop_handle.post(move || {
             if let (Some(server), Some(peer)) = (to.upgrade(), peer.upgrade()) {
-                peer.posted.store(false, Ordering::Relaxed);
+                // Before it looks: whoever adds something from now on posts again.
+                peer.posted.swap(false, Ordering::AcqRel);
                 peer.work(&server);
             }
         });
@@ -113,6 +137,7 @@ pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool)
         ready: AtomicBool::new(false),
         session: Mutex::new(Session::new()),
         descriptors: Descriptors::default(),
+        away: Mutex::default(),
         posted: AtomicBool::new(false),
     });
     peer.port.set_handler(Box::new(Monitor { server: Arc::downgrade(server), peer: Arc::downgrade(&peer) }));
@@ -152,7 +177,10 @@ impl Frontend for Monitor {
         let Some(peer) = self.peer.upgrade() else { return };
         match event {
             CharEvent::Opened => {
-                *lock(&peer.session) = Session::new();
+                *lock(&peer.away) = None;
+                let mut session = lock(&peer.session);
+                *session = session.next();
+                drop(session);
                 peer.ready.store(false, Ordering::Relaxed);
                 self.greet();
             }

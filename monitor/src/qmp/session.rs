@@ -4,6 +4,7 @@
 //! arguments. Negotiation belongs to the connection, so a new one starts over.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 
 use qapi::{Dict, Error, ErrorClass, Result, Value, json};
 
@@ -24,6 +25,16 @@ pub(crate) struct Request {
     pub(crate) id: Option<Value>,
 }
 
+/// A step that waits for the main loop.
+pub(crate) struct Waiting {
+    pub(crate) step: Step,
+    /// Descriptors that came with it.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// Requests that may wait while a client is read out of band; as in QEMU.
+pub(crate) const QUEUE: usize = 8;
+
 /// Where the session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -37,12 +48,30 @@ pub(crate) struct Session {
     phase: Phase,
     oob: bool,
     ready: VecDeque<Result<Value>>,
+    /// What waits for the main loop while another thread reads.
+    waiting: VecDeque<Waiting>,
+    /// Descriptors that came with what was read last; they go with the next request that waits.
+    fds: Vec<OwnedFd>,
+    generation: u64,
 }
 
 impl Session {
     /// A conversation before negotiation.
     pub(crate) fn new() -> Self {
-        Self { parser: json::Parser::new(), phase: Phase::Negotiating, oob: false, ready: VecDeque::new() }
+        Self {
+            parser: json::Parser::new(),
+            phase: Phase::Negotiating,
+            oob: false,
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            fds: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    /// The conversation that follows on this one.
+    pub(crate) fn next(&self) -> Self {
+        Self { generation: self.generation + 1, ..Self::new() }
     }
 
     /// Takes bytes from the client.
@@ -58,6 +87,16 @@ impl Session {
         self.ready.is_empty()
     }
 
+    /// Whether the client switched out-of-band execution on.
+    pub(crate) fn has_oob(&self) -> bool {
+        self.oob
+    }
+
+    /// Tells this conversation from those before and after it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whether the client may see events.
     pub(crate) fn negotiated(&self) -> bool {
         self.phase == Phase::Commands
@@ -65,15 +104,60 @@ impl Session {
 
     /// The next step, until there is none.
     pub(crate) fn next_step(&mut self) -> Option<Step> {
+        self.judge_next().map(|(step, _)| step)
+    }
+
+    /// The next step that is not to wait. Those before it go to the queue of [`Self::next_waiting`]; when that is full, the rest has to
+    /// wait, too.
+    pub(crate) fn next_out_of_band(&mut self) -> Option<Step> {
+        while self.waiting.len() < QUEUE {
+            match self.judge_next()? {
+                (step, true) => return Some(step),
+                (step, false) => {
+                    self.waiting.push_back(Waiting { step, fds: std::mem::take(&mut self.fds) });
+                }
+            }
+        }
+        None
+    }
+
+    /// The next step that waited, and whether the queue was full with it.
+    pub(crate) fn next_waiting(&mut self) -> Option<(Waiting, bool)> {
+        let was_full = self.waiting.len() >= QUEUE;
+        Some((self.waiting.pop_front()?, was_full))
+    }
+
+    /// Whether something waits.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether more may be read while another thread reads.
+    pub(crate) fn has_room(&self) -> bool {
+        self.ready.is_empty() && self.waiting.len() < QUEUE
+    }
+
+    /// Descriptors that come with the bytes that are pushed next.
+    pub(crate) fn attach(&mut self, fds: Vec<OwnedFd>) {
+        if !fds.is_empty() {
+            self.fds = fds;
+        }
+    }
+
+    /// The next step, and whether it is out of band.
+    fn judge_next(&mut self) -> Option<(Step, bool)> {
         let value = match self.ready.pop_front()? {
             Ok(value) => value,
-            Err(e) => return Some(Step::Reply(reply(None, Err(e)))),
+            Err(e) => return Some((Step::Reply(reply(None, Err(e))), false)),
         };
+        let dict = value.as_dict();
+        let out_of_band = dict.is_some_and(|d| d.contains_key("exec-oob") && !d.contains_key("execute"));
         let id = value.as_dict().and_then(|d| d.get("id")).cloned();
-        Some(match self.request(value) {
+        let step = match self.request(value) {
             Ok(request) => Step::Run(request),
             Err(e) => Step::Reply(reply(id, Err(e))),
-        })
+        };
+        Some((step, out_of_band))
     }
 
     fn request(&mut self, value: Value) -> Result<Request> {

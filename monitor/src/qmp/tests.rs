@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use qapi::{Dict, json};
 
-use super::session::{Request, Session, Step, reply};
+use super::session::{QUEUE, Request, Session, Step, reply};
 
 /// Feeds `bytes`; commands succeed with an empty object. Gives the replies as they go on the wire.
 fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
@@ -98,4 +98,58 @@ proptest! {
         let replies = talk(&mut s, b"\xff{'execute':'query-status','id':'back'}");
         prop_assert_eq!(replies.last().map(String::as_str), Some(r#"{"return": {}, "id": "back"}"#));
     }
+}
+
+/// What is run out of band, and what waits after that.
+fn sort(session: &mut Session, bytes: &[u8]) -> (Vec<String>, usize) {
+    session.push(bytes);
+    let run = |step| match step {
+        Step::Run(Request { command, .. }) => command,
+        Step::Reply(value) => json::to_string(&value),
+    };
+    let done = std::iter::from_fn(|| session.next_out_of_band()).map(run).collect();
+    let waiting = std::iter::from_fn(|| session.next_waiting()).count();
+    (done, waiting)
+}
+
+#[test]
+fn out_of_band_requests_do_not_wait_behind_those_in_band() {
+    let mut s = open();
+    let (done, waiting) = sort(
+        &mut s,
+        br#"{"execute":"stop"} ] {"exec-oob":"query-yank"}{"exec-oob":"stop"}{"execute":"cont","exec-oob":"cont"}"#,
+    );
+    let refused = r#"{"error": {"class": "GenericError", "desc": "The command stop does not support OOB"}}"#;
+    assert_eq!(done, ["query-yank", refused]);
+    // Complaints about what is no request keep their place, too.
+    assert_eq!(waiting, 3);
+}
+
+#[test]
+fn a_full_queue_holds_up_what_is_out_of_band() {
+    let mut s = open();
+    s.push(&br#"{"execute":"stop"}"#.repeat(QUEUE));
+    assert!(!s.has_room());
+    s.push(br#"{"exec-oob":"query-yank"}"#);
+    assert_eq!(s.next_out_of_band(), None);
+    let (_, was_full) = s.next_waiting().unwrap();
+    assert!(was_full);
+    assert!(matches!(s.next_out_of_band(), Some(Step::Run(r)) if r.command == "query-yank"));
+    assert!(!s.next_waiting().unwrap().1);
+    assert!(s.has_room());
+}
+
+#[test]
+fn descriptors_go_with_the_request_they_came_with() {
+    let mut s = open();
+    let null = || std::fs::File::open("/dev/null").unwrap().into();
+    for (count, bytes) in
+        [(1, &br#"{"execute":"getfd"}{"execute":"#[..]), (0, br#""stop"}"#), (2, br#"{"execute":"getfd"}"#)]
+    {
+        s.attach(std::iter::repeat_with(null).take(count).collect());
+        s.push(bytes);
+        assert_eq!(s.next_out_of_band(), None);
+    }
+    let counts: Vec<_> = std::iter::from_fn(|| s.next_waiting()).map(|(w, _)| w.fds.len()).collect();
+    assert_eq!(counts, [1, 0, 2]);
 }
