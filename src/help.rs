@@ -10,6 +10,7 @@ use qom::{Registry, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Info, usage};
+use crate::log::{self, Wanted};
 use crate::report::Reporter;
 use crate::start::register_all;
 
@@ -23,6 +24,12 @@ pub(crate) fn requested(line: &CommandLine, report: &Reporter) -> Result<Option<
         Some(Info::Version) => return Ok(Some((crate::vm::version_text(), 0))),
         Some(Info::Keys(keys)) => return Ok(Some((keys.clone(), 1))),
         None => {}
+    }
+    match line.log_items.as_deref().map(log::wanted) {
+        // Help about the log is a wrong command line, as in QEMU.
+        Some(Wanted::Help) => return Ok(Some((log::item_help(), 1))),
+        Some(Wanted::Events) => return Ok(Some((log::events().names(), 0))),
+        Some(Wanted::Log { .. }) | None => {}
     }
     Ok(list_requested(line, report)?.map(|text| (text, 0)))
 }
@@ -44,8 +51,8 @@ fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String
     if let Some(text) = Chars::help(&line.chardevs) {
         return Ok(Some(text));
     }
-    if line.trace.iter().any(|raw| raw.text == "help" || raw.text == "?") {
-        return Ok(Some(crate::log::pattern_help()));
+    if line.trace.iter().any(|raw| matches!(raw.options("enable").get("enable"), Some("help" | "?"))) {
+        return Ok(Some(log::events().names()));
     }
     for raw in line.objects.iter().filter(|r| !r.is_json()) {
         if let Ok(parsed) = options::keyval(&raw.text, Some("qom-type"))

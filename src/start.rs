@@ -24,6 +24,7 @@ use crate::cli::{CommandLine, Description, Raw, short_form_warnings};
 use crate::config::{actions, identity, memory as memory_option, numa, outputs, smp};
 use crate::daemon::{self, PidFile};
 use crate::help;
+use crate::log::{self, Logging};
 use crate::report::Reporter;
 use crate::vm::{self, Vm};
 
@@ -46,8 +47,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }
     outputs::check_display(line)?;
     outputs::check_audio(line)?;
-    let patterns = line.trace.iter().map(trace_pattern).collect::<Result<Vec<_>>>()?;
-    crate::log::init(report, line.log_file.as_deref(), patterns)?;
+    log::init(line, report)?;
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
     name.process.as_deref().map(name_process).transpose()?;
 
@@ -90,6 +90,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         command_line: Description(Arc::clone(machine.tree())),
         machine: MachineHandlers::new(Arc::clone(&machine)),
         chardevs: Arc::clone(&chardevs),
+        logging: Logging(log::events()),
     }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
     {
@@ -116,6 +117,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     drop((signals, qtest_server));
     monitors.close();
     drop(pid_file);
+    trace::log::finish();
     Ok(code)
 }
 
@@ -139,12 +141,6 @@ impl Drop for TerminalGuard {
     fn drop(&mut self) {
         self.0.shut_down();
     }
-}
-
-fn trace_pattern(raw: &Raw) -> Result<String> {
-    let parsed = raw.options("enable");
-    parsed.only(&["enable"]).map_err(|e| e.prefixed(&raw.prefix()))?;
-    Ok(parsed.get("enable").unwrap_or("*").to_owned())
 }
 
 /// Accelerators asked for, by `-accel` or `-machine accel=`.

@@ -11,6 +11,7 @@ use qapi::Handlers;
 use qom::Tree;
 
 use crate::cli::Description;
+use crate::log::Logging;
 
 /// Version of QEMU whose names, numbers and texts are spoken.
 const QEMU_VERSION: [u32; 3] = [10, 0, 2];
@@ -36,6 +37,7 @@ pub(crate) struct Vm {
     pub(crate) command_line: Description,
     pub(crate) chardevs: Arc<ChardevSet>,
     pub(crate) migration: Migration,
+    pub(crate) logging: Logging,
 }
 
 impl Backend for Vm {
@@ -58,6 +60,7 @@ impl Backend for Vm {
             command_line: &self.command_line,
             stats: &self.machine,
             machine_target: &self.machine,
+            trace: &self.logging,
         }
     }
 

@@ -39,6 +39,7 @@ mod registers;
 mod select;
 pub mod sim;
 pub mod stats;
+pub mod trace_events;
 
 mod control;
 #[cfg(test)]

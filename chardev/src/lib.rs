@@ -65,6 +65,7 @@ mod sink;
 mod socket;
 mod stdio;
 mod stream;
+pub mod trace_events;
 mod tty;
 mod yank;
 

@@ -111,7 +111,7 @@ impl PtyState {
         match watch() {
             Ok(watch) => *self.openings.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch),
             Err(error) => {
-                tracing::debug!(%error, "no inotify for a pty; looking every second");
+                trace::emit!(pliant_chr_pty_poll, trace::Id::of(self), error);
                 self.look_later();
             }
         }

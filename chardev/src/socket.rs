@@ -370,6 +370,7 @@ impl SocketState {
         if telnet {
             self.stream.write(telnet::GREETING, crate::WRITE_QUEUE);
         }
+        trace::emit!(pliant_chr_socket_connect, trace::Id::of(&*self.stream), &self.label, &name);
         self.lock().connected_name = Some(name);
         Ok(())
     }
@@ -392,6 +393,7 @@ impl SocketState {
 
     /// The peer left. Loop thread only.
     fn disconnected(&self) {
+        trace::emit!(chr_socket_disconnect, trace::Id::of(self), &self.label);
         self.lock().connected_name = None;
         self.sink.set_open_now(false);
         if self.options.server {

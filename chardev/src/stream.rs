@@ -273,7 +273,7 @@ impl Stream {
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "reading from a character device");
+                    trace::emit!(pliant_chr_read_err, trace::Id::of(self), error);
                     return self.end_here(epoch, reader);
                 }
             }
@@ -369,6 +369,7 @@ impl Stream {
 
     /// End of input. A stream with two descriptors (stdio, pipes) still writes; QEMU calls it closed all the same.
     fn source_ended(&self, epoch: u64, reader: Option<&Reader>) {
+        trace::emit!(pliant_chr_recv_eof, trace::Id::of(self));
         let two_way = {
             let mut inner = self.lock();
             let same = match (&inner.source, &inner.dest) {
@@ -423,7 +424,7 @@ impl Stream {
 
     /// A peer that is gone ends the stream; a full disk only costs the data.
     fn write_failed(&self, inner: &mut Inner, error: Errno) {
-        tracing::debug!(%error, "writing to a character device");
+        trace::emit!(pliant_chr_write_err, trace::Id::of(self), error);
         inner.queue.clear();
         let gone = matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::IO | Errno::BADF);
         if gone {

@@ -121,7 +121,7 @@ impl Dumps {
         machine.hold_resets(false);
         if was_running && let Err(error) = machine.cont() {
             // Shut down meanwhile.
-            tracing::debug!(%error, "the guest stays stopped");
+            trace::emit!(pliant_dump_left_stopped, &error);
         }
     }
 }

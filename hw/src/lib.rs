@@ -24,6 +24,7 @@ pub mod mem;
 pub mod pci;
 #[cfg(test)]
 mod testing;
+pub mod trace_events;
 pub mod virtio;
 
 /// Registers every class of this crate.

@@ -3,9 +3,11 @@
 //! The splitting rules are QEMU's: an access to a device is first cut to the largest size it takes and to its
 //! natural alignment, checked against what it takes, and then split or widened to what it implements.
 
+use trace::log::Item;
+
 use crate::flatview::{FlatRange, FlatView};
 use crate::ops::{AccessConstraints, MemTx, RegionOps};
-use crate::region::RegionKind;
+use crate::region::{RegionCore, RegionKind};
 
 /// What to do with the bytes.
 pub(crate) enum Direction<'a> {
@@ -20,6 +22,15 @@ impl Direction<'_> {
         match self {
             Self::Read(buf) => buf.len(),
             Self::Write(buf) | Self::Load(buf) => buf.len(),
+        }
+    }
+
+    /// What a vCPU or a device does.
+    fn verb(&self) -> Option<&'static str> {
+        match self {
+            Self::Read(_) => Some("read"),
+            Self::Write(_) => Some("write"),
+            Self::Load(_) => None,
         }
     }
 
@@ -49,7 +60,9 @@ pub(crate) fn transfer(view: &FlatView, addr: u64, mut bytes: Direction<'_>) -> 
                     Some(next) => up_to(left, next - at - 1),
                     None => up_to(left, u64::MAX - at),
                 };
-                unassigned(bytes.part(done, len));
+                let part = bytes.part(done, len);
+                nothing_there(at, &part);
+                unassigned(part);
                 (len, MemTx::DecodeError)
             }
         };
@@ -78,6 +91,31 @@ fn up_to(left: usize, last_offset: u64) -> usize {
     usize::try_from(last_offset).ok().and_then(|o| o.checked_add(1)).map_or(left, |n| n.min(left))
 }
 
+/// Logs an access to a hole, in the pieces in which QEMU carries it out; what is long is nobody's register and one piece.
+fn nothing_there(at: u64, bytes: &Direction<'_>) {
+    if !trace::log::wants(Item::InvalidMem) {
+        return;
+    }
+    let mut done = 0;
+    while done < bytes.len() {
+        let (at, left) = (at.wrapping_add(done as u64), bytes.len() - done);
+        let aligned = 1 << at.trailing_zeros().min(2);
+        let size = if bytes.len() > 8 { left } else { 1 << left.min(aligned).ilog2() };
+        refused(bytes, at, size, "(null)", "rejected");
+        done += size;
+    }
+}
+
+/// Logs an access that did not come about.
+fn refused(bytes: &Direction<'_>, at: u64, size: usize, region: &str, why: &str) {
+    // Loaders know where ROM ends.
+    let Some(what) = bytes.verb() else { return };
+    trace::log_item!(
+        Item::InvalidMem,
+        "Invalid {what} at addr 0x{at:X}, size {size}, region '{region}', reason: {why}"
+    );
+}
+
 fn unassigned(bytes: Direction<'_>) {
     if let Direction::Read(buf) = bytes {
         buf.fill(0);
@@ -94,18 +132,26 @@ fn access_range(view: &FlatView, range: &FlatRange, at: u64, mut bytes: Directio
             if !result.is_ok() {
                 // Unplugged, and protected.
                 buf.fill(0);
+                refused(&bytes, offset, len, &range.core.name, "unplugged");
             }
             (len, result)
         }
-        (RegionKind::Ram(_), Direction::Write(_)) if range.readonly => (len, MemTx::DecodeError),
+        (RegionKind::Ram(_), Direction::Write(_)) if range.readonly => {
+            refused(&bytes, offset, len, &range.core.name, "rejected");
+            (len, MemTx::DecodeError)
+        }
         (RegionKind::Ram(block), Direction::Write(buf) | Direction::Load(buf)) => {
-            (len, outcome(block.write(offset, buf)))
+            let result = outcome(block.write(offset, buf));
+            if !result.is_ok() {
+                refused(&bytes, offset, len, &range.core.name, "unplugged");
+            }
+            (len, result)
         }
         (RegionKind::Io(_), Direction::Load(_)) => (len, MemTx::Ok),
         (RegionKind::Io(ops), _) => {
             let constraints = ops.constraints();
             let size = access_size(&constraints, len, offset);
-            (size, device(view, &**ops, &constraints, at, offset, bytes.part(0, size)))
+            (size, device(view, &range.core, &**ops, &constraints, at, offset, bytes.part(0, size)))
         }
         // Neither is ever rendered.
         (RegionKind::Container | RegionKind::Alias(_), _) => (len, MemTx::DecodeError),
@@ -130,6 +176,7 @@ fn access_size(constraints: &AccessConstraints, left: usize, offset: u64) -> usi
 /// An access of 1, 2, 4 or 8 bytes to a device.
 fn device(
     view: &FlatView,
+    core: &RegionCore,
     ops: &dyn RegionOps,
     constraints: &AccessConstraints,
     at: u64,
@@ -139,6 +186,12 @@ fn device(
     let size = bytes.len() as u8;
     let aligned = constraints.valid_unaligned || offset & (u64::from(size) - 1) == 0;
     if !aligned || size < constraints.valid_min || size > constraints.valid_max {
+        if aligned && trace::log::wants(Item::InvalidMem) {
+            let (min, max) = (constraints.valid_min, constraints.valid_max);
+            refused(&bytes, offset, bytes.len(), &core.name, &format!("invalid size (min:{min} max:{max})"));
+        } else {
+            refused(&bytes, offset, bytes.len(), &core.name, "unaligned");
+        }
         unassigned(bytes);
         return MemTx::DecodeError;
     }
@@ -149,6 +202,16 @@ fn device(
             let (mut value, mut result) = (0, MemTx::Ok);
             for done in (0..size).step_by(usize::from(step)) {
                 let (part, outcome) = ops.try_read(offset + u64::from(done), step);
+                let addr = at + u64::from(done);
+                trace::emit!(
+                    memory_region_ops_read,
+                    trace::current_cpu(),
+                    trace::Id::of(core),
+                    addr,
+                    part,
+                    step,
+                    &core.name
+                );
                 value |= (part & mask) << (done * 8);
                 result = result.and(outcome);
             }
@@ -163,7 +226,17 @@ fn device(
                 return MemTx::Ok;
             }
             (0..size).step_by(usize::from(step)).fold(MemTx::Ok, |result, done| {
-                result.and(ops.try_write(offset + u64::from(done), step, value >> (done * 8) & mask))
+                let (addr, part) = (at + u64::from(done), value >> (done * 8) & mask);
+                trace::emit!(
+                    memory_region_ops_write,
+                    trace::current_cpu(),
+                    trace::Id::of(core),
+                    addr,
+                    part,
+                    step,
+                    &core.name
+                );
+                result.and(ops.try_write(offset + u64::from(done), step, part))
             })
         }
     }
@@ -176,7 +249,7 @@ fn signal(view: &FlatView, at: u64, size: u8, value: u64) -> bool {
     let candidates = view.ioeventfds[first..].iter().take_while(|fd| fd.addr == at);
     let Some(hit) = candidates.into_iter().find(|fd| fd.matches(at, size, value)) else { return false };
     if let Err(error) = hit.fd.write(1) {
-        tracing::debug!(?hit, %error, "event descriptor is full or gone");
+        trace::emit!(pliant_ioeventfd_lost, hit.addr, &error);
     }
     true
 }

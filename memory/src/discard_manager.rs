@@ -236,12 +236,16 @@ impl DiscardManager {
             if let Some(barrier) = &self.barrier {
                 barrier.retract(&admitted);
             }
+            let len = range.end - range.start;
+            trace::emit!(pliant_discard_manager_refuse, trace::Id::of(self), range.start, len, &error);
             return Err(error);
         }
         state.populated.set(bits, true);
         if let Some(barrier) = &self.barrier {
             barrier.show(&admitted);
         }
+        let len = range.end - range.start;
+        trace::emit!(pliant_discard_manager_populate, trace::Id::of(self), range.start, len);
         for (listener, part) in state.told(&runs, Role::Mapping) {
             let put_off = if state.knows_alone(listener, &part) {
                 listener.populate_soon(part.clone())
@@ -249,7 +253,11 @@ impl DiscardManager {
                 listener.populate(part.clone()).map(|()| false)
             };
             match put_off {
-                Ok(true) => self.put_off.add(part, listener),
+                Ok(true) => {
+                    let len = part.end - part.start;
+                    trace::emit!(pliant_discard_manager_put_off, trace::Id::of(self), part.start, len);
+                    self.put_off.add(part, listener);
+                }
                 Ok(false) => {}
                 Err(error) => tracing::error!("a mapping of guest memory cannot be made: {error}"),
             }
@@ -271,6 +279,8 @@ impl DiscardManager {
             }
         }
         state.populated.set(bits, false);
+        let len = range.end - range.start;
+        trace::emit!(pliant_discard_manager_discard, trace::Id::of(self), range.start, len);
         if let Some(barrier) = &self.barrier {
             barrier.close(&range, |unit| self.bits(&unit).is_ok_and(|bits| state.populated.all(bits, false)));
         }

@@ -57,6 +57,7 @@ mod region;
 mod render;
 mod space;
 mod text;
+pub mod trace_events;
 mod transaction;
 
 pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};

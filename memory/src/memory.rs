@@ -195,7 +195,11 @@ impl Memory {
                 view.ranges().iter().filter(|r| r.block().is_some() && (r.log || topology.global_log))
             {
                 let section = range.section();
-                entry.listeners.iter().for_each(|l| l.log_sync(&section));
+                for listener in &entry.listeners {
+                    listener.log_sync(&section);
+                    let id = trace::Id::of(&**listener);
+                    trace::emit!(memory_region_sync_dirty, &section.name, id, topology.global_log.into());
+                }
             }
         }
     }
@@ -235,7 +239,9 @@ impl Topology {
         updates.iter().flat_map(listeners).for_each(|l| l.begin());
         for Update { space, old, new, change } in &updates {
             let entry = &self.spaces[*space];
-            tracing::debug!(space = entry.space.name(), ranges = new.ranges().len(), "view changed");
+            let view = trace::Id::of(&**new);
+            trace::emit!(flatview_new, view, root_id(new));
+            trace::emit!(pliant_view_changed, entry.space.name(), view, new.ranges().len());
             listener::notify(&entry.listeners, old, new, change);
             entry.space.publish(new.clone());
             if old.ioeventfds != new.ioeventfds {
@@ -283,6 +289,11 @@ impl Topology {
         }
         updates
     }
+}
+
+/// How a trace names the region that a view was made from.
+fn root_id(view: &FlatView) -> String {
+    view.root.map_or_else(|| "nil".to_owned(), |root| root.to_string())
 }
 
 /// What happens to one address space in a commit.

@@ -74,7 +74,7 @@ impl Topology {
         let object: ObjectRef = Arc::new(RegionObject { core, memory: objects.memory.clone(), id });
         match parent.add_child(&format!("{}[*]", escaped(&region.core.name)), object.clone()) {
             Ok(_) => region.object = Some(object),
-            Err(error) => tracing::debug!(%error, "region object"),
+            Err(error) => trace::emit!(pliant_region_object_missing, &region.core.name, &error),
         }
     }
 

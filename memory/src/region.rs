@@ -21,6 +21,13 @@ pub struct RegionId {
     generation: u32,
 }
 
+impl fmt::Display for RegionId {
+    /// As traces name it: one number for each region there ever was.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", u64::from(self.generation) << 32 | u64::from(self.index))
+    }
+}
+
 /// To whom a region belongs: printed by `info mtree -o`.
 #[derive(Clone, Default)]
 pub enum Owner {

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use qapi::events::Event;
-use qapi::{Dict, Value};
+use qapi::{Dict, Value, json};
 
 /// An event as it is sent.
 #[derive(Debug, Clone)]
@@ -22,6 +22,11 @@ impl Stamped {
     /// Its name.
     pub(crate) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What belongs to it, as a trace shows it.
+    pub(crate) fn data_text(&self) -> String {
+        self.data.as_ref().map(|data| json::to_string(&data.clone().into())).unwrap_or_default()
     }
 
     /// The object on the wire.

@@ -14,6 +14,7 @@ mod qmp;
 mod server;
 mod terminal;
 mod throttle;
+pub mod trace_events;
 
 pub use server::{Backend, Conversation, Monitors, Version};
 pub use terminal::TerminalSettings;

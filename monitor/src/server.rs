@@ -127,6 +127,8 @@ impl Monitors {
     pub fn emit(&self, event: &Event) {
         let event = Stamped::new(event);
         let key = event.limit();
+        let rate = if key.is_some() { WINDOW_NS } else { 0 };
+        trace::emit!(monitor_protocol_event_queue, event.name(), event.data_text(), rate);
         let passes = match &key {
             Some(key) => lock(&self.0.throttle).offer(key.clone(), event),
             None => Some(event),
@@ -163,6 +165,7 @@ impl Server {
             let Some(server) = server.upgrade() else { return };
             let pending = lock(&server.throttle).close(&key);
             if let Some(event) = pending {
+                trace::emit!(monitor_protocol_event_handler, event.name(), event.data_text());
                 server.broadcast(&event);
                 server.open_window(key);
             }
@@ -173,7 +176,7 @@ impl Server {
     fn broadcast(&self, event: &Stamped) {
         let peers: Vec<Arc<Peer>> = lock(&self.peers).clone();
         let value = event.to_value();
-        tracing::debug!(event = event.name(), "event");
+        trace::emit!(monitor_protocol_event_emit, event.name(), event.data_text());
         peers.iter().for_each(|peer| peer.send_event(&value));
     }
 
@@ -205,7 +208,6 @@ impl Server {
 
     /// Runs a command for a session.
     pub(crate) fn run(&self, session: &SessionHandler<'_>, command: &str, arguments: Dict) -> Result<Value> {
-        tracing::debug!(command, "command");
         let backend = self.backend()?;
         let run = || qapi::dispatch(&backend.handlers(session), command, arguments);
         backend.fds().during(session.descriptors().names(), run)

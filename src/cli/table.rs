@@ -96,8 +96,14 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-qtest-log", &[], "FILE", "log of the qtest protocol"),
     flag("-daemonize", &[], "go to the background once started"),
     with("-pidfile", &[], "FILE", "write the process id there"),
-    with("-D", &[], "FILE", "write the log there instead of stderr"),
-    with("-trace", &[], "[enable=]PATTERN", "log what matching modules do"),
+    with("-d", &[], "ITEM[,ITEM...]", "what the log has besides trace events; 'help' lists the items"),
+    with("-D", &[], "FILE", "write the log there instead of stderr; %d is the process id"),
+    with(
+        "-trace",
+        &[],
+        "[[enable=]PATTERN][,events=FILE][,file=FILE]",
+        "trace events to log; 'help' lists them, '-' before a pattern leaves out",
+    ),
     with("-msg", &[], "[timestamp=on|off][,guest-name=on|off]", "how messages begin"),
 ];
 

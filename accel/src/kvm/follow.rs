@@ -227,13 +227,7 @@ impl SystemListener {
         slots.unmap_parts(&self.vm, addr, &gone);
         missing.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
         drop(closed);
-        tracing::debug!(
-            addr,
-            runs = runs.len(),
-            gone = gone.len(),
-            new = missing.len(),
-            "slots of plugged runs"
-        );
+        trace::emit!(pliant_kvm_slots_of_runs, addr, runs.len(), gone.len(), missing.len());
     }
 }
 

@@ -11,6 +11,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,6 +79,7 @@ impl Gate {
 
     /// Closes the gate and waits until no vCPU is inside. Not from inside.
     pub(crate) fn close(&self) -> Closed<'_> {
+        let start = Instant::now();
         let mut passages = self.lock();
         self.closed.fetch_add(1, Ordering::SeqCst);
         for passage in passages.iter().filter(|p| p.inside.load(Ordering::SeqCst)) {
@@ -88,6 +90,7 @@ impl Gate {
         while passages.iter().any(|p| p.inside.load(Ordering::SeqCst)) {
             passages = self.changed.wait(passages).unwrap_or_else(PoisonError::into_inner);
         }
+        trace::emit!(pliant_kvm_gate_close, start.elapsed().as_nanos());
         Closed(self)
     }
 }
@@ -96,6 +99,7 @@ impl Drop for Closed<'_> {
     fn drop(&mut self) {
         let guard = self.0.lock();
         self.0.closed.fetch_sub(1, Ordering::SeqCst);
+        trace::emit!(pliant_kvm_gate_open);
         drop(guard);
         self.0.changed.notify_all();
     }

@@ -132,6 +132,7 @@ impl KvmIrqChip {
         let table = KvmIrqRouting::from_entries(&state.routes.entries())
             .map_err(|_| kvm_ioctls::Error::new(libc::ENOSPC))?;
         state.changes += 1;
+        trace::emit!(kvm_irqchip_commit_routes);
         self.vm.set_gsi_routing(&table)
     }
 }
@@ -162,7 +163,7 @@ impl IrqChip for KvmIrqChip {
         };
         // The guest chooses the message; nobody being there to take it is no error of ours.
         if let Err(error) = self.vm.signal_msi(msi) {
-            tracing::debug!(%error, ?message, "a message was not delivered");
+            trace::emit!(pliant_kvm_msi_lost, message.address, message.data, error);
         }
     }
 
@@ -199,6 +200,7 @@ impl MsiRoute for KvmRoute {
         {
             let mut chip = lock(&self.chip.state);
             *chip.routes.slot(gsi) = Some(message);
+            trace::emit!(kvm_irqchip_update_msi_route, gsi);
             if let Err(error) = self.chip.load(&mut chip) {
                 *chip.routes.slot(gsi) = Some(state.message);
                 return Err(irq_error("KVM_SET_GSI_ROUTING", error));
@@ -253,7 +255,10 @@ impl KvmIrqChip {
         let gsi =
             chip.routes.allocate(message).ok_or_else(|| Error::generic("no interrupt route is left"))?;
         match self.load(&mut chip) {
-            Ok(()) => Ok(gsi),
+            Ok(()) => {
+                trace::emit!(kvm_irqchip_add_msi_route, message.address, message.data, gsi);
+                Ok(gsi)
+            }
             Err(error) => {
                 chip.routes.free(gsi);
                 Err(irq_error("KVM_SET_GSI_ROUTING", error))
@@ -268,6 +273,7 @@ impl Drop for KvmRoute {
         // First: a stray write must not deliver what the number means next.
         self.take_event(&mut state);
         if let Some(gsi) = state.gsi.take() {
+            trace::emit!(kvm_irqchip_release_virq, gsi);
             // The kernel's table still has the entry; the next change drops it, and nothing can trigger it.
             lock(&self.chip.state).routes.free(gsi);
         }

@@ -42,17 +42,12 @@ impl SlotIoctls for Ioctls<'_> {
             memory_size: slot.size,
             userspace_addr: slot.hva,
         };
-        tracing::debug!(
-            slot = slot.number,
-            gpa = slot.gpa,
-            size = slot.size,
-            readonly = slot.readonly,
-            log = slot.log,
-            "memory slot"
-        );
         // SAFETY: a slot lies inside the RAM block of its section, which `SystemListener` keeps alive (`Mapped::block`) until
         // the slot is deleted, and `memory` never unmaps a living block.
-        unsafe { self.0.set_user_memory_region(region) }.map_err(os_error)
+        let result = unsafe { self.0.set_user_memory_region(region) };
+        let ret = result.map_or_else(|error| -error.errno(), |()| 0);
+        trace::emit!(kvm_set_user_memory, slot.number, flags, slot.gpa, slot.size, slot.hva, ret);
+        result.map_err(os_error)
     }
 
     fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>> {
@@ -384,7 +379,7 @@ fn assign(vm: &VmFd, eventfd: &IoEventFdSection, port: bool) {
 
 fn deassign(vm: &VmFd, eventfd: &IoEventFdSection, port: bool) {
     if let Err(error) = ioeventfd(vm, eventfd, port, 1 << kvm_ioeventfd_flag_nr_deassign) {
-        tracing::debug!(%error, ?eventfd, "the kernel had no such ioeventfd");
+        trace::emit!(pliant_kvm_ioeventfd_lost, eventfd.addr, &error);
     }
 }
 
@@ -403,6 +398,14 @@ fn ioeventfd(vm: &VmFd, eventfd: &IoEventFdSection, port: bool, mut flags: u32) 
         flags,
         ..Default::default()
     };
+    let (fd, addr, val, size) = (request.fd, request.addr, request.datamatch, eventfd.size);
+    let assign = u8::from(flags & 1 << kvm_ioeventfd_flag_nr_deassign == 0);
+    let datamatch = eventfd.datamatch.is_some().into();
+    if port {
+        trace::emit!(kvm_set_ioeventfd_pio, fd, addr, val, assign, size, datamatch);
+    } else {
+        trace::emit!(kvm_set_ioeventfd_mmio, fd, addr, val, assign, size, datamatch);
+    }
     // SAFETY: `vm` is a VM descriptor and the kernel only reads the structure, which outlives the call.
     match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) } {
         0 => Ok(()),

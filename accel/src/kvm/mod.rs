@@ -42,6 +42,7 @@ mod vcpu;
 pub(crate) use kick::thread_id;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -298,6 +299,7 @@ impl KvmAccel {
             self.tsc_khz.get_or_init(|| khz);
         }
         let stats = StatsFile::of(&fd);
+        trace::emit!(kvm_create_vcpu, index, apic_id, fd.as_raw_fd());
         let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
         let cpu = vcpu.control_index();
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -428,11 +430,13 @@ impl Accel for KvmAccel {
         {
             tracing::warn!(%error, "the guest's clock jumps");
         }
+        trace::emit!(pliant_accel_run, 1);
         self.shared.control.resume();
     }
 
     fn pause(&self) {
         if self.shared.control.pause(self.kick()) {
+            trace::emit!(pliant_accel_run, 0);
             let clock = self.shared.vm.get_clock();
             // Only the time goes back; flags and host times are the kernel's report.
             let clock = clock.map(|now| kvm_clock_data { clock: now.clock, ..Default::default() });

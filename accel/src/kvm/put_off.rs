@@ -88,6 +88,7 @@ impl SystemListener {
             return false;
         }
         slots.queue.sections += 1;
+        trace::emit!(pliant_kvm_slot_put_off, addr);
         if let Some(later) = slots.later(addr) {
             *later = Later::Waiting;
         }
@@ -154,7 +155,7 @@ impl SystemListener {
     /// From now on something is put off. Gives whether the kernel can be had to tell what it cannot emulate.
     fn begin(&self) -> bool {
         if let Err(error) = self.tell_failed_emulation(true) {
-            tracing::debug!(%error, "memory slots are not put off");
+            trace::emit!(pliant_kvm_put_off_unsupported, &error);
             return false;
         }
         self.put_offs.fetch_add(1, Ordering::SeqCst);

@@ -55,7 +55,7 @@ fn each_msr(entries: &[kvm_msr_entry], mut ioctl: impl FnMut(&mut Msrs) -> Resul
         let Ok(mut msrs) = Msrs::from_entries(left) else { return };
         let done = ioctl(&mut msrs).unwrap_or(0);
         if let Some(refused) = left.get(done) {
-            tracing::trace!(msr = refused.index, "skipped");
+            trace::emit!(pliant_kvm_msr_skipped, refused.index);
         }
         left = left.get(done + 1..).unwrap_or_default();
     }

@@ -7,7 +7,10 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -69,6 +72,7 @@ impl Vcpu {
     /// Body of the vCPU's thread.
     pub(crate) fn thread(self) {
         let Self { index, cpu, stop, fd, shared, events, reset } = self;
+        trace::set_current_cpu(index);
         let control = Arc::clone(&shared);
         let _gone = control.control.gone_on_drop(cpu);
         let runner = Runner::bind(fd);
@@ -144,6 +148,24 @@ struct Running {
     put_offs: u64,
 }
 
+/// The kernel's number of an exit; 0 (`KVM_EXIT_UNKNOWN`) of those that end a vCPU anyhow.
+fn reason(exit: &VcpuExit<'_>) -> u32 {
+    match exit {
+        VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => KVM_EXIT_IO,
+        VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => KVM_EXIT_MMIO,
+        VcpuExit::Hlt => KVM_EXIT_HLT,
+        VcpuExit::IrqWindowOpen => KVM_EXIT_IRQ_WINDOW_OPEN,
+        VcpuExit::Shutdown => KVM_EXIT_SHUTDOWN,
+        VcpuExit::FailEntry(..) => KVM_EXIT_FAIL_ENTRY,
+        VcpuExit::Intr => KVM_EXIT_INTR,
+        VcpuExit::InternalError => KVM_EXIT_INTERNAL_ERROR,
+        VcpuExit::SystemEvent(..) => KVM_EXIT_SYSTEM_EVENT,
+        VcpuExit::IoapicEoi(_) => KVM_EXIT_IOAPIC_EOI,
+        VcpuExit::MemoryFault { .. } => KVM_EXIT_MEMORY_FAULT,
+        _ => KVM_EXIT_UNKNOWN,
+    }
+}
+
 impl Running {
     fn reset(&mut self, state: &ResetState) {
         let boot = lock(&self.shared.boot).filter(|_| self.index == 0);
@@ -210,7 +232,9 @@ impl Running {
     fn fault(&mut self) {
         self.pending = false;
         self.faults += 1;
-        match self.shared.slots.resolve_fault() {
+        let resolution = self.shared.slots.resolve_fault();
+        trace::emit!(pliant_kvm_fault, self.index, resolution);
+        match resolution {
             Resolution::Changed => {}
             // Another vCPU may have been first, or the block was plugged meanwhile.
             Resolution::Nothing if self.faults < MAX_FAULTS => {}
@@ -230,6 +254,9 @@ impl Running {
         self.shared.gate.enter(&self.passage);
         let exit = self.runner.fd.run();
         self.shared.gate.leave(&self.passage);
+        if let Ok(exit) = &exit {
+            trace::emit!(kvm_run_exit, self.index, reason(exit));
+        }
         match exit {
             Ok(VcpuExit::MmioRead(addr, data)) => {
                 // What nothing answers is read as the address space fills it in.
@@ -277,6 +304,7 @@ impl Running {
     }
 
     fn system_event(&mut self, event: u32) {
+        trace::emit!(kvm_run_exit_system_event, self.index, event);
         match event {
             KVM_SYSTEM_EVENT_SHUTDOWN => self.events.shutdown(self.index),
             KVM_SYSTEM_EVENT_RESET => self.events.reset(self.index),

@@ -131,6 +131,7 @@ impl Accel for SimAccel {
         let thread = thread::Builder::new()
             .name("CPU 0/SIM".to_owned())
             .spawn(move || {
+                trace::set_current_cpu(0);
                 let _ = sender.send(crate::kvm::thread_id());
                 run_vcpu(&shared, cpu, &stop, &*events);
             })

@@ -151,12 +151,14 @@ impl HotplugHandler for AcpiPciHotplug {
     }
 
     fn unplug_request(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<Unplug> {
+        trace::emit!(acpi_pci_unplug_request, 0, Self::slot_bit(device).trailing_zeros() as u8);
         self.lock().down |= Self::slot_bit(device);
         self.pm.raise_gpe(GPE);
         Ok(Unplug::GuestAsked)
     }
 
     fn unplug(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+        trace::emit!(acpi_pci_unplug, 0, Self::slot_bit(device).trailing_zeros() as u8);
         self.set_visible(device, false);
     }
 }
@@ -168,7 +170,7 @@ impl RegionOps for Registers {
     fn read(&self, offset: u64, _size: u8) -> u64 {
         let mut state = self.0.lock();
         let root = state.selected == 0;
-        u64::from(match offset {
+        let value = match offset {
             // Reading takes the announcement, so that the next scan finds only what is new.
             UP if root => std::mem::take(&mut state.up),
             DOWN if root => state.down,
@@ -178,14 +180,30 @@ impl RegionOps for Registers {
             }
             SELECT => state.selected,
             _ => 0,
-        })
+        };
+        match offset {
+            UP => trace::emit!(acpi_pci_up_read, value),
+            DOWN => trace::emit!(acpi_pci_down_read, value),
+            REMOVABLE => trace::emit!(acpi_pci_rmv_read, value),
+            SELECT => trace::emit!(acpi_pci_sel_read, value),
+            _ => trace::unimp!("ACPI PCI hot-plug: register {offset:#x} is read"),
+        }
+        value.into()
     }
     fn write(&self, offset: u64, _size: u8, value: u64) {
         let root = self.0.lock().selected == 0;
         match offset {
-            EJECT if root => self.0.eject(value as u32),
-            SELECT => self.0.lock().selected = value as u32,
-            _ => {}
+            EJECT => {
+                trace::emit!(acpi_pci_ej_write, offset, value);
+                if root {
+                    self.0.eject(value as u32);
+                }
+            }
+            SELECT => {
+                trace::emit!(acpi_pci_sel_write, offset, value);
+                self.0.lock().selected = value as u32;
+            }
+            _ => trace::unimp!("ACPI PCI hot-plug: register {offset:#x} is written {value:#x}"),
         }
     }
     fn constraints(&self) -> AccessConstraints {

@@ -199,6 +199,7 @@ impl RegionOps for Registers {
         let mut uart = self.0.uart();
         let was_full = uart.room() == 0;
         let value = uart.read(offset as u8);
+        trace::emit!(serial_read, offset as u8, value);
         self.0.irq.set(uart.interrupt());
         if was_full && uart.room() > 0 {
             drop(uart);
@@ -212,6 +213,7 @@ impl RegionOps for Registers {
     fn write(&self, offset: u64, _size: u8, value: u64) {
         let mut uart = self.0.uart();
         let was_full = uart.room() == 0;
+        trace::emit!(serial_write, offset as u8, value as u8);
         uart.write(offset as u8, value as u8);
         self.0.settle(&mut uart);
         if was_full && uart.room() > 0 {

@@ -270,6 +270,12 @@ impl Machine {
     }
 
     pub(super) fn reset_devices(self: &Arc<Self>, kind: super::device::ResetKind) -> Result<()> {
+        let object = self.object();
+        trace::emit!(
+            resettable_reset,
+            trace::Id::of(&*object),
+            (kind != super::device::ResetKind::Cold).into()
+        );
         super::qdev::reset_bus(&self.main_bus, kind);
         if let Some(board) = self.board.get() {
             board.load(self)?;
@@ -277,6 +283,9 @@ impl Machine {
         self.run.set_firmware_due();
         // After `load`, which says where the boot processor starts.
         self.host.accel.reset();
+        for vcpu in self.host.accel.vcpus() {
+            trace::emit!(cpu_reset, vcpu.index);
+        }
         Ok(())
     }
 

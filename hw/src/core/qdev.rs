@@ -209,6 +209,7 @@ pub fn realize_on(
 }
 
 fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
+    trace::emit!(pliant_device_realize, trace::Id::of(&**device), device.dev().type_name(), &id_text(device));
     let handlers = handlers(device);
     for handler in &handlers {
         handler.pre_plug(machine, device)?;
@@ -241,6 +242,11 @@ fn handlers(device: &Arc<dyn Device>) -> Vec<Arc<dyn HotplugHandler>> {
     class.into_iter().chain(bus).collect()
 }
 
+/// How a trace names a device without an id: not at all.
+fn id_text(device: &Arc<dyn Device>) -> String {
+    device.dev().id().map(|id| id.to_string()).unwrap_or_default()
+}
+
 fn leave_bus(device: &Arc<dyn Device>) {
     if let Some(bus) = device.dev().parent_bus() {
         bus.bus().remove(device);
@@ -256,6 +262,8 @@ fn unrealize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
         }
     }
     if device.dev().is_realized() {
+        let id = id_text(device);
+        trace::emit!(pliant_device_unrealize, trace::Id::of(&**device), device.dev().type_name(), &id);
         Arc::clone(device).unrealize(machine);
         device.dev().set_realized(false);
     }
@@ -389,6 +397,7 @@ pub fn reset_tree(device: &Arc<dyn Device>, kind: ResetKind) {
     for bus in device.dev().buses() {
         reset_bus(&bus, kind);
     }
+    trace::emit!(resettable_phase_hold_exec, trace::Id::of(&**device), device.dev().type_name());
     device.reset(kind);
 }
 

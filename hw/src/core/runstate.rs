@@ -90,7 +90,13 @@ impl Machine {
         }
     }
 
+    fn set_run_state(&self, state: RunState) {
+        let old = std::mem::replace(&mut self.run.lock().state, state);
+        trace::emit!(runstate_set, old as usize, old.as_str(), state as usize, state.as_str());
+    }
+
     fn tell(&self, running: bool, state: RunState) {
+        trace::emit!(vm_state_notify, running.into(), state as usize, state.as_str());
         let listeners = self.run.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for listener in listeners {
             listener(running, state);
@@ -114,9 +120,8 @@ impl Machine {
             return;
         }
         self.run_firmware();
-        tracing::debug!("running");
         self.send(Event::Resume);
-        self.run.lock().state = RunState::Running;
+        self.set_run_state(RunState::Running);
         self.tell(true, RunState::Running);
         self.mainloop().virtual_clock().start();
         self.accel().resume();
@@ -129,8 +134,7 @@ impl Machine {
         }
         self.accel().pause();
         self.mainloop().virtual_clock().stop();
-        tracing::debug!(?state, "stopped");
-        self.run.lock().state = state;
+        self.set_run_state(state);
         self.tell(false, state);
         self.send(Event::Stop);
     }
@@ -158,7 +162,7 @@ impl Machine {
 
     /// Asks for a reset. `HostQmpSystemReset`, `GuestReset`, ….
     pub fn request_reset(self: &Arc<Self>, cause: ShutdownCause) {
-        tracing::debug!(?cause, "reset requested");
+        trace::emit!(pliant_system_reset_request, cause as usize);
         {
             let mut inner = self.run.lock();
             if inner.actions.reboot == RebootAction::Shutdown && cause != ShutdownCause::SubsystemReset {
@@ -174,7 +178,7 @@ impl Machine {
 
     /// Asks for the end. `GuestShutdown`, `HostSignal`, ….
     pub fn request_shutdown(self: &Arc<Self>, cause: ShutdownCause) {
-        tracing::debug!(?cause, "shutdown requested");
+        trace::emit!(qemu_system_shutdown_request, cause as usize);
         if self.run.lock().shutdown.replace(cause).is_none() {
             self.post(Self::run_shutdown);
         }
@@ -182,6 +186,7 @@ impl Machine {
 
     /// Presses the power button.
     pub fn request_powerdown(self: &Arc<Self>) {
+        trace::emit!(qemu_system_powerdown_request);
         if !std::mem::replace(&mut self.run.lock().powerdown, true) {
             self.post(Self::run_powerdown);
         }
@@ -198,6 +203,7 @@ impl Machine {
 
     /// The command `quit`, whatever a shutdown does. Main loop thread; the loop ends with status 0.
     pub fn quit(self: &Arc<Self>) {
+        trace::emit!(qemu_system_shutdown_request, ShutdownCause::HostQmpQuit as usize);
         {
             let mut inner = self.run.lock();
             inner.actions.shutdown = ShutdownAction::Poweroff;
@@ -272,7 +278,7 @@ impl Machine {
         if let Err(error) = self.reset_devices(ResetKind::Cold) {
             tracing::error!(%error, "the guest cannot be loaded again");
             self.vm_stop(RunState::InternalError);
-            self.run.lock().state = RunState::InternalError;
+            self.set_run_state(RunState::InternalError);
             return;
         }
         self.send(Event::Reset { guest: is_guest(cause), reason: cause });
@@ -280,7 +286,7 @@ impl Machine {
             self.run_firmware();
             self.accel().resume();
         } else {
-            self.run.lock().state = RunState::Prelaunch;
+            self.set_run_state(RunState::Prelaunch);
         }
     }
 

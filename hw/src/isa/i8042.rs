@@ -103,7 +103,8 @@ impl I8042 {
             COMMAND_READ_OUTPUT_PORT => state.output = Some(OUTPUT_IDLE),
             // F0–FF pulse the output bits that are zero; bit 0 is the reset line.
             0xf0.. => return value & OUTPUT_RUN == 0,
-            _ => {}
+            COMMAND_WRITE_OUTPUT_PORT => {}
+            _ => trace::unimp!("i8042: command {value:#04x}"),
         }
         false
     }

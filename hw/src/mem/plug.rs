@@ -27,6 +27,11 @@ fn area(machine: &Machine) -> Option<Area> {
     machine.device_memory().map(|memory| Area { base: memory.base, size: memory.size, limit })
 }
 
+/// How a trace names a memory device: by its id, if it has one.
+fn name_of(device: &Arc<dyn MemoryDevice>) -> String {
+    device.id().unwrap_or_default()
+}
+
 impl HotplugHandler for MemoryDevicePlug {
     fn pre_plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
         let memory_device = memory_device(device)?;
@@ -38,7 +43,9 @@ impl HotplugHandler for MemoryDevicePlug {
         let required = memory_device.decide_memslots(&plan.budget(area.limit))?;
         plan.check(required)?;
         let warn = &mut |text: String| tracing::warn!("{text}");
-        memory_device.set_addr(place(Some(&area), &devices.placed(), &wanted, warn)?);
+        let addr = place(Some(&area), &devices.placed(), &wanted, warn)?;
+        trace::emit!(memory_device_pre_plug, &name_of(&memory_device), addr);
+        memory_device.set_addr(addr);
         Ok(())
     }
 
@@ -50,6 +57,7 @@ impl HotplugHandler for MemoryDevicePlug {
         let offset = memory_device.addr() - memory.base;
         machine.memory().transaction().add_subregion(memory.region, offset, region, 0);
         unplugged::watch(machine);
+        trace::emit!(memory_device_plug, &name_of(&memory_device), memory_device.addr());
         MemoryDevices::of(machine).add(memory_device);
         Ok(())
     }
@@ -61,6 +69,7 @@ impl HotplugHandler for MemoryDevicePlug {
 
     fn unplug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) {
         let Ok(memory_device) = memory_device(device) else { return };
+        trace::emit!(memory_device_unplug, &name_of(&memory_device), memory_device.addr());
         MemoryDevices::of(machine).remove(&memory_device);
         if let (Some(memory), Some(region)) = (machine.device_memory(), memory_device.region()) {
             machine.memory().transaction().del_subregion(memory.region, region);

@@ -122,8 +122,9 @@ fn tell_one(
     });
     let name = id.unwrap_or(qom_path);
     let verb = if write { "wrote to" } else { "read" };
+    trace::emit!(pliant_unplugged_access, &name, cpu, addr, write.into(), count);
     match policy {
-        OnAccess::Report => tracing::debug!("{name}: CPU {cpu} {verb} unplugged memory at {addr:#x}"),
+        OnAccess::Report => {}
         OnAccess::Stop => {
             tracing::warn!("{name}: CPU {cpu} {verb} unplugged memory at {addr:#x}, the guest is stopped");
             machine.stop();

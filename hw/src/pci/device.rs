@@ -309,7 +309,7 @@ impl PciState {
         let touches = |start: u16, len: u16| offset < start + len && end > start;
         let Some(place) = self.place() else { return };
         if touches(reg::COMMAND, 2) || touches(reg::BAR0, 24) {
-            update_mappings(inner, &place);
+            update_mappings(inner, &place, self.dev.type_name());
         }
         let now = inner.config.command();
         let pin_off = (before & COMMAND_INTX_DISABLE != 0, now & COMMAND_INTX_DISABLE != 0);
@@ -321,7 +321,9 @@ impl PciState {
             && touches(cap + 2, 2)
         {
             let control = inner.config.get16(cap + 2);
-            msix.set_control(control & MSIX_ENABLE != 0, control & MSIX_MASK_ALL != 0);
+            let (on, masked) = (control & MSIX_ENABLE != 0, control & MSIX_MASK_ALL != 0);
+            trace::emit!(msix_write_config, self.dev.type_name(), on.into(), masked.into());
+            msix.set_control(on, masked);
         }
     }
 
@@ -335,7 +337,7 @@ impl PciState {
             bar.clear(&mut inner.config);
         }
         if let Some(place) = self.place() {
-            update_mappings(&mut inner, &place);
+            update_mappings(&mut inner, &place, self.dev.type_name());
         }
         if let (Some(cap), Some(msix)) = (inner.msix_cap, self.msix.get()) {
             let control = inner.config.get16(cap + 2) & !(MSIX_ENABLE | MSIX_MASK_ALL);
@@ -360,7 +362,7 @@ impl PciState {
         let mut inner = self.inner();
         inner.config.set16(reg::COMMAND, 0);
         if let Some(place) = self.place() {
-            update_mappings(&mut inner, &place);
+            update_mappings(&mut inner, &place, self.dev.type_name());
         }
         inner.bars.clear();
     }
@@ -391,13 +393,20 @@ impl PciState {
     }
 }
 
-/// Brings the topology in line with BARs and command register, in one transaction.
-fn update_mappings(inner: &mut Inner, place: &Place) {
+/// Brings the topology in line with BARs and command register, in one transaction. `name` is the device's, for traces.
+fn update_mappings(inner: &mut Inner, place: &Place, name: &str) {
     let mut changes = Vec::new();
     let Inner { config, bars, .. } = inner;
     for bar in bars {
         let wanted = bar.decoded(config);
         if wanted != bar.mapped {
+            let (slot, func) = (place.devfn >> 3, place.devfn & 7);
+            if let Some(addr) = bar.mapped {
+                trace::emit!(pci_update_mappings_del, name, slot, func, bar.index, addr, bar.size);
+            }
+            if let Some(addr) = wanted {
+                trace::emit!(pci_update_mappings_add, name, slot, func, bar.index, addr, bar.size);
+            }
             changes.push((place.bus.space_of(bar.kind), bar.region, bar.mapped, wanted));
             bar.mapped = wanted;
         }

@@ -17,14 +17,19 @@ const ENABLE: u32 = 1 << 31;
 
 fn read(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8) -> u32 {
     // There is one bus; what would be behind a bridge is not there.
-    match bus.visible(devfn).filter(|_| number == 0) {
-        Some(device) => config_read(&device, offset, size),
-        None => u32::MAX,
+    let device = bus.visible(devfn).filter(|_| number == 0);
+    let value = device.as_ref().map_or(u32::MAX, |device| config_read(device, offset, size));
+    if let Some(device) = device {
+        let name = device.dev().type_name();
+        trace::emit!(pci_cfg_read, name, number, devfn >> 3, devfn & 7, offset, value);
     }
+    value
 }
 
 fn write(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8, value: u32) {
     if let Some(device) = bus.visible(devfn).filter(|_| number == 0) {
+        let name = device.dev().type_name();
+        trace::emit!(pci_cfg_write, name, number, devfn >> 3, devfn & 7, offset, value);
         config_write(&device, offset, size, value);
     }
 }

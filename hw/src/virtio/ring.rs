@@ -123,7 +123,9 @@ impl VirtQueue {
     /// Sets the number of entries; a number that is no power of two or larger than the default changes nothing.
     pub fn set_size(&mut self, size: u16) {
         // The refusal is the specification's; the driver reads the register back.
-        let _ = self.ring.try_set_size(size);
+        if self.ring.try_set_size(size).is_err() {
+            trace::guest_error!("virtio: a queue cannot have {size} entries");
+        }
     }
 
     /// Whether the driver enabled it.
@@ -223,7 +225,11 @@ impl VirtQueue {
         }
         // The crate ends the iteration where it meets nonsense; a chain that is whole ends by itself.
         match last {
-            Some(last) if !last.has_next() => Ok(Some(chain)),
+            Some(last) if !last.has_next() => {
+                let (ins, outs) = (chain.writable.len(), chain.readable.len());
+                trace::emit!(virtqueue_pop, trace::Id::of(self), head, ins, outs);
+                Ok(Some(chain))
+            }
             Some(_) => Err(Violation("Looped descriptor".into())),
             None => Err(Violation("virtio: descriptor chain cannot be read".into())),
         }
@@ -248,6 +254,7 @@ impl VirtQueue {
     /// # Errors
     /// The used ring is not in RAM.
     pub fn push<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Violation> {
+        trace::emit!(virtqueue_fill, trace::Id::of(self), head, written, self.ring.next_used());
         self.ring
             .add_used(memory, head, written)
             .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))

@@ -163,11 +163,13 @@ impl VirtioState {
 
     /// A write to the status register. A `FEATURES_OK` that the device refuses makes the whole write void.
     pub fn set_status(&mut self, device: &dyn VirtioDevice, value: u8) -> StatusChange {
+        trace::emit!(virtio_set_status, trace::Id::of(device), value);
         if value == 0 {
             self.reset();
             return StatusChange::Reset;
         }
         if value & !self.status & status::FEATURES_OK != 0 && !self.features_suffice(device) {
+            trace::guest_error!("{}: features {:#x} do not suffice", device.name(), self.accepted);
             return StatusChange::None;
         }
         let ran = self.is_running();
@@ -318,6 +320,7 @@ impl VirtioState {
             return Served::default();
         };
         let mut served = Served::default();
+        let id = trace::Id::of(queue);
         let mut used = false;
         let mut step = || -> Result<Step, Violation> {
             let before = queue.next_avail();
@@ -348,6 +351,7 @@ impl VirtioState {
             Err(violation) => served = self.broke(violation),
         }
         if interrupt {
+            trace::emit!(virtio_notify, trace::Id::of(device), id);
             self.isr |= ISR_QUEUE;
             served.due.queue = Some(vector);
         }

@@ -49,7 +49,7 @@ pub(super) fn allocate(
         if let Some(path) = fresh
             && let Err(error) = std::fs::remove_file(&path)
         {
-            tracing::debug!(?path, %error, "removing a fresh backing file");
+            trace::emit!(pliant_backing_file_left, path.display(), &error);
         }
         error.into()
     })
@@ -132,7 +132,7 @@ fn file(name: &str, config: &mut Config) -> Result<(Backing, Option<PathBuf>)> {
     if let (Err(_), Some(path)) = (&prepared, &fresh)
         && let Err(error) = std::fs::remove_file(path)
     {
-        tracing::debug!(?path, %error, "removing a fresh backing file");
+        trace::emit!(pliant_backing_file_left, path.display(), &error);
     }
     prepared?;
     let backing =

@@ -368,7 +368,7 @@ impl Drop for MemoryBackend {
         if let Some(memory) = self.memory.upgrade()
             && let Err(error) = memory.transaction().destroy(*region)
         {
-            tracing::debug!(%error, "region of a deleted backend");
+            trace::emit!(pliant_backend_region_left, &error);
         }
     }
 }

@@ -25,8 +25,7 @@ impl Part {
         let len = memory.len().checked_sub(skip)? / page * page;
         let memory = memory.sub(skip, len)?;
         if len == 0 || !memory.offset().is_multiple_of(page) {
-            let (name, addr) = (&section.name, section.addr);
-            tracing::debug!(%name, addr, "not aligned to pages: cannot be mapped for DMA");
+            trace::emit!(pliant_dma_section_unaligned, &section.name, section.addr);
             return None;
         }
         let writable = !section.readonly && memory.block().is_writable();

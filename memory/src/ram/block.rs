@@ -150,7 +150,7 @@ impl RamBlock {
         // Hints: a kernel without the feature, or a mapping it does not apply to, is no error.
         for advice in [Advice::HugePage, Advice::DontFork] {
             if let Err(error) = block.mapping.advise(0, max, advice) {
-                tracing::debug!(?advice, %error, "madvise");
+                trace::emit!(pliant_ram_block_advise_failed, &block.label, advice, &error);
             }
         }
         Ok(block)
@@ -364,7 +364,7 @@ impl RamBlock {
 
     fn hint(&self, advice: Advice) {
         if let Err(error) = self.mapping.advise(0, self.max_size(), advice) {
-            tracing::debug!(?advice, %error, "madvise");
+            trace::emit!(pliant_ram_block_advise_failed, &self.label, advice, &error);
         }
     }
 

@@ -40,6 +40,20 @@ impl RamBlock {
         if len == 0 {
             return Ok(());
         }
+        let done = self.give_back(offset, len, page, fail);
+        let ret = done.as_ref().map_or_else(|error| -errno_of(&error.source), |()| 0);
+        let (advise, punch) = (page == host_page_size(), self.backing().is_some());
+        trace::emit!(ram_block_discard_range, self.label(), offset, len, advise.into(), punch.into(), ret);
+        done
+    }
+
+    fn give_back(
+        &self,
+        offset: u64,
+        len: u64,
+        page: u64,
+        fail: impl Fn(String, i32) -> DiscardError,
+    ) -> Result<(), DiscardError> {
         if let Some(backing) = self.backing() {
             if backing.readonly_fd {
                 let what = "Discarding RAM with readonly files is not supported";
@@ -68,7 +82,7 @@ impl RamBlock {
     /// Throws away what is behind the whole block, so that the host need not write it back (`discard-data=on`).
     pub fn discard_contents(&self) {
         if let Err(error) = self.mapping.advise(0, self.max_size(), Advice::Remove) {
-            tracing::debug!(%error, "MADV_REMOVE");
+            trace::emit!(pliant_ram_block_advise_failed, self.label(), Advice::Remove, &error);
         }
     }
 }

@@ -25,6 +25,8 @@ impl RamList {
         let at = list.iter().position(|b| b.upgrade().is_none_or(|b| b.max_size() < block.max_size()));
         let at = at.unwrap_or(list.len());
         list.insert(at, Arc::downgrade(&block));
+        let (used, max) = (block.size(), block.max_size());
+        trace::emit!(pliant_ram_block_new, block.label(), used, max, block.page_size());
         Ok(block)
     }
 

@@ -125,6 +125,7 @@ impl Console {
         if let Some(file) = &mut self.file {
             file.append(line);
         }
+        trace::emit!(handle_hmp_command, trace::Id::of(self), line);
         let history: Vec<String> = self.editor.history().collect();
         let text = self.server.upgrade().map(|server| {
             let session = Session { history: &history, format: &server.format, cpu: &self.cpu };

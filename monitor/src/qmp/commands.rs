@@ -67,6 +67,7 @@ fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<Str
     }
     let cpu = Cell::new(cpu_index);
     let console = Console { history: &[], format: &server.format, cpu: &cpu };
+    trace::emit!(handle_hmp_command, trace::Id::of(&console), line);
     Ok(run_line(&execute, line, &console).replace('\n', "\r\n"))
 }
 

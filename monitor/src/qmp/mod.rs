@@ -15,6 +15,7 @@ use crate::descriptors::Descriptors;
 use crate::server::{Server, lock};
 pub(crate) use commands::SessionHandler;
 pub(crate) use oob::OobThread;
+use session::Request;
 pub(crate) use session::{Session, Step, reply};
 
 /// Bytes taken from a client at a time.
@@ -40,6 +41,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Sends a greeting or a reply.
+    fn respond(&self, value: &Value) {
+        trace::emit!(monitor_qmp_respond, trace::Id::of(self), &json::to_string(value));
+        self.send(value);
+    }
+
     fn send(&self, value: &Value) {
         let mut text = if self.pretty { json::to_string_pretty(value) } else { json::to_string(value) };
         if self.pretty {
@@ -69,14 +76,16 @@ impl Peer {
                 None if away => return,
                 None => return self.port.accept_input(),
                 Some(Step::Reply(value)) => {
-                    self.send(&value);
+                    self.respond(&value);
                     1
                 }
                 Some(Step::Run(request)) => {
+                    trace::emit!(handle_qmp_command, trace::Id::of(&**self), request_text(&request));
+                    trace::emit!(monitor_qmp_cmd_in_band, id_text(&request));
                     // The session is not locked while the command runs: `qmp_capabilities` changes it.
                     let handler = SessionHandler::qmp(server, &self.session, &self.descriptors);
                     let result = server.run(&handler, &request.command, request.arguments);
-                    self.send(&reply(request.id, result));
+                    self.respond(&reply(request.id, result));
                     let (negotiated, oob) = {
                         let session = lock(&self.session);
                         (session.negotiated(), session.has_oob())
@@ -124,6 +133,22 @@ impl Peer {
     }
 }
 
+/// A request as a trace shows it.
+fn request_text(request: &Request) -> String {
+    let mut dict = Dict::new().with("execute", request.command.as_str());
+    if !request.arguments.is_empty() {
+        dict.insert("arguments", request.arguments.clone());
+    }
+    if let Some(id) = &request.id {
+        dict.insert("id", id.clone());
+    }
+    json::to_string(&dict.into())
+}
+
+fn id_text(request: &Request) -> String {
+    request.id.as_ref().map(json::to_string).unwrap_or_default()
+}
+
 struct Monitor {
     server: Weak<Server>,
     peer: Weak<Peer>,
@@ -154,7 +179,7 @@ impl Monitor {
         let Some((server, peer)) = self.parties() else { return };
         let hello =
             Dict::new().with("version", commands::version(&server.version)).with("capabilities", vec!["oob"]);
-        peer.send(&Dict::new().with("QMP", hello).into());
+        peer.respond(&Dict::new().with("QMP", hello).into());
     }
 }
 

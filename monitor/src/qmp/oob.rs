@@ -119,11 +119,13 @@ impl Peer {
             }
             match step {
                 None => break,
-                Some(Step::Reply(value)) => self.send(&value),
+                Some(Step::Reply(value)) => self.respond(&value),
                 Some(Step::Run(request)) => {
+                    trace::emit!(handle_qmp_command, trace::Id::of(&**self), super::request_text(&request));
+                    trace::emit!(monitor_qmp_cmd_out_of_band, super::id_text(&request));
                     let handler = SessionHandler::qmp(server, &self.session, &self.descriptors);
                     let result = server.run(&handler, &request.command, request.arguments);
-                    self.send(&reply(request.id, result));
+                    self.respond(&reply(request.id, result));
                 }
             }
         }

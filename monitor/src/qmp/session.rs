@@ -148,14 +148,20 @@ impl Session {
     fn judge_next(&mut self) -> Option<(Step, bool)> {
         let value = match self.ready.pop_front()? {
             Ok(value) => value,
-            Err(e) => return Some((Step::Reply(reply(None, Err(e))), false)),
+            Err(e) => {
+                trace::emit!(monitor_qmp_err_in_band, e.desc());
+                return Some((Step::Reply(reply(None, Err(e))), false));
+            }
         };
         let dict = value.as_dict();
         let out_of_band = dict.is_some_and(|d| d.contains_key("exec-oob") && !d.contains_key("execute"));
         let id = value.as_dict().and_then(|d| d.get("id")).cloned();
         let step = match self.request(value) {
             Ok(request) => Step::Run(request),
-            Err(e) => Step::Reply(reply(id, Err(e))),
+            Err(e) => {
+                trace::emit!(monitor_qmp_err_in_band, e.desc());
+                Step::Reply(reply(id, Err(e)))
+            }
         };
         Some((step, out_of_band))
     }

@@ -43,6 +43,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("command-line", include_str!("../../schema/command-line.json")),
     ("stats", include_str!("../../schema/stats.json")),
     ("inspect", include_str!("../../schema/inspect.json")),
+    ("trace", include_str!("../../schema/trace.json")),
 ];
 
 /// A type by name, or an array of it.

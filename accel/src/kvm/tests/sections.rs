@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use memory::{DiscardListener, DiscardManager, Memory, RamBlock, RamSpec, RegionDesc, RegionId, SIZE_ALL};
-use tracing::span;
 
 use super::super::KvmAccel;
 use super::super::follow::Resolution;
@@ -310,32 +309,16 @@ fn an_instruction_that_failed_while_something_was_put_off_is_tried_again_with_al
     assert_eq!((bench.slots(1), bench.is_put_off()), (vec![ALL], false));
 }
 
-/// Notes what is said of the first half whenever something is logged, as it is before the kernel gets a slot.
-struct Watch(Arc<SystemListener>, Arc<Mutex<Vec<Later>>>);
-
-impl tracing::Subscriber for Watch {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.1.lock().unwrap().push(self.0.slots().follow(AT[0]).unwrap().later);
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
 #[test]
 fn the_kernel_makes_a_slot_that_was_put_off_while_others_can_look() {
     let Some(bench) = Bench::started(32000, true) else { return };
     bench.plug(0, 0..1);
-    let seen = Arc::default();
-    let watch = Watch(Arc::clone(&bench.listener), Arc::clone(&seen));
-    tracing::subscriber::with_default(watch, || bench.listener.settle_section(AT[0]));
+    let seen: Arc<Mutex<Vec<Later>>> = Arc::default();
+    let (listener, notes) = (Arc::clone(&bench.listener), Arc::clone(&seen));
+    // What is said of the first half while the kernel gets its slot.
+    let look = move |_: &str| notes.lock().unwrap().push(listener.slots().follow(AT[0]).unwrap().later);
+    let events = crate::trace_events::EVENTS;
+    trace::watch("kvm_set_user_memory", events, look, || bench.listener.settle_section(AT[0]));
     assert_eq!((&**seen.lock().unwrap(), bench.later(0)), (&[Later::Making][..], Later::No));
 }
 

@@ -14,7 +14,7 @@ use qom::{Class, ObjectRef};
 use super::map;
 use super::protection::Protection;
 use super::realize;
-use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request};
+use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request, Response, Span};
 use super::sizes::{default_block_size, thp_size};
 use super::unit::Unit;
 use crate::core::{Device, DeviceState, Machine, ResetKind};
@@ -188,6 +188,7 @@ impl VirtioMem {
 
     /// Changes the size the guest should have, as `qom-set` does; the value was checked.
     pub(super) fn request_size(&self, requested: u64) {
+        trace::emit!(pliant_virtio_mem_requested_size, trace::Id::of(self), requested);
         {
             let mut inner = self.lock();
             inner.config.requested = requested;
@@ -220,12 +221,33 @@ fn read_request(buffer: &Chain<'_>) -> std::result::Result<Request, Violation> {
     Request::parse(&bytes).map_err(|unknown| violation(unknown.to_string()))
 }
 
+fn trace_request(request: Request) {
+    match request {
+        Request::Plug(Span { addr, blocks }) => trace::emit!(virtio_mem_plug_request, addr, blocks),
+        Request::Unplug(Span { addr, blocks }) => trace::emit!(virtio_mem_unplug_request, addr, blocks),
+        Request::UnplugAll => trace::emit!(virtio_mem_unplug_all_request),
+        Request::State(Span { addr, blocks }) => trace::emit!(virtio_mem_state_request, addr, blocks),
+    }
+}
+
+fn trace_response(request: Request, response: Response) {
+    let bytes = response.to_bytes();
+    if let Response::State(_) = response {
+        trace::emit!(virtio_mem_state_response, u16::from_le_bytes([bytes[8], bytes[9]]));
+    }
+    if response == Response::Error {
+        trace::guest_error!("virtio-mem: blocks that cannot be meant: {request:?}");
+    }
+    trace::emit!(virtio_mem_send_response, u16::from_le_bytes([bytes[0], bytes[1]]));
+}
+
 impl Inner {
     fn serve(&mut self, request: Request) -> [u8; RESPONSE_SIZE] {
-        let Some(live) = &mut self.live else { return super::request::Response::Error.to_bytes() };
+        let Some(live) = &mut self.live else { return Response::Error.to_bytes() };
         let before = live.unit.size();
+        trace_request(request);
         let response = live.unit.serve(request, live.devices.is_frozen());
-        tracing::debug!(?request, ?response, size = live.unit.size(), "virtio-mem request");
+        trace_response(request, response);
         self.note_size(before);
         response.to_bytes()
     }

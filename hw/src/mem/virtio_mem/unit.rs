@@ -125,6 +125,7 @@ impl Unit {
     }
 
     fn set_usable(&mut self, usable: u64) {
+        trace::emit!(virtio_mem_resized_usable_region, self.usable, usable);
         self.usable = usable;
         if let Some(slots) = &mut self.slots {
             slots.usable(usable);
@@ -197,7 +198,7 @@ impl Unit {
         if host && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!("{error}");
         }
-        tracing::debug!(%error, ?range, "plug refused");
+        trace::emit!(pliant_virtio_mem_plug_refused, range.start, range.end - range.start, &error);
         if let Some(slots) = &mut self.slots {
             slots.before_discard(range, &self.blocks);
         }
@@ -217,11 +218,12 @@ impl Unit {
         let before = self.usable;
         // Before pages are freed: what is not usable any more is not there then.
         self.set_usable(self.wanted_usable());
-        if plugged.is_empty() {
-            return Ok(());
-        }
         // All of the region: what a guest wrote outside of its blocks goes as well.
-        self.release(&plugged, &whole).inspect_err(|Busy| self.set_usable(before))
+        if !plugged.is_empty() {
+            self.release(&plugged, &whole).inspect_err(|Busy| self.set_usable(before))?;
+        }
+        trace::emit!(virtio_mem_unplugged_all);
+        Ok(())
     }
 
     /// Unmaps, tells the users of the memory, then gives `range` back to the host, in this order: nobody may fault a

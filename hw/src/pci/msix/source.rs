@@ -55,13 +55,13 @@ impl MsixSource {
         }
         let Some(route) = &state.route else { return false };
         if let Err(error) = route.update(message) {
-            tracing::debug!(%error, "an interrupt takes the long way");
+            trace::emit!(pliant_msix_detour, &error);
             return false;
         }
         if !state.connected {
             match route.connect(&self.event) {
                 Ok(()) => state.connected = true,
-                Err(error) => tracing::debug!(%error, "an interrupt takes the long way"),
+                Err(error) => trace::emit!(pliant_msix_detour, &error),
             }
         }
         state.connected

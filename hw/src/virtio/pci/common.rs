@@ -104,7 +104,9 @@ fn write_queue(queue: &mut VirtQueue, vector: u16, offset: u64, value: u32) {
     match offset {
         26 => queue.vector = vector,
         // Where a ring is must not change under a queue that runs.
-        _ if queue.is_enabled() => {}
+        _ if queue.is_enabled() => {
+            trace::guest_error!("virtio: a queue is in use, register {offset:#x} does not change");
+        }
         24 => queue.set_size(value as u16),
         32 => queue.desc = queue.desc & !LOW | low,
         36 => queue.desc = queue.desc & LOW | high,

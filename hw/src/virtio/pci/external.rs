@@ -178,7 +178,7 @@ impl Transport {
         if let Some(event) = self.kicks.event(queue)
             && let Err(error) = event.write(1)
         {
-            tracing::debug!(%error, queue, "a notification that is one too many");
+            trace::emit!(pliant_virtio_kick_full, queue, &error);
         }
     }
 }

@@ -119,10 +119,16 @@ impl Transport {
     /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
     /// descriptors, else where the driver writes.
     pub fn kick(&self, queue: u16) {
+        trace::emit!(virtio_queue_notify, trace::Id::of(&*self.parts.backend), queue, self.queue_id(queue));
         match &self.external {
             Some(_) => self.pass_kick(queue),
             None => self.serve(queue, TURN_TIME),
         }
+    }
+
+    /// How a trace names a queue; one that is not there has no name.
+    fn queue_id(&self, queue: u16) -> trace::Id {
+        self.with_state(|state| state.queues().get(usize::from(queue)).map_or(trace::Id::NONE, trace::Id::of))
     }
 
     fn serve(&self, queue: u16, patience: Duration) {
@@ -193,10 +199,14 @@ impl Transport {
         match self.parts.msix.as_ref().filter(|msix| msix.is_enabled()) {
             Some(msix) => {
                 for vector in [due.queue, due.config].into_iter().flatten().filter(|v| *v != NO_VECTOR) {
+                    trace::emit!(virtio_pci_notify, vector);
                     msix.notify(vector);
                 }
             }
-            None => self.update_pin(),
+            None => {
+                trace::emit!(virtio_pci_notify, NO_VECTOR);
+                self.update_pin();
+            }
         }
     }
 
@@ -428,6 +438,7 @@ impl RegionOps for WindowOps {
             Window::Isr => {}
             Window::Device => self.transport.write_config(offset, size, value),
             Window::Notify => {
+                trace::emit!(virtio_pci_notify_write, offset, value, size);
                 if let Ok(queue) = u16::try_from(offset / NOTIFY_MULTIPLIER) {
                     self.transport.kick(queue);
                 }

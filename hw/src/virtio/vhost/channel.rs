@@ -102,6 +102,7 @@ impl Channel {
         deadline: Deadline,
     ) -> Result<(), Fault> {
         let header = Header::request(request, need_reply, body.len());
+        trace::emit!(vhost_user_write, header.request, header.flags);
         let message = [&header.to_bytes(), body].concat();
         self.write(&message, fds, request as u32, deadline)
     }
@@ -152,6 +153,7 @@ impl Channel {
             return Err(Fault::ReadHeader { read: read as isize, request: number });
         }
         let header = Header::from_bytes(header);
+        trace::emit!(vhost_user_read, header.request, header.flags);
         if !header.is_current() || !header.is_reply() {
             return Err(Fault::Flags(header.flags));
         }

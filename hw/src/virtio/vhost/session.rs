@@ -178,6 +178,7 @@ impl Session {
             front.set_inflight(*body, file, deadline)?;
         }
         // From here on the back end may serve rings, whatever becomes of the connection.
+        trace::emit!(vhost_dev_start, trace::Id::of(self), start.rings.len());
         self.running = Some(Arc::clone(start));
         for ring in &start.rings {
             front.set_ring_size(ring.queue, ring.size, deadline)?;
@@ -190,7 +191,7 @@ impl Session {
             front.enable_ring(ring.queue, true, deadline)?;
             // Buffers may be there already, and whoever heard of them be gone.
             if let Err(error) = ring.kick.write(1) {
-                tracing::debug!(%error, "kicking a ring that is full of kicks");
+                trace::emit!(pliant_virtio_kick_full, ring.queue, &error);
             }
         }
         Ok(())
@@ -202,6 +203,7 @@ impl Session {
     /// The connection must be lost.
     pub(super) fn stop(&mut self, deadline: Deadline) -> Result<(), Fault> {
         let (Some(running), Some(link)) = (self.running.clone(), &self.link) else { return Ok(()) };
+        trace::emit!(vhost_dev_stop, trace::Id::of(self), running.rings.len());
         let mut stopped = Vec::new();
         for ring in &running.rings {
             link.front.enable_ring(ring.queue, false, deadline)?;
@@ -219,6 +221,8 @@ impl Session {
     /// # Errors
     /// The connection must be lost.
     pub(super) fn update_memory(&mut self, deadline: Deadline) -> Result<(), Fault> {
+        let tells = self.shares && self.regions.is_changed();
+        trace::emit!(vhost_commit, self.running.is_some().into(), tells.into());
         match &self.link {
             Some(link) if self.shares && self.regions.is_changed() => {
                 self.regions.give(&link.front, deadline)

@@ -48,6 +48,9 @@ impl Unit {
             self.abandon();
             // Serving it says what is wrong, here and below.
             let Ok(open) = self.blocks.admit(range.clone()) else { return true };
+            if let Request::Plug(span) = request {
+                trace::emit!(pliant_virtio_mem_prepare, span.addr, span.blocks);
+            }
             self.preparing = Some(Preparing { range, done: 0, _open: open });
         }
         let Some(preparing) = &mut self.preparing else { return true };

@@ -54,7 +54,7 @@ impl Unfit {
                 Error::generic("vhost_backend_init failed: Connection timed out")
             }
             Self::Fault(fault @ (Fault::Refused(_) | Fault::HungUp)) => {
-                tracing::debug!(%fault, "introduction");
+                trace::emit!(pliant_vhost_user_no_introduction, &fault);
                 Error::generic("vhost_backend_init failed: Protocol error")
             }
             Self::Fault(fault) => {
@@ -232,7 +232,7 @@ impl Client {
             Ok(introduced) => {
                 let changed = introduced.config != *unpoisoned(&self.config);
                 self.install(introduced);
-                tracing::info!("vhost-user device '{}' has its back end again", self.title);
+                trace::emit!(pliant_vhost_user_back, &self.title);
                 self.settle();
                 if changed {
                     self.tell_config();

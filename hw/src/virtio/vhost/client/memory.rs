@@ -30,7 +30,12 @@ impl Client {
 
     /// A section came. Topology locked.
     fn section_came(&self, section: &Section) {
-        let Some(shared) = visible(section) else { return };
+        let Some(shared) = visible(section) else {
+            trace::emit!(vhost_reject_section, &section.name, 1);
+            return;
+        };
+        let body = shared.body;
+        trace::emit!(vhost_region_add_section, &section.name, body.guest, body.size, body.offset);
         let manager = section.block.as_ref().and_then(|block| block.discard_manager());
         let manager = manager.filter(|manager| manager.is_followed_by_mappings());
         self.sections_changed.store(true, Ordering::Relaxed);
