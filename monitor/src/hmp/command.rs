@@ -9,8 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, address, balloon, chardev, cpu, dump, error_text, fds, interrupts, items, machine,
-    memory, migration, number, objects, pci, registers, run_state, stats, virtio,
+    Execute, Session, address, balloon, chardev, cpu, dump, error_text, fds, interrupts, items, logging,
+    machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
 };
 
 /// A console command.
@@ -66,7 +66,11 @@ const OWN: &[Command] = &[
         "[cmd]",
         "show the help",
         &[Source::Commands, Source::Infos],
-        |_, a| help(a.word("name")),
+        |x, a| match a.word("name").trim() {
+            // What it takes is what it does.
+            "log" => logging::log_help(x),
+            name => help(name),
+        },
     ),
     command(
         "info",
@@ -92,6 +96,7 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
         dump::COMMANDS,
         fds::COMMANDS,
         interrupts::COMMANDS,
+        logging::COMMANDS,
         memory::COMMANDS,
         migration::COMMANDS,
         objects::COMMANDS,
@@ -116,6 +121,7 @@ pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
         registers::INFOS,
         run_state::INFOS,
         stats::INFOS,
+        logging::INFOS,
         virtio::INFOS,
     ])
 });

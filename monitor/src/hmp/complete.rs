@@ -8,7 +8,7 @@ use qapi::{Dict, Value};
 use super::args::Kind;
 use super::command::{COMMANDS, Command, INFOS, Table, find};
 use super::objects::names;
-use super::{Execute, items, migration, text};
+use super::{Execute, items, logging, migration, text};
 
 /// Where the candidates of an argument come from.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,8 @@ pub(crate) enum Source {
     MigrationParameters,
     /// Kinds of character devices.
     ChardevKinds,
+    /// What the log can have.
+    LogItems,
     /// These words.
     Names(&'static [&'static str]),
     /// The words that this function finds.
@@ -131,6 +133,11 @@ fn offer(x: &dyn Execute, source: Source, place: Place<'_>) -> Candidates {
         Source::ChardevKinds => {
             let reply = x.query("query-chardev-backends").unwrap_or(Value::Null);
             items(&reply).iter().map(|c| text(c, "name").to_owned()).collect()
+        }
+        Source::LogItems => {
+            // Another item may follow a comma.
+            let items = logging::log_candidates(x, typed);
+            return Candidates { goes_on: true, ..Candidates::new(items, typed) };
         }
         Source::MigrationCapabilities => migration::capability_names(x),
         Source::MigrationParameters => migration::parameter_names(x),

@@ -19,6 +19,7 @@ mod hints;
 mod history_file;
 mod interrupts;
 mod lexis;
+mod logging;
 mod machine;
 mod memory;
 mod memory_map;
