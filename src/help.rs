@@ -9,7 +9,7 @@ use qom::help::{object_help, property_list, writable};
 use qom::{Registry, options};
 
 use crate::chars::Chars;
-use crate::cli::{CommandLine, Info, usage};
+use crate::cli::{CommandLine, Info, Raw, usage};
 use crate::log::{self, Wanted};
 use crate::report::Reporter;
 use crate::start::register_all;
@@ -51,7 +51,15 @@ fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String
     if let Some(text) = Chars::help(&line.chardevs) {
         return Ok(Some(text));
     }
-    if line.trace.iter().any(|raw| matches!(raw.options("enable").get("enable"), Some("help" | "?"))) {
+    let lists = |raw: &Raw| {
+        raw.text
+            .strip_prefix("enable=")
+            .unwrap_or(&raw.text)
+            .split(',')
+            .next()
+            .is_some_and(|first| first == "help" || first == "?")
+    };
+    if line.trace.iter().any(lists) {
         return Ok(Some(log::events().names()));
     }
     for raw in line.objects.iter().filter(|r| !r.is_json()) {

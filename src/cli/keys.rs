@@ -90,6 +90,12 @@ pub(super) const LISTS: &[List] = &[
         implied: false,
         keys: &[("cpu-pm", SWITCH, ""), ("mem-lock", "str", "")],
     },
+    List {
+        option: "-trace",
+        name: "trace",
+        implied: true,
+        keys: &[("enable", "str", ""), ("events", "str", ""), ("file", "str", "")],
+    },
 ];
 
 /// The list of keys, if `raw` asks for it.

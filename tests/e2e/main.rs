@@ -36,6 +36,7 @@ mod session;
 mod startup_errors;
 mod state;
 mod stats;
+mod trace;
 mod unplugged;
 mod vhost_user_io;
 mod virtqueues;
