@@ -7,6 +7,7 @@ mod daemon;
 mod fdsets;
 mod help;
 mod log;
+mod progress_line;
 mod report;
 mod start;
 mod vm;

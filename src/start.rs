@@ -12,7 +12,7 @@ use chardev::ChardevSet;
 use hw::commands::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
 use mainloop::{MainLoop, Signal};
-use memory::{BackendDefaults, Memory};
+use memory::{BackendDefaults, Memory, PreallocObserver};
 use migration::Migration;
 use monitor::{Monitors, TerminalSettings};
 use qapi::types::ShutdownCause;
@@ -25,6 +25,7 @@ use crate::config::{actions, identity, memory as memory_option, numa, outputs, s
 use crate::daemon::{self, PidFile};
 use crate::help;
 use crate::log::{self, Logging};
+use crate::progress_line::ProgressLine;
 use crate::report::Reporter;
 use crate::vm::{self, Vm};
 
@@ -65,13 +66,16 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let chars = Chars { set: &chardevs, report };
     crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
     chars.chardevs(&line.chardevs)?;
-    let monitors =
-        Monitors::new(main.handle(), vm::version(), TerminalSettings::of(|name| std::env::var_os(name)));
+    let terminal = TerminalSettings::of(|name| std::env::var_os(name));
+    let progress = ProgressLine::on_stderr(&terminal).filter(|_| !line.daemonize);
+    let monitors = Monitors::new(main.handle(), vm::version(), terminal);
     chars.monitors(&line.monitors, &monitors)?;
     let serials = chars.serials(line, &monitors)?;
     greet(&mut main)?;
 
-    let machine = build(line, name.guest, report, &main, &chardevs, &monitors)?;
+    let memory = Memory::new();
+    memory.set_prealloc_observer(progress.map(|line| Arc::new(line) as Arc<dyn PreallocObserver>));
+    let machine = build(line, name.guest, report, &main, &chardevs, &monitors, &memory)?;
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
     if machine.kind().has_serial_ports() {
@@ -106,6 +110,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     if let Some(daemon) = daemon {
         daemon.ready()?;
     }
+    // Later the terminal is the console's.
+    memory.set_prealloc_observer(None);
+    drop(memory);
     if !line.stopped {
         machine.start();
     }
@@ -163,10 +170,10 @@ fn build(
     main: &MainLoop,
     chardevs: &Arc<ChardevSet>,
     monitors: &Monitors,
+    memory: &Arc<Memory>,
 ) -> Result<Arc<Machine>> {
-    let memory = Memory::new();
     let mut registry = Registry::new();
-    register_all(&mut registry, &memory);
+    register_all(&mut registry, memory);
     let tree = Arc::new(Tree::new(registry));
     chardevs.set_tree(&tree);
     let mut config = machine_config(line, name)?;
@@ -183,7 +190,7 @@ fn build(
     config.boot_guest = !qtest;
     let host = Host {
         tree,
-        memory: Arc::clone(&memory),
+        memory: Arc::clone(memory),
         accel: opened.accel,
         mainloop: main.handle(),
         chardevs: Arc::clone(chardevs),
@@ -217,7 +224,7 @@ fn build(
     }
     if mem_lock(line)? {
         lock_memory()?;
-        let locked = hw::mem::MemoryDevices::of(&machine).set_memory_locked(&memory);
+        let locked = hw::mem::MemoryDevices::of(&machine).set_memory_locked(memory);
         locked.map_err(|busy| Error::generic(format!("Cannot set discarding of RAM broken: {busy}")))?;
     }
     machine.init()?;

@@ -69,7 +69,7 @@ pub use flatview::{FlatRange, FlatView};
 pub use guest_memory::{DirtyMarker, DirtySlice, GuestRam};
 pub use ioeventfd::{IoEventFd, event_descriptor};
 pub use listener::{IoEventFdSection, MemoryListener, Section};
-pub use memory::Memory;
+pub use memory::{Memory, PreallocObserver};
 pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
 pub use ram::{
     Backing, BlockRange, BlockReader, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec,

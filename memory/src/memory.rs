@@ -41,12 +41,22 @@ pub(crate) struct SpaceEntry {
     pub(crate) listeners: Vec<Arc<dyn MemoryListener>>,
 }
 
+/// Who hears how far the preallocation of a backend is. Called by any thread.
+pub trait PreallocObserver: Send + Sync {
+    /// So many bytes of the present backend are there.
+    fn progress(&self, done: u64, total: u64);
+
+    /// The preallocation that was told of last has ended, well or not.
+    fn ended(&self);
+}
+
 /// The memory of one VM.
 #[derive(Default)]
 pub struct Memory {
     topology: Mutex<Topology>,
     ram: RamList,
     backend_defaults: Mutex<BackendDefaults>,
+    prealloc_observer: Mutex<Option<Arc<dyn PreallocObserver>>>,
     discard_policy: Arc<DiscardPolicy>,
 }
 
@@ -86,6 +96,22 @@ impl Memory {
 
     pub(crate) fn backend_defaults(&self) -> BackendDefaults {
         *self.backend_defaults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `observer` hear of preallocations of backends from now on; nobody for `None`.
+    pub fn set_prealloc_observer(&self, observer: Option<Arc<dyn PreallocObserver>>) {
+        *self.prealloc_observer.lock().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    /// Allocates all pages of a backend's block.
+    pub(crate) fn preallocate(&self, block: &RamBlock, threads: u32) -> Result<()> {
+        let observer = self.prealloc_observer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(observer) = observer else { return block.prealloc(0, block.size(), threads) };
+        observer.progress(0, block.size());
+        let told = |done| observer.progress(done, block.size());
+        let result = block.prealloc_told(0, block.size(), threads, &told);
+        observer.ended();
+        result
     }
 
     pub(crate) fn topology(&self) -> MutexGuard<'_, Topology> {

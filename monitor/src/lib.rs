@@ -10,6 +10,7 @@ mod emit;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hmp;
+pub mod progress;
 mod qmp;
 mod server;
 mod terminal;

@@ -1,6 +1,6 @@
 //! All monitors of one virtual machine.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use chardev::fds::Fds;
 use chardev::{Chardev, Port};
@@ -10,7 +10,7 @@ use qapi::events::Event;
 use qapi::{Dict, Handlers, Result, Value};
 
 use crate::emit::Stamped;
-use crate::hmp::{Console, LastFormat};
+use crate::hmp::{Console, Ending, LastFormat};
 use crate::qmp::{self, OobThread, Peer, SessionHandler};
 use crate::terminal::TerminalSettings;
 use crate::throttle::{Throttle, WINDOW_NS};
@@ -52,6 +52,8 @@ pub(crate) struct Server {
     consoles: Mutex<Vec<Arc<Port>>>,
     /// Reads clients that asked for out-of-band execution; made for the first of them.
     oob: Mutex<Option<OobThread>>,
+    /// Consoles that wait for an event.
+    endings: Mutex<Vec<Weak<Ending>>>,
     pub(crate) format: Mutex<LastFormat>,
     throttle: Mutex<Throttle<(&'static str, String), Stamped>>,
 }
@@ -67,6 +69,7 @@ impl Monitors {
             peers: Mutex::default(),
             consoles: Mutex::default(),
             oob: Mutex::default(),
+            endings: Mutex::default(),
             format: Mutex::default(),
             throttle: Mutex::new(Throttle::new()),
         }))
@@ -178,6 +181,18 @@ impl Server {
         let value = event.to_value();
         trace::emit!(monitor_protocol_event_emit, event.name(), event.data_text());
         peers.iter().for_each(|peer| peer.send_event(&value));
+        lock(&self.endings).retain(|ending| {
+            let ending = ending.upgrade();
+            ending.is_some_and(|ending| {
+                ending.see(event.name(), &value);
+                true
+            })
+        });
+    }
+
+    /// Tells `ending` of events, as long as somebody keeps it.
+    pub(crate) fn watch(&self, ending: &Arc<Ending>) {
+        lock(&self.endings).push(Arc::downgrade(ending));
     }
 
     /// Whether commands can be run: from when the machine is there until the program is about to end. What clients still

@@ -1,7 +1,12 @@
 //! The console as a person sees it: the program in a window of tmux, compared with the pictures in `docs/console/`; and the same
 //! editor through `socat`.
 
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use tests::pci::Function;
 use tests::screen::{Screen, Window, guide, recorded};
@@ -228,6 +233,70 @@ fn the_same_editor_and_completion_work_through_socat() {
     // As QEMU: no colour and no hints.
     assert!(!screen.colours().contains('\x1b'), "{:?}", screen.colours());
     types(&screen, "\u{15}info memory-devices\r", "requested-size: 67108864");
+}
+
+/// A pipe with a name: the end to read from, and another that keeps it from ending before somebody writes.
+fn pipe(path: &Path) -> (File, File) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // For both it opens without waiting for anybody.
+    let both = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    (File::open(path).unwrap(), both)
+}
+
+#[test]
+fn a_dump_shows_how_far_it_is_and_the_console_waits_for_its_end() {
+    if !have(&[Need::Pliant, Need::Tmux]) {
+        return;
+    }
+    let window = Window::new(80, 24);
+    let (socket, core) = (window.home().join("qtest"), window.home().join("core"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (mut pipe, both) = pipe(&core);
+    let line = format!(
+        "-nodefaults -no-user-config -display none -accel qtest -machine pc -m 64M -monitor stdio \
+         -qtest unix:{} -qtest-log none",
+        socket.display()
+    );
+    let screen = window.run(&program::path(), &words(&line));
+    let mut qtest = Qtest::new(Wire::new(listener.accept().unwrap().0.into()));
+    screen.until_shows("(qemu)");
+    qtest.memset(0, 64 << 20, 0x55);
+    screen.types("dump-guest-memory core\r");
+    // As much as this is taken, and no more for a while.
+    let mut taken = vec![0; 16 << 20];
+    pipe.read_exact(&mut taken).unwrap();
+    drop(both);
+    let picture =
+        screen.until(|text| text.lines().any(|l| l.starts_with("dump [") && l.contains("16 MiB of")));
+    // How fast it goes is the machine's affair.
+    let view = |picture: &str| {
+        let line = |line: &str| match line.split_once(" of ") {
+            Some((part, rest)) if line.starts_with("dump [") => {
+                assert!(rest.starts_with("64") && rest.contains("/s, ") && rest.ends_with(" left"), "{line}");
+                part.to_owned()
+            }
+            _ => line.to_owned(),
+        };
+        picture.lines().map(line).collect::<Vec<_>>().join("\n")
+    };
+    recorded("progress", &picture, view);
+    // What is typed meanwhile waits; the program does not.
+    screen.types("info status\r");
+    assert_eq!(qtest.read(0x1000, 1), 0x55);
+    let drained = std::thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()).unwrap());
+    let picture = screen.until_shows("VM status");
+    let lines: Vec<&str> = picture.lines().collect();
+    assert_eq!(
+        lines[1..4],
+        ["(qemu) dump-guest-memory core", "(qemu) info status", "VM status: running"],
+        "{picture}"
+    );
+    assert!(drained.join().unwrap() > 40 << 20);
+    // An error is told as it would be without a line.
+    types(&screen, "dump-guest-memory /dev/full\r", "Error: dump: failed to");
+    screen.until(|text| text.ends_with("No space left on device\n(qemu)\n"));
+    types(&screen, "dump-guest-memory /nonexistent/core\r", "Could not create '/nonexistent/core'");
+    types(&screen, "info status\r", "info status\nVM status: running\n(qemu)");
 }
 
 #[test]

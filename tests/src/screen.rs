@@ -72,7 +72,8 @@ impl Window {
         let (columns, rows) = (self.columns.to_string(), self.rows.to_string());
         let mut line: Vec<&str> =
             vec!["-f", config.to_str().expect("temporary folders have plain names"), "new-session", "-d"];
-        line.extend(["-x", &columns, "-y", &rows, "env", "-i"]);
+        let home = screen.home().to_str().expect("temporary folders have plain names").to_owned();
+        line.extend(["-x", &columns, "-y", &rows, "-c", &home, "env", "-i"]);
         line.extend(self.env.iter().map(String::as_str));
         line.push(program.to_str().expect("programs have plain names"));
         line.extend(args.iter().map(String::as_str));

@@ -324,7 +324,10 @@ impl MemoryBackend {
         }
         // Only now, so that the pages come from the right nodes.
         if config.prealloc {
-            block.prealloc(0, block.size(), config.prealloc_threads)?;
+            match self.memory.upgrade() {
+                Some(memory) => memory.preallocate(block, config.prealloc_threads)?,
+                None => block.prealloc(0, block.size(), config.prealloc_threads)?,
+            }
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ const HOST_ALIGN: u64 = 2 << 20;
 /// Threads that allocate one block at most.
 #[doc(alias = "MAX_MEM_PREALLOC_THREAD_COUNT")]
 const MAX_PREALLOC_THREADS: usize = 16;
+/// Bytes that a thread allocates before it says so.
+const PREALLOC_STEP: u64 = 64 << 20;
 
 /// Where the memory of a block comes from.
 #[derive(Debug)]
@@ -388,6 +390,22 @@ impl RamBlock {
     /// # Errors
     /// [`Error::Prealloc`]; what was allocated stays.
     pub fn prealloc(&self, offset: u64, len: u64, threads: u32) -> Result<()> {
+        self.prealloc_told(offset, len, threads, &|_| {})
+    }
+
+    /// [`prealloc`](Self::prealloc) that calls `told` with the bytes that are done, now and then and by any of the threads.
+    ///
+    /// # Errors
+    /// As `prealloc`.
+    pub(crate) fn prealloc_told(
+        &self,
+        offset: u64,
+        len: u64,
+        threads: u32,
+        told: &(dyn Fn(u64) + Sync),
+    ) -> Result<()> {
+        let done = AtomicU64::new(0);
+        let step = PREALLOC_STEP.max(self.page_size);
         let pages = len.div_ceil(self.page_size);
         let useful =
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_PREALLOC_THREADS);
@@ -396,7 +414,14 @@ impl RamBlock {
         let run = |part: u64| {
             let start = part * share;
             let len = share.min(len.saturating_sub(start));
-            if len == 0 { Ok(()) } else { self.mapping.advise(offset + start, len, Advice::PopulateWrite) }
+            let mut at = 0;
+            while at < len {
+                let part = step.min(len - at);
+                self.mapping.advise(offset + start + at, part, Advice::PopulateWrite)?;
+                at += part;
+                told(done.fetch_add(part, Ordering::Relaxed) + part);
+            }
+            Ok(())
         };
         if workers == 1 {
             return run(0).map_err(Error::Prealloc);

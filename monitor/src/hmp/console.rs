@@ -1,18 +1,22 @@
 //! The console on a character device: prompt, line editor, one line after the other.
 
 use std::cell::Cell;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use chardev::{CharEvent, Chardev, Frontend, Port, Terminal};
+use mainloop::Clock;
 use qapi::{Dict, Result, Value};
 
 use super::complete::candidates;
 use super::history_file::{HistoryFile, MAX_LINES};
+use super::job::{Job, Waiting};
 use super::readline::{History, Key, LineEditor, Palette};
-use super::{Execute, Screen, Session, answer, hints};
+use super::{Execute, Screen, Session, answer, error_text, hints};
 use crate::descriptors::Descriptors;
+use crate::progress::PACE;
 use crate::qmp::SessionHandler;
-use crate::server::Server;
+use crate::server::{Server, lock};
 use crate::terminal::TerminalSettings;
 
 const PROMPT: &str = "(qemu) ";
@@ -29,6 +33,13 @@ pub(crate) struct Console {
     terminal: Option<Terminal>,
     palette: Palette,
     unicode: bool,
+    /// Whether the terminal can draw a line anew.
+    draws: bool,
+    /// What the prompt waits for.
+    waiting: Option<Waiting>,
+    /// What came meanwhile.
+    ahead: Vec<u8>,
+    this: Weak<Mutex<Console>>,
     /// Where what is entered is kept.
     file: Option<HistoryFile>,
     /// Whether another front end of a mux has the terminal.
@@ -51,6 +62,10 @@ impl Console {
             terminal: None,
             palette: Palette::PLAIN,
             unicode: false,
+            draws: false,
+            waiting: None,
+            ahead: Vec::new(),
+            this: Weak::new(),
             file: None,
             away: false,
             new: false,
@@ -59,7 +74,11 @@ impl Console {
         if let Some(terminal) = chardev.terminal() {
             console.settle_at(terminal, &server.terminal);
         }
-        port.set_handler(Box::new(console));
+        let console = Arc::new_cyclic(|this| {
+            console.this = Weak::clone(this);
+            Mutex::new(console)
+        });
+        port.set_handler(Box::new(Attached(console)));
         Ok(port)
     }
 
@@ -69,6 +88,7 @@ impl Console {
         self.file = file;
         let history = History::new(lines, MAX_LINES);
         self.unicode = settings.utf8;
+        self.draws = settings.moves;
         if settings.colour {
             self.palette = Palette::COLOURS;
         }
@@ -104,6 +124,9 @@ impl Console {
     }
 
     fn prompt(&mut self) {
+        if self.waiting.is_some() {
+            return;
+        }
         self.editor.show_prompt();
         self.flush();
     }
@@ -129,9 +152,21 @@ impl Console {
         let history: Vec<String> = self.editor.history().collect();
         let text = self.server.upgrade().map(|server| {
             let session = Session { history: &history, format: &server.format, cpu: &self.cpu };
-            self.with_commands(|execute| answer(execute, line, &session)).unwrap_or(Ok(String::new()))
+            self.with_commands(|commands| (answer(commands, line, &session), commands.job.take()))
         });
-        match text.unwrap_or(Ok(String::new())) {
+        let (text, job) = text.flatten().unwrap_or((Ok(String::new()), None));
+        let is_waiting = text.is_ok() && job.is_some();
+        if let Some(waiting) = job.filter(|_| is_waiting) {
+            self.waiting = Some(waiting);
+            self.look_again();
+        } else {
+            self.finish(text);
+        }
+    }
+
+    /// Shows what a command said, and the next prompt.
+    fn finish(&mut self, text: std::result::Result<String, String>) {
+        match text {
             Ok(text) => self.send(text.replace('\n', "\r\n").as_bytes()),
             Err(text) => {
                 let Palette { error, reset, .. } = self.palette;
@@ -144,22 +179,71 @@ impl Console {
         }
     }
 
+    /// Looks at what is waited for a little later.
+    fn look_again(&mut self) {
+        let (Some(server), Some(waiting)) = (self.server.upgrade(), &mut self.waiting) else { return };
+        let this = Weak::clone(&self.this);
+        let clock = Clock::Realtime;
+        let pace = i64::try_from(PACE.as_nanos()).unwrap_or(i64::MAX);
+        let look = move || {
+            if let Some(console) = this.upgrade() {
+                lock(&console).look();
+            }
+        };
+        let deadline = server.loop_handle.now_ns(clock).saturating_add(pace);
+        waiting.timer = Some(server.loop_handle.timer(clock, deadline, look));
+    }
+
+    /// Draws how far it is, or goes on when it has ended.
+    fn look(&mut self) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        if let Some(result) = waiting.result() {
+            if waiting.shown {
+                self.send(b"\r\x1b[K");
+            }
+            self.finish(result.map_err(|e| error_text(&e)));
+            let ahead = std::mem::take(&mut self.ahead);
+            self.take(&ahead);
+            if let Some(port) = self.port.upgrade() {
+                port.accept_input();
+            }
+            return;
+        }
+        let now = Instant::now();
+        let progress = self.with_commands(|commands| (waiting.job.progress)(commands)).flatten();
+        if let Some((done, total)) = progress {
+            waiting.meter.update(now, done, total);
+            if waiting.meter.is_due(now) && !self.away {
+                let Screen { columns, unicode } = self.screen();
+                self.send(format!("\r{}\x1b[K", waiting.meter.line(columns, unicode)).as_bytes());
+                waiting.shown = true;
+            }
+        }
+        self.waiting = Some(waiting);
+        self.look_again();
+    }
+
     /// Whether commands are read and run.
     fn is_ready(&self) -> bool {
         self.server.upgrade().is_some_and(|server| server.is_ready())
     }
 
     fn complete(&mut self, before: &str) {
-        if let Some(offered) = self.with_commands(|execute| candidates(execute, before)) {
+        if let Some(offered) = self.with_commands(|commands| candidates(commands, before)) {
             self.editor.complete(offered.found, offered.typed, offered.goes_on);
         }
     }
 
     /// Calls `work` with what runs QMP commands, unless the monitors are gone.
-    fn with_commands<T>(&self, work: impl FnOnce(&dyn Execute) -> T) -> Option<T> {
+    fn with_commands<T>(&self, work: impl FnOnce(&Commands<'_>) -> T) -> Option<T> {
         let server = self.server.upgrade()?;
-        let (descriptors, screen) = (&self.descriptors, self.screen());
-        Some(work(&Commands { server: &server, descriptors, screen }))
+        Some(work(&Commands {
+            server: &server,
+            descriptors: &self.descriptors,
+            screen: self.screen(),
+            draws: self.draws,
+            job: Cell::new(None),
+        }))
     }
 }
 
@@ -168,6 +252,9 @@ struct Commands<'a> {
     server: &'a Arc<Server>,
     descriptors: &'a Descriptors,
     screen: Screen,
+    draws: bool,
+    /// What the command wants to be waited for.
+    job: Cell<Option<Waiting>>,
 }
 
 impl Execute for Commands<'_> {
@@ -178,6 +265,15 @@ impl Execute for Commands<'_> {
     fn screen(&self) -> Screen {
         self.screen
     }
+
+    fn wait_for(&self, job: Job) -> bool {
+        if self.draws {
+            let waiting = Waiting::new(job);
+            self.server.watch(&waiting.ending);
+            self.job.set(Some(waiting));
+        }
+        self.draws
+    }
 }
 
 /// Columns of a terminal; 80 of one that does not say.
@@ -185,8 +281,11 @@ fn columns(terminal: &Terminal) -> usize {
     terminal.columns().map_or(80, usize::from)
 }
 
-impl Frontend for Console {
+impl Console {
     fn can_read(&mut self) -> usize {
+        if self.waiting.is_some() {
+            return 0;
+        }
         let room = self.port.upgrade().is_some_and(|p| !p.is_congested());
         if self.is_ready() && room { READ_CHUNK } else { 0 }
     }
@@ -195,11 +294,20 @@ impl Frontend for Console {
         if let Some(port) = self.port.upgrade() {
             self.descriptors.arrive(port.take_fds());
         }
+        self.take(data);
+    }
+
+    /// Takes what was typed.
+    fn take(&mut self, data: &[u8]) {
         if let Some(terminal) = &self.terminal {
             self.editor.resize(columns(terminal));
         }
-        for byte in data {
+        for (at, byte) in data.iter().enumerate() {
             if !self.is_ready() {
+                break;
+            }
+            if self.waiting.is_some() {
+                self.ahead.extend_from_slice(&data[at..]);
                 break;
             }
             match self.editor.feed(*byte) {
@@ -231,6 +339,27 @@ impl Frontend for Console {
         if let Some(port) = self.port.upgrade() {
             port.accept_input();
         }
+    }
+}
+
+/// A console as its character device knows it. Timers know it too; both call on the loop thread, one after the other.
+struct Attached(Arc<Mutex<Console>>);
+
+impl Frontend for Attached {
+    fn can_read(&mut self) -> usize {
+        lock(&self.0).can_read()
+    }
+
+    fn read(&mut self, data: &[u8]) {
+        lock(&self.0).read(data);
+    }
+
+    fn event(&mut self, event: CharEvent) {
+        lock(&self.0).event(event);
+    }
+
+    fn writable(&mut self) {
+        lock(&self.0).writable();
     }
 
     fn must_drain(&self) -> bool {

@@ -1,11 +1,11 @@
 //! `dump-guest-memory` and `info dump`.
 
-use qapi::{Dict, Error, Result};
+use qapi::{Dict, Error, Result, Value};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::complete::Source;
-use super::{Execute, number, text};
+use super::{Execute, Job, number, text};
 
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[command(
@@ -45,6 +45,20 @@ pub(super) const HELP: &str = "dump guest memory into file 'filename'.\n\t\t\t\
     begin: the starting physical address.\n\t\t\t\
     length: the memory size, in bytes.";
 
+/// A dump in the background, for whoever waits for it.
+const JOB: Job = Job {
+    title: "dump",
+    ends_with: "DUMP_COMPLETED",
+    progress: |x| {
+        let reply = x.query("query-dump").ok()?;
+        Some((number(&reply, "completed"), number(&reply, "total"))).filter(|(_, total)| *total > 0)
+    },
+    result: |data| match data.get("error").and_then(Value::as_str) {
+        Some(error) => Err(Error::generic(error)),
+        None => Ok(String::new()),
+    },
+};
+
 pub(super) fn dump_guest_memory(x: &dyn Execute, args: &Args) -> Result<String> {
     const FORMATS: [(&str, &str, &str); 4] = [
         ("zlib", "kdump-zlib", "kdump-raw-zlib"),
@@ -61,7 +75,7 @@ pub(super) fn dump_guest_memory(x: &dyn Execute, args: &Args) -> Result<String> 
     let mut arguments = Dict::new()
         .with("paging", args.flag("paging"))
         .with("protocol", format!("file:{}", args.word("filename")))
-        .with("detach", args.flag("detach"))
+        .with("detach", args.flag("detach") || x.wait_for(JOB))
         .with("format", format);
     for name in ["begin", "length"] {
         if let Some(value) = args.number(name) {

@@ -95,7 +95,7 @@ fn sizes(out: &mut String, device: &Value) {
 }
 
 /// A size for people: at most one decimal, in the unit that leaves the fewest digits.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = (bytes.max(1).ilog2() / 10) as usize;
     let mut tenths = tenths(bytes, unit);

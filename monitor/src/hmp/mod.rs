@@ -18,6 +18,7 @@ mod format;
 mod hints;
 mod history_file;
 mod interrupts;
+mod job;
 mod lexis;
 mod logging;
 mod machine;
@@ -41,6 +42,8 @@ use command::answer;
 pub(crate) use command::run_line;
 pub(crate) use console::Console;
 pub(crate) use format::LastFormat;
+pub(crate) use job::{Ending, Job};
+pub(crate) use memory_map::size;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {
     complete::candidates,
@@ -82,6 +85,11 @@ pub(crate) trait Execute {
     /// Where the text is shown that is made of the replies.
     fn screen(&self) -> Screen {
         Screen::default()
+    }
+
+    /// Whether whoever runs the command waits for the end of this before the next prompt. Said before the work begins.
+    fn wait_for(&self, _job: Job) -> bool {
+        false
     }
 
     /// Runs a command without arguments.
