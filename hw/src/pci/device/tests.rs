@@ -96,7 +96,7 @@ fn a_device_that_is_refused_leaves_nothing() {
 
 #[test]
 fn the_lowest_bits_of_the_address_name_a_byte_too() {
-    let mut rig = running();
+    let rig = running();
     backend(&rig);
     rig.add("virtio-mem-pci,id=vm0,memdev=mem0,addr=2").unwrap();
     let io = rig.machine.io_space();
