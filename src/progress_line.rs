@@ -18,6 +18,7 @@ pub(crate) struct ProgressLine {
     unicode: bool,
     write: Box<dyn Fn(&str) + Send + Sync>,
     columns: Box<dyn Fn() -> usize + Send + Sync>,
+    afterwards: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -44,7 +45,18 @@ impl ProgressLine {
         write: impl Fn(&str) + Send + Sync + 'static,
         columns: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Self {
-        Self { state: Mutex::default(), unicode, write: Box::new(write), columns: Box::new(columns) }
+        Self {
+            state: Mutex::default(),
+            unicode,
+            write: Box::new(write),
+            columns: Box::new(columns),
+            afterwards: Box::new(|| {}),
+        }
+    }
+
+    /// Has `draw` called when a line was erased, for whoever wrote there before.
+    pub(crate) fn afterwards(&mut self, draw: impl Fn() + Send + Sync + 'static) {
+        self.afterwards = Box::new(draw);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,6 +88,7 @@ impl PreallocObserver for ProgressLine {
         let state = std::mem::take(&mut *self.state());
         if state.drawn.is_some() {
             (self.write)("\r\x1b[K");
+            (self.afterwards)();
         }
     }
 }

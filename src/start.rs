@@ -67,13 +67,17 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
     chars.chardevs(&line.chardevs)?;
     let terminal = TerminalSettings::of(|name| std::env::var_os(name));
-    let progress = ProgressLine::on_stderr(&terminal).filter(|_| !line.daemonize);
+    let mut progress = ProgressLine::on_stderr(&terminal).filter(|_| !line.daemonize);
     let monitors = Monitors::new(main.handle(), vm::version(), terminal);
     chars.monitors(&line.monitors, &monitors)?;
     let serials = chars.serials(line, &monitors)?;
     greet(&mut main)?;
 
     let memory = Memory::new();
+    if let Some(progress) = &mut progress {
+        let monitors = monitors.clone();
+        progress.afterwards(move || monitors.redraw());
+    }
     memory.set_prealloc_observer(progress.map(|line| Arc::new(line) as Arc<dyn PreallocObserver>));
     let machine = build(line, name.guest, report, &main, &chardevs, &monitors, &memory)?;
     ending.get_or_init(|| Arc::downgrade(&machine));
@@ -424,8 +428,8 @@ mod tests {
         let mut seen = 0;
         for class in registry.iter() {
             for property in class.properties() {
-                // Names of enumerations begin with a capital, of all other types with a small letter.
-                let is_enum = property.type_name().starts_with(char::is_uppercase);
+                // Names of enumerations and of structures begin with a capital; there is no structure that can be set.
+                let is_enum = property.type_name().starts_with(char::is_uppercase) && property.is_writable();
                 let names = property.value_names();
                 assert_eq!(is_enum, !names.is_empty(), "{}.{}", class.name(), property.name());
                 if let Some(default) = property.default_value().and_then(Value::as_str).filter(|_| is_enum) {

@@ -52,6 +52,8 @@ pub(crate) struct Server {
     consoles: Mutex<Vec<Arc<Port>>>,
     /// Reads clients that asked for out-of-band execution; made for the first of them.
     oob: Mutex<Option<OobThread>>,
+    /// Consoles on the program's own terminal.
+    pub(crate) at_home: Mutex<Vec<Weak<Mutex<Console>>>>,
     /// Consoles that wait for an event.
     endings: Mutex<Vec<Weak<Ending>>>,
     pub(crate) format: Mutex<LastFormat>,
@@ -69,6 +71,7 @@ impl Monitors {
             peers: Mutex::default(),
             consoles: Mutex::default(),
             oob: Mutex::default(),
+            at_home: Mutex::default(),
             endings: Mutex::default(),
             format: Mutex::default(),
             throttle: Mutex::new(Throttle::new()),
@@ -103,6 +106,12 @@ impl Monitors {
         let port = Console::attach(&self.0, chardev)?;
         lock(&self.0.consoles).push(port);
         Ok(())
+    }
+
+    /// Shows the prompt again on the program's own terminal, where something else was written and erased. Loop thread.
+    pub fn redraw(&self) {
+        let consoles: Vec<_> = lock(&self.0.at_home).iter().filter_map(Weak::upgrade).collect();
+        consoles.iter().for_each(|console| lock(console).redraw());
     }
 
     /// Lets go of all character devices: the end of every conversation.

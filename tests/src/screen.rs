@@ -145,6 +145,18 @@ impl Screen {
         }
     }
 
+    /// Waits until the program has ended. (tmux does not always write so into the window.)
+    ///
+    /// # Panics
+    ///
+    /// If it does not end in time.
+    pub fn until_ended(&self) {
+        let end = Instant::now() + patience();
+        while self.tmux(&["list-panes", "-F", "#{pane_dead}"]).stdout != b"1\n" {
+            assert!(Instant::now() < end, "it still runs:\n{}", self.text());
+        }
+    }
+
     /// Looks until some text is to be seen.
     ///
     /// # Panics

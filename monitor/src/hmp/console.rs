@@ -44,6 +44,8 @@ pub(crate) struct Console {
     file: Option<HistoryFile>,
     /// Whether another front end of a mux has the terminal.
     away: bool,
+    /// Whether a prompt was shown.
+    greeted: bool,
     /// Whether the banner is still to be shown, which waits until the terminal is ours.
     new: bool,
     /// What `cpu` chose.
@@ -68,6 +70,7 @@ impl Console {
             this: Weak::new(),
             file: None,
             away: false,
+            greeted: false,
             new: false,
             cpu: Cell::default(),
         };
@@ -78,6 +81,9 @@ impl Console {
             console.this = Weak::clone(this);
             Mutex::new(console)
         });
+        if chardev.terminal().is_some() {
+            lock(&server.at_home).push(Arc::downgrade(&console));
+        }
         port.set_handler(Box::new(Attached(console)));
         Ok(port)
     }
@@ -131,6 +137,13 @@ impl Console {
         self.flush();
     }
 
+    /// Shows the prompt again; whoever has not seen one does not get it now.
+    pub(crate) fn redraw(&mut self) {
+        if self.greeted && !self.away {
+            self.prompt();
+        }
+    }
+
     /// Shows the banner to whoever has not seen it, and the prompt.
     fn welcome(&mut self) {
         let Some(server) = self.server.upgrade() else { return };
@@ -140,6 +153,7 @@ impl Console {
                 format!("QEMU {major}.{minor}.{micro} monitor - type 'help' for more information\r\n");
             self.send(banner.as_bytes());
         }
+        self.greeted = true;
         self.prompt();
     }
 
