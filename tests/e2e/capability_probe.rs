@@ -235,5 +235,4 @@ fn a_running_domain_is_found_again() {
         ask(qmp, "query-stats", json!({ "target": target }));
     }
     ask(qmp, "query-stats-schemas", json!({}));
-    ask(qmp, "query-blockstats", json!({ "query-nodes": true }));
 }
