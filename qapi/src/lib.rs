@@ -11,20 +11,17 @@
 //!   [`schema`] is the model that the generator and the reference (`docs/qmp-reference.md`) are made from.
 //!
 //! ```
-//! use qapi::commands::VirtioCommands;
-//! use qapi::types::{VirtioInfo, VirtioStatus};
+//! use qapi::commands::PciCommands;
+//! use qapi::types::PciInfo;
 //!
-//! /// A machine without virtio devices. A missing method would not compile.
+//! /// A machine without PCI. A missing method would not compile.
 //! struct Nothing;
-//! impl VirtioCommands for Nothing {
-//!     fn x_query_virtio(&self) -> qapi::Result<Vec<VirtioInfo>> {
+//! impl PciCommands for Nothing {
+//!     fn query_pci(&self) -> qapi::Result<Vec<PciInfo>> {
 //!         Ok(Vec::new())
 //!     }
-//!     fn x_query_virtio_status(&self, path: String) -> qapi::Result<VirtioStatus> {
-//!         Err(qapi::Error::device_not_found(&path))
-//!     }
 //! }
-//! assert!(qapi::lookup("x-query-virtio").is_some_and(|command| !command.allow_oob));
+//! assert!(qapi::lookup("query-pci").is_some_and(|command| !command.allow_oob));
 //! ```
 
 mod dispatch;

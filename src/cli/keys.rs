@@ -83,7 +83,6 @@ pub(super) const LISTS: &[List] = &[
             ("process", "str", "Sets the name of the process, as shown in top etc"),
         ],
     },
-    List { option: "-trace", name: "trace", implied: true, keys: &[("enable", "str", "")] },
     List {
         option: "-overcommit",
         name: "overcommit",

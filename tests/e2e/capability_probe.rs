@@ -56,11 +56,9 @@ fn a_probe_finds_what_it_must() {
         &["i8042", "isa-serial", "virtio-mem-pci", "memory-backend-memfd", "max-x86_64-cpu"],
     );
     // Properties that decide what a domain may have, by type.
-    for (class, wanted) in [
-        ("virtio-mem-pci", &["prealloc", "dynamic-memslots"][..]),
-        ("PIIX4_PM", &[]),
-        ("ICH9-LPC", &[]),
-    ] {
+    for (class, wanted) in
+        [("virtio-mem-pci", &["prealloc", "dynamic-memslots"][..]), ("PIIX4_PM", &[]), ("ICH9-LPC", &[])]
+    {
         let list = ask(qmp, "device-list-properties", json!({ "typename": class }));
         let mut found = names(&list, "name");
         has(&found, wanted);

@@ -43,16 +43,29 @@ pub(crate) struct Peer {
 impl Peer {
     /// Sends a greeting or a reply.
     fn respond(&self, value: &Value) {
-        trace::emit!(monitor_qmp_respond, trace::Id::of(self), &json::to_string(value));
+        self.trace_response(value);
         self.send(value);
     }
 
+    fn trace_response(&self, value: &Value) {
+        trace::emit!(monitor_qmp_respond, trace::Id::of(self), &json::to_string(value));
+    }
+
     fn send(&self, value: &Value) {
+        self.write(&self.line(value));
+    }
+
+    /// A message as it goes over the wire.
+    fn line(&self, value: &Value) -> String {
         let mut text = if self.pretty { json::to_string_pretty(value) } else { json::to_string(value) };
         if self.pretty {
             text = text.replace('\n', "\r\n");
         }
         text.push_str("\r\n");
+        text
+    }
+
+    fn write(&self, text: &str) {
         // A client that does not read is cut off by the character device, not waited for.
         let _ = self.port.write_all(text.as_bytes());
     }
@@ -65,6 +78,13 @@ impl Peer {
 
     /// Runs what has come, some of it in each turn, as long as the client reads its replies.
     fn work(self: &Arc<Self>, server: &Arc<Server>) {
+        // Garbage causes a complaint every few bytes: those that follow each other are written at once.
+        let mut complaints = String::new();
+        self.work_through(server, &mut complaints);
+        self.write(&complaints);
+    }
+
+    fn work_through(self: &Arc<Self>, server: &Arc<Server>, complaints: &mut String) {
         let mut budget = TURN_BUDGET;
         while budget > 0 {
             if !server.is_ready() || self.port.is_congested() {
@@ -76,12 +96,15 @@ impl Peer {
                 None if away => return,
                 None => return self.port.accept_input(),
                 Some(Step::Reply(value)) => {
-                    self.respond(&value);
+                    self.trace_response(&value);
+                    complaints.push_str(&self.line(&value));
                     1
                 }
                 Some(Step::Run(request)) => {
                     trace::emit!(handle_qmp_command, trace::Id::of(&**self), request_text(&request));
                     trace::emit!(monitor_qmp_cmd_in_band, id_text(&request));
+                    // Before any event that the command causes.
+                    self.write(&std::mem::take(complaints));
                     // The session is not locked while the command runs: `qmp_capabilities` changes it.
                     let handler = SessionHandler::qmp(server, &self.session, &self.descriptors);
                     let result = server.run(&handler, &request.command, request.arguments);

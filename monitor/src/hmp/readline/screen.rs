@@ -177,7 +177,7 @@ impl Terminal {
         let whole = [view.prompt.as_bytes(), view.line].concat();
         let (last_row, last_column) = self.place(&whole);
         let mut text = String::new();
-        if last_column == 0 && !view.line.is_empty() {
+        if last_column == 0 && !whole.is_empty() {
             // The terminal waits with the wrap until something follows.
             text += " \r";
         }

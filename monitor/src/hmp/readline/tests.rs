@@ -209,6 +209,12 @@ fn check(mut e: LineEditor, mut screen: Model, keys: &[u8]) -> Result<(), TestCa
     Ok(())
 }
 
+#[test]
+fn a_prompt_may_fill_the_row_to_its_end() {
+    let columns = "(failed reverse-i-search)`1': ".len();
+    check(on_terminal(columns, &["help"]), Model::new(columns), b"\x121\x07help").unwrap();
+}
+
 /// Keys of which many mean something.
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     let key = prop_oneof![
