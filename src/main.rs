@@ -4,6 +4,7 @@ mod chars;
 mod cli;
 mod config;
 mod daemon;
+mod describe;
 mod fdsets;
 mod help;
 mod log;

@@ -20,9 +20,10 @@ use qapi::{Error, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
-use crate::cli::{CommandLine, Description, Raw, short_form_warnings};
+use crate::cli::{CommandLine, Raw, short_form_warnings};
 use crate::config::{actions, identity, memory as memory_option, numa, outputs, smp};
 use crate::daemon::{self, PidFile};
+use crate::describe::Description;
 use crate::help;
 use crate::log::{self, Logging};
 use crate::progress_line::ProgressLine;

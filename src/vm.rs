@@ -10,7 +10,7 @@ use monitor::{Backend, Conversation, Version};
 use qapi::Handlers;
 use qom::Tree;
 
-use crate::cli::Description;
+use crate::describe::Description;
 use crate::log::Logging;
 
 /// Version of QEMU whose names, numbers and texts are spoken.

@@ -7,20 +7,20 @@ use std::fmt::Write;
 use super::Raw;
 
 /// One option list.
-pub(super) struct List {
-    pub(super) option: &'static str,
+pub(crate) struct List {
+    pub(crate) option: &'static str,
     /// What QEMU calls the list.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Whether a first word without `=` is a value, so that `help` there is one too.
     implied: bool,
     /// Key, type and, if there is one, a sentence; by name.
-    pub(super) keys: &'static [(&'static str, &'static str, &'static str)],
+    pub(crate) keys: &'static [(&'static str, &'static str, &'static str)],
 }
 
-pub(super) const SWITCH: &str = "bool (on/off)";
+pub(crate) const SWITCH: &str = "bool (on/off)";
 
 /// All of them.
-pub(super) const LISTS: &[List] = &[
+pub(crate) const LISTS: &[List] = &[
     List {
         option: "-action",
         name: "action",

@@ -3,13 +3,11 @@
 //! This module knows the grammar and which options exist; what they mean is decided where the virtual machine
 //! is put together. Options that pliant does not have are refused, never ignored.
 
-mod describe;
-mod keys;
-mod table;
+pub(crate) mod keys;
+pub(crate) mod table;
 
 use qapi::{Error, Result};
 
-pub(crate) use describe::Description;
 use qom::options::{Options, Pairs, keyval, options};
 pub(crate) use table::usage;
 use table::{Arg, lookup};

@@ -7,7 +7,7 @@ use qapi::types::{CommandLineOptionInfo, CommandLineParameterInfo, CommandLinePa
 use qapi::{Error, Result};
 use qom::{Property, Tree};
 
-use super::keys::{self, SWITCH};
+use crate::cli::keys::{self, SWITCH};
 use crate::config::smp;
 
 /// Options whose parameters belong to what they make.
