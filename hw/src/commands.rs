@@ -158,7 +158,11 @@ impl PciCommands for MachineHandlers {
 
 impl VirtioCommands for MachineHandlers {
     fn x_query_virtio(&self) -> Result<Vec<VirtioInfo>> {
-        Ok(query::devices(self.0.tree()))
+        let devices = query::devices(self.0.tree());
+        if devices.is_empty() {
+            return Err(Error::generic("No virtio devices found"));
+        }
+        Ok(devices)
     }
 
     fn x_query_virtio_status(&self, path: String) -> Result<VirtioStatus> {

@@ -57,7 +57,7 @@ fn a_server_socket_of_the_program_can_be_connected_to() {
 #[test]
 fn a_terminal_shows_the_monitor() {
     let (mut screen, theirs) = tests::console::terminal();
-    let vm = Vm::new().line("-machine none -monitor stdio").stdio(theirs).spawn_only();
+    let vm = Vm::new().line("-machine none -monitor stdio").env("NO_COLOR", "1").stdio(theirs).spawn_only();
     // QEMU's monitor ends lines with \r\n and the terminal makes \r\r\n of it; what a person sees is the same.
     let banner = screen.until("(qemu) ").unwrap().replace('\r', "");
     assert_eq!(banner, "QEMU 10.0.2 monitor - type 'help' for more information\n(qemu) ");
