@@ -21,7 +21,7 @@ pub(crate) struct Held {
 pub(crate) fn held(vm: &Vm, size: u64) -> Held {
     let smaps = fs::read_to_string(proc(vm, "smaps")).unwrap();
     // A mapping is in pieces where parts of it are protected; and neighbours with the same properties may have become one.
-    let mut rss = 0;
+    let (mut rss, mut last) = (0, 0);
     let (mut from, mut to, mut in_row) = (0, 0, 0);
     let mut lines = smaps.lines();
     loop {
@@ -37,8 +37,11 @@ pub(crate) fn held(vm: &Vm, size: u64) -> Held {
             (None, _) => break,
             (_, Some(range)) => to = range.1,
             (Some(line), None) if first == "Rss:" => {
-                in_row += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+                last = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+                in_row += last;
             }
+            // The stack of a thread may lie beside it: never huge pages are what the kernel knows a stack by.
+            (Some(line), None) if first == "VmFlags:" && line.contains(" nh") => in_row -= last,
             _ => {}
         }
     }
