@@ -2,7 +2,7 @@
 //!
 //! One line each, oldest first, readable by its owner alone. Programs that run at the same time append to the same file: whoever
 //! writes holds its lock for that moment, and a file that has grown too long is replaced by its end. Nobody waits for a
-//! lock on the loop: what cannot be written now goes with the next line. That there is no file (no home, a full disk, something
+//! lock on the loop: what cannot be written now goes with the next line, and of a great many such lines the last. That there is no file (no home, a full disk, something
 //! that is no plain file in its place) costs the memory, not the console.
 //!
 //! A line that begins with a blank is not written, as shells have it.
@@ -20,6 +20,8 @@ use rustix::fs::OFlags;
 pub(crate) const MAX_LINES: usize = 1000;
 /// Length in bytes beyond which a file is too long.
 const MAX_BYTES: u64 = 256 << 10;
+/// Bytes of a file that is too long that are left, so that it is not soon too long again; as many may be pending.
+const KEPT_BYTES: usize = 128 << 10;
 /// Longest line: what the editor takes.
 const MAX_LINE: usize = 4095;
 
@@ -51,8 +53,17 @@ impl HistoryFile {
         }
         self.pending.extend_from_slice(line.as_bytes());
         self.pending.push(b'\n');
+        if let Some(excess) = self.pending.len().checked_sub(KEPT_BYTES) {
+            let ends = self.pending[excess..].iter().position(|b| *b == b'\n');
+            self.pending.drain(..ends.map_or(self.pending.len(), |end| excess + end + 1));
+        }
+        self.flush();
+    }
+
+    /// Writes what is pending, unless somebody else is writing.
+    fn flush(&mut self) {
         match self.write() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.pending.len() < MAX_LINE * 8 => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // Written, or it never will be.
             _ => self.pending.clear(),
         }
@@ -62,7 +73,7 @@ impl HistoryFile {
     fn write(&self) -> io::Result<()> {
         let mut file = self.locked()?;
         let length = file.metadata()?.len();
-        if length > MAX_BYTES {
+        if length + self.pending.len() as u64 >= MAX_BYTES {
             return self.replace(&mut file);
         }
         let mut last = *b"\n";
@@ -95,8 +106,7 @@ impl HistoryFile {
         // The name is where a link leads, so that a link stays one.
         let path = fs::canonicalize(&self.path)?;
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        // Half of what is too much, so that it is not soon too much again.
-        let mut room = usize::try_from(MAX_BYTES / 2).unwrap_or(usize::MAX);
+        let mut room = KEPT_BYTES;
         let kept = lines.iter().rev().take_while(|line| {
             room = room.saturating_sub(line.len() + 1);
             room > 0
