@@ -110,5 +110,5 @@ impl Drop for PidFile {
 }
 
 fn message(errno: rustix::io::Errno) -> String {
-    crate::report::reason(&errno.into())
+    qapi::strerror(&errno.into())
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use qapi::commands::TraceCommands;
 use qapi::types::{LogItem, TraceEventInfo, TraceEventState};
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use trace::budget::Budget;
 use trace::log::Item;
 use trace::table::{Table, Unknown};
@@ -24,7 +24,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{CommandLine, Raw};
-use crate::report::{Reporter, reason};
+use crate::report::Reporter;
 
 /// Every trace event there is.
 pub(crate) fn events() -> Table {
@@ -74,7 +74,7 @@ fn trace_option(raw: &Raw, events: &Table, report: &Reporter) -> Result<Option<S
     }
     if let Some(path) = parsed.get("events") {
         let text = std::fs::read_to_string(path);
-        let text = text.map_err(|e| Error::generic(reason(&e)).prefixed(&format!("{path}: ")))?;
+        let text = text.map_err(|e| Error::generic(strerror(&e)).prefixed(&format!("{path}: ")))?;
         for (number, unknown) in events.enable_lines(&text) {
             report.line(&format!("{path}:{number}: warning: {unknown}"));
         }

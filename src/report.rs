@@ -74,12 +74,6 @@ impl Reporter {
     }
 }
 
-/// What `strerror` says, without the number Rust adds.
-pub(crate) fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
-
 fn print(line: &str) {
     // There is nobody to tell when stderr is gone.
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -1,10 +1,9 @@
 //! Back ends on files and device nodes: `file`, `pipe` and `serial`.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
 
@@ -13,13 +12,6 @@ use crate::fds::{Claim, FdSets, HostFile};
 use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
 use crate::tty;
-
-/// The text of an error number, as `strerror` gives it.
-pub(crate) fn strerror(error: &io::Error) -> String {
-    let text = error.to_string();
-    // The standard library adds the number.
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
 
 /// `Could not open 'PATH': REASON`.
 pub(crate) fn could_not_open(path: &str, errno: Errno) -> Error {

@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use mainloop::{Clock, Interest, Timer, Watch};
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::backend::Backend;
-use crate::file::strerror;
 use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
 use crate::tty;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use mainloop::{Clock, Interest, Timer, Watch};
 use qapi::types::{YankInstance, YankInstanceChardev};
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, accept_with, sockopt};
@@ -22,7 +22,6 @@ use rustix::net::{AddressFamily, SocketFlags, accept_with, sockopt};
 use crate::backend::Backend;
 use crate::connection::{Connection, Patience};
 use crate::fds::Fds;
-use crate::file::strerror;
 use crate::options::SocketOptions;
 use crate::set::Notice;
 use crate::sink::Sink;

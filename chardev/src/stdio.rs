@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainloop::{Handle, Signal, SignalWatch};
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
 use rustix::termios::{Termios, isatty, tcgetattr};
 
 use crate::backend::Backend;
-use crate::file::strerror;
 use crate::sink::Sink;
 use crate::stream::{End, FdKind, Stream};
 use crate::tty;

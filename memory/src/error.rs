@@ -2,11 +2,13 @@
 
 use std::io;
 
+use qapi::strerror;
+
 /// An error of the memory room; its text is what the user sees.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Anonymous memory could not be mapped.
-    #[error("cannot set up guest memory '{name}': {}", errno_text(.source))]
+    #[error("cannot set up guest memory '{name}': {}", strerror(.source))]
     MapAnonymous {
         /// Name of the block.
         name: String,
@@ -14,13 +16,13 @@ pub enum Error {
         source: io::Error,
     },
     /// A file could not be mapped.
-    #[error("unable to map backing store for guest RAM: {}", errno_text(.0))]
+    #[error("unable to map backing store for guest RAM: {}", strerror(.0))]
     MapFile(#[source] io::Error),
     /// A memfd could not be created.
-    #[error("failed to create memfd: {}", errno_text(.0))]
+    #[error("failed to create memfd: {}", strerror(.0))]
     CreateMemfd(#[source] io::Error),
     /// A memfd could not be given its size.
-    #[error("failed to resize memfd to {size}: {}", errno_text(.source))]
+    #[error("failed to resize memfd to {size}: {}", strerror(.source))]
     ResizeMemfd {
         /// Bytes asked for.
         size: u64,
@@ -28,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A memfd could not be sealed.
-    #[error("failed to add seals to memfd: {}", errno_text(.0))]
+    #[error("failed to add seals to memfd: {}", strerror(.0))]
     SealMemfd(#[source] io::Error),
     /// The file is smaller than what it has to back.
     #[error(
@@ -45,10 +47,10 @@ pub enum Error {
         offset: u64,
     },
     /// `mbind` refused.
-    #[error("cannot bind memory to host NUMA nodes: {}", errno_text(.0))]
+    #[error("cannot bind memory to host NUMA nodes: {}", strerror(.0))]
     Bind(#[source] io::Error),
     /// Pages could not be populated.
-    #[error("qemu_prealloc_mem: preallocating memory failed: {}", errno_text(.0))]
+    #[error("qemu_prealloc_mem: preallocating memory failed: {}", strerror(.0))]
     Prealloc(#[source] io::Error),
     /// A block of no bytes, or of more than the address space holds.
     #[error("invalid size {0:#x} for guest memory")]
@@ -77,7 +79,7 @@ pub enum Error {
         len: u64,
     },
     /// The protection of discarded memory cannot be changed.
-    #[error("cannot change the protection of guest memory: {}", errno_text(.0))]
+    #[error("cannot change the protection of guest memory: {}", strerror(.0))]
     Protect(#[source] io::Error),
     /// A listener of a discard manager refused.
     #[error("{0}")]
@@ -117,15 +119,6 @@ pub struct DiscardError {
 impl DiscardError {
     /// The errno's text alone (`Operation not permitted`).
     pub fn reason(&self) -> String {
-        errno_text(&self.source)
-    }
-}
-
-/// `strerror` of an I/O error, without the number Rust appends.
-pub(crate) fn errno_text(e: &io::Error) -> String {
-    let text = e.to_string();
-    match text.split_once(" (os error") {
-        Some((sentence, _)) => sentence.to_owned(),
-        None => text,
+        strerror(&self.source)
     }
 }

@@ -1,6 +1,6 @@
 //! The error a monitor client gets: a class, one sentence, and hint lines that only humans are shown.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Class of an error, the `class` member of a QMP error reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,3 +97,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What `strerror` says of an error of the system, for a sentence about it.
+///
+/// ```
+/// assert_eq!(qapi::strerror(&std::io::Error::from_raw_os_error(28)), "No space left on device");
+/// ```
+pub fn strerror(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    // The standard library adds the number.
+    text.truncate(text.find(" (os error").unwrap_or(text.len()));
+    text
+}

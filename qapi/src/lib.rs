@@ -40,7 +40,7 @@ include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 
 pub use commands::Handlers;
 pub use dispatch::{CommandInfo, commands, dispatch, lookup, not_found};
-pub use error::{Error, ErrorClass, Result};
+pub use error::{Error, ErrorClass, Result, strerror};
 pub use value::{Dict, Value};
 pub use visit::{Enum, FromValue, ToValue};
 

@@ -54,7 +54,8 @@ impl Item {
         Self::ALL.into_iter().find(|item| item.name() == name)
     }
 
-    fn bit(self) -> u32 {
+    #[inline(always)]
+    const fn bit(self) -> u32 {
         1 << self as u32
     }
 }
@@ -66,7 +67,7 @@ static LOG: Mutex<Log> = Mutex::new(Log::new());
 /// Whether `item` is wanted.
 #[inline(always)]
 pub fn wants(item: Item) -> bool {
-    ITEMS.load(Ordering::Relaxed) & (1 << item as u32) != 0
+    ITEMS.load(Ordering::Relaxed) & item.bit() != 0
 }
 
 /// Has exactly `items` logged from now on.
@@ -121,19 +122,13 @@ impl fmt::Display for OpenError {
         match self {
             Self::Template(name) => write!(f, "Bad logfile template: {name}"),
             Self::File { path, error } => {
-                write!(f, "Error opening logfile {path}: {}", reason(error))
+                write!(f, "Error opening logfile {path}: {}", qapi::strerror(error))
             }
         }
     }
 }
 
 impl std::error::Error for OpenError {}
-
-/// What `strerror` says, without the number Rust adds.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
 
 fn expand(name: &str, pid: u32) -> Option<String> {
     match name.split_once('%') {
@@ -247,7 +242,7 @@ impl Log {
             Err(error) => {
                 let torn = written > 0 || self.lost.as_ref().is_some_and(|lost| lost.torn);
                 let lines = self.lost.as_ref().map_or(0, |lost| lost.lines) + 1;
-                self.lost = Some(Lost { lines, why: reason(&error), torn });
+                self.lost = Some(Lost { lines, why: qapi::strerror(&error), torn });
             }
         }
     }

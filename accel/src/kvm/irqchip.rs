@@ -139,7 +139,7 @@ impl KvmIrqChip {
 
 /// The error of a routing or irqfd ioctl.
 fn irq_error(what: &str, error: kvm_ioctls::Error) -> Error {
-    Error::generic(format!("{what}: {}", super::os_text(&os_error(error))))
+    Error::generic(format!("{what}: {}", qapi::strerror(&os_error(error))))
 }
 
 /// What devices hold.

@@ -326,7 +326,7 @@ impl MemoryListener for SystemListener {
             if let Err(undo) = self.set_all_logs(false) {
                 tracing::error!(%undo, "cannot stop the dirty log");
             }
-            format!("Failed to start the dirty log of KVM: {}", super::os_text(&error))
+            format!("Failed to start the dirty log of KVM: {}", qapi::strerror(&error))
         })
     }
 

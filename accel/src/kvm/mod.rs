@@ -147,22 +147,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The text of an OS error as `strerror` has it.
-fn os_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
-    }
-}
-
 fn os_error(error: kvm_ioctls::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
 /// `failed to initialize kvm: ...` after the line that says what failed.
 fn init_error(first: &str, error: &io::Error) -> Error {
-    let text = os_text(error);
+    let text = qapi::strerror(error);
     let first = if first.is_empty() { String::new() } else { format!("{first}\n") };
     Error::generic(format!("{first}failed to initialize kvm: {text}"))
 }
@@ -185,7 +176,7 @@ impl KvmAccel {
             check_option(key, value)?;
         }
         let file = std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
-            init_error(&format!("Could not access KVM kernel module: {}", os_text(&error)), &error)
+            init_error(&format!("Could not access KVM kernel module: {}", qapi::strerror(&error)), &error)
         })?;
         let kvm = kick::kvm_from_file(file);
         let version = kvm.get_api_version();
@@ -375,7 +366,7 @@ impl Accel for KvmAccel {
                     Error::generic(format!(
                         "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
                         config.apic_ids[index as usize],
-                        os_text(&error)
+                        qapi::strerror(&error)
                     ))
                 })?;
             let mut state = lock(&self.state);
@@ -465,7 +456,7 @@ impl Accel for KvmAccel {
 
     fn statistics(&self, target: StatTarget) -> Result<Vec<(Stat, Vec<u64>)>> {
         let read = |file: &StatsFile| {
-            let error = |error| Error::generic(format!("KVM's statistics: {}", os_text(&error)));
+            let error = |error| Error::generic(format!("KVM's statistics: {}", qapi::strerror(&error)));
             let (stats, values) = file.read().map_err(error)?;
             Ok(stats.iter().cloned().zip(values).collect())
         };

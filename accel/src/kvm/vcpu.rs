@@ -18,7 +18,7 @@ use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{MsrIndices, ResetState};
-use super::{Shared, chips, lock, os_error, os_text, pvh, registers};
+use super::{Shared, chips, lock, os_error, pvh, registers};
 use crate::VcpuEvents;
 use crate::control::{Snapshot, Step, StopFlag};
 
@@ -110,7 +110,10 @@ impl Vcpu {
                 }
                 Step::Nmi => {
                     if let Err(error) = chips::nmi(&running.runner.fd) {
-                        tracing::error!("KVM: injection failed, NMI lost ({})", os_text(&os_error(error)));
+                        tracing::error!(
+                            "KVM: injection failed, NMI lost ({})",
+                            qapi::strerror(&os_error(error))
+                        );
                     }
                 }
                 Step::Exit => return,

@@ -7,12 +7,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Weak};
 
 use qapi::types::{AddfdInfo, FdsetFDInfo, FdsetInfo};
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, ftruncate, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::lock;
-use crate::file::strerror;
 
 const PREFIX: &str = "/dev/fdset/";
 /// Not part of what a user asks for: QEMU's texts do not show them.

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect as connect_socket,
@@ -13,7 +13,6 @@ use rustix::net::{
 };
 
 use crate::fds::Fds;
-use crate::file::strerror;
 use crate::options::{InetExtra, SocketAddress, SocketOptions};
 
 /// Length of `sun_path`.

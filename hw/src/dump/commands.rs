@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chardev::fds::{Claim, HostFile};
 use qapi::commands::DumpCommands;
 use qapi::types::{DumpGuestMemoryCapability, DumpGuestMemoryFormat, DumpQueryResult};
-use qapi::{Enum, Error, Result};
+use qapi::{Enum, Error, Result, strerror};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -14,7 +14,6 @@ use super::plan::Plan;
 use super::{Dumps, Progress, busy, write};
 use crate::commands::MachineHandlers;
 use crate::core::Machine;
-use crate::inspect::output::errno_text;
 
 /// Memory of a guest is for its owner alone.
 const MODE: Mode = Mode::RUSR;
@@ -131,7 +130,7 @@ fn detached(machine: &Arc<Machine>, work: Work, claim: Option<Claim>) -> std::re
     match std::thread::Builder::new().name("dump_thread".to_owned()).spawn(write) {
         Ok(_) => sender.send(work).map_err(|error| error.0),
         Err(error) => {
-            tracing::warn!("no thread for the dump, it is written at once: {}", errno_text(&error));
+            tracing::warn!("no thread for the dump, it is written at once: {}", strerror(&error));
             Err(work)
         }
     }

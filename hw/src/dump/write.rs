@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 
 use super::elf::{Layout, NAMES};
 use super::plan::{Plan, Run};
 use super::{Progress, notes};
-use crate::inspect::output::{Output, errno_text};
+use crate::inspect::output::Output;
 
 /// Bytes of memory that are read in one go.
 const CHUNK: u64 = 1 << 20;
@@ -57,7 +57,7 @@ pub(super) fn write(plan: &Plan, file: File, progress: &Progress) -> Result<()> 
 }
 
 fn failed(what: &str) -> impl Fn(io::Error) -> Error {
-    move |error| Error::generic(format!("dump: failed to {what}: {}", errno_text(&error)))
+    move |error| Error::generic(format!("dump: failed to {what}: {}", strerror(&error)))
 }
 
 /// Writes one run, and holes where the guest has written nothing.

@@ -9,9 +9,9 @@ use qapi::commands::InspectCommands;
 use qapi::types::{
     GuestAddress, GuestBytes, GuestSum, HostAddress, HumanReadableText, PortValue, VcpuRegisters,
 };
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 
-use super::output::{Output, errno_text};
+use super::output::Output;
 use super::registers::registers;
 use super::roms::Roms;
 use super::{Linear, Unreadable, chips, physical, read_all, tables};
@@ -241,7 +241,7 @@ fn save(
     zeroes: impl Fn(Unreadable) -> Option<u64>,
 ) -> Result<()> {
     let file = File::create(filename)
-        .map_err(|error| Error::generic(format!("Could not open '{filename}': {}", errno_text(&error))))?;
+        .map_err(|error| Error::generic(format!("Could not open '{filename}': {}", strerror(&error))))?;
     let mut output = Output::new(file);
     let write_failed = |_| Error::generic(format!("writing memory to '{filename}' failed"));
     let mut buf = vec![0; CHUNK];

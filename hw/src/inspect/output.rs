@@ -104,12 +104,6 @@ impl Output {
     }
 }
 
-/// The text of an OS error as `strerror` has it.
-pub(crate) fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
 /// Zeroes are looked for in pieces of this many bytes.
 const PIECE: usize = 4096;
 

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use qapi::{Error, Result};
+use qapi::{Error, Result, strerror};
 
 use super::{Config, Kind, Rom};
-use crate::error::errno_text;
 use crate::memory::Memory;
 use crate::ram::{
     Backing, FileBacking, MemfdSpec, RamBlock, RamSpec, create_memfd, file_page_size, host_page_size,
@@ -71,7 +70,7 @@ fn memfd(config: &Config) -> Result<File> {
 fn shm(size: u64) -> Result<File> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let failed = |what: &str, e: rustix::io::Errno| {
-        Error::generic(format!("{what}: {}", errno_text(&io::Error::from(e))))
+        Error::generic(format!("{what}: {}", strerror(&io::Error::from(e))))
     };
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("/pliant-{}-shm-{number}", std::process::id());
@@ -124,7 +123,7 @@ fn file(name: &str, config: &mut Config) -> Result<(Backing, Option<PathBuf>)> {
         Rom::On | Rom::Off => {}
     }
     let (file, created) = open(&path, name, config.readonly).map_err(|e| {
-        let (path, reason) = (path.display(), errno_text(&e));
+        let (path, reason) = (path.display(), strerror(&e));
         Error::generic(format!("can't open backing store {path} for guest RAM: {reason}"))
     })?;
     let fresh = created.then_some(path);
@@ -165,7 +164,7 @@ fn prepare(name: &str, config: &Config, file: &File) -> Result<()> {
         let sized = size.map_or(Err(rustix::io::Errno::FBIG), |s| rustix::fs::ftruncate(file, s));
         if let Err(error) = sized {
             // QEMU goes on; mapping the file decides. It says so with `perror`, which the target stands for.
-            tracing::warn!(target: "perror", "ftruncate: {}", errno_text(&error.into()));
+            tracing::warn!(target: "perror", "ftruncate: {}", strerror(&error.into()));
         }
     }
     Ok(())

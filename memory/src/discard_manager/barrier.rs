@@ -173,7 +173,7 @@ impl Barrier {
                 let name = block.label();
                 tracing::warn!(
                     "unplugged memory of '{name}' cannot be protected, the guest may use it: {}",
-                    crate::error::errno_text(&error)
+                    qapi::strerror(&error)
                 );
             }
         }

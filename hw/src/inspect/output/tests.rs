@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use proptest::prelude::*;
 
+use qapi::strerror;
+
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -91,11 +93,11 @@ fn what_is_in_a_file_already_is_overwritten_with_zeroes() {
 #[test]
 fn a_full_disk_and_a_hole_beyond_all_files_are_errors() {
     let mut full = Output::new(File::options().write(true).open("/dev/full").unwrap());
-    assert_eq!(errno_text(&full.write(&[1]).unwrap_err()), "No space left on device");
+    assert_eq!(strerror(&full.write(&[1]).unwrap_err()), "No space left on device");
     let mut huge = Output::new(tempfile::tempfile().unwrap());
     huge.zeroes(u64::MAX).unwrap();
     huge.zeroes(u64::MAX).unwrap();
-    assert_eq!(errno_text(&huge.write(&[1]).unwrap_err()), "File too large");
+    assert_eq!(strerror(&huge.write(&[1]).unwrap_err()), "File too large");
 }
 
 #[test]
