@@ -74,7 +74,7 @@ impl ChardevCommands for ChardevSet {
     fn x_pliant_chardev_add_text(&self, options: String) -> Result<types::HumanReadableText> {
         let list = qom::options::options(&options, Some("backend"));
         if list.get("backend").is_none() && list.help {
-            return Ok(human(backend_help()));
+            return Ok(backend_help().into());
         }
         let written = written(&list)?;
         let taken = written.id.clone().filter(|id| self.get(id).is_some());
@@ -86,7 +86,7 @@ impl ChardevCommands for ChardevSet {
         }
         let mut text = String::new();
         self.add(&options, &mut |notice| collect(notice, &mut text))?;
-        Ok(human(text))
+        Ok(text.into())
     }
 
     fn x_pliant_chardev_change_text(&self, id: String, options: String) -> Result<types::HumanReadableText> {
@@ -99,7 +99,7 @@ impl ChardevCommands for ChardevSet {
         let mut text = String::new();
         match self.change(&options, &mut |notice| collect(notice, &mut text)) {
             Err(error) if !used => Err(error.prefixed(&not_added(&id))),
-            changed => changed.map(|_| human(text)),
+            changed => changed.map(|_| text.into()),
         }
     }
 
@@ -129,10 +129,6 @@ fn collect(notice: Notice, text: &mut String) {
         Notice::Redirected(line) => *text = line + "\n",
         waiting => tell(waiting),
     }
-}
-
-fn human(human_readable_text: String) -> types::HumanReadableText {
-    types::HumanReadableText { human_readable_text }
 }
 
 /// A list whose keys and values are sound. What is wrong is a hint to an error that says nothing, as on QEMU's console.

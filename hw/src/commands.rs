@@ -47,10 +47,6 @@ impl MachineHandlers {
     }
 }
 
-pub(crate) fn text(human_readable_text: String) -> HumanReadableText {
-    HumanReadableText { human_readable_text }
-}
-
 /// What `device_add help` and `device_add DRIVER,help` print.
 fn device_help(machine: &Machine, driver: Option<&str>) -> Result<String> {
     let registry = machine.tree().registry();
@@ -129,11 +125,11 @@ impl QdevCommands for MachineHandlers {
         if options.help || options.get("help").is_some() {
             // QEMU reports what is wrong as a line of its own, not as the command's error.
             let help = device_help(&self.0, options.get("driver"));
-            return Ok(text(help.unwrap_or_else(|e| format!("{}\n", e.desc()))));
+            return Ok(help.unwrap_or_else(|e| format!("{}\n", e.desc())).into());
         }
         let list: Vec<_> = options.pairs.iter().map(|(k, v)| (k.as_str(), Input::Option(v))).collect();
         qdev::device_add(&self.0, &list)?;
-        Ok(text(String::new()))
+        Ok(String::new().into())
     }
 
     fn device_del(&self, id: String) -> Result<()> {
@@ -145,7 +141,7 @@ impl QdevCommands for MachineHandlers {
     }
 
     fn x_pliant_query_qtree(&self, brief: Option<bool>) -> Result<HumanReadableText> {
-        Ok(text(qtree::text(&self.0, brief.unwrap_or(false))))
+        Ok(qtree::text(&self.0, brief.unwrap_or(false)).into())
     }
 }
 

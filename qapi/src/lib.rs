@@ -44,6 +44,12 @@ pub use error::{Error, ErrorClass, Result, strerror};
 pub use value::{Dict, Value};
 pub use visit::{Enum, FromValue, ToValue};
 
+impl From<String> for types::HumanReadableText {
+    fn from(human_readable_text: String) -> Self {
+        Self { human_readable_text }
+    }
+}
+
 /// Types and events of `tests/schema/selftest.json`, which has one of everything.
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "generated for the library's surface, used by its own tests")]

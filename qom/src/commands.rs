@@ -101,23 +101,22 @@ impl QomCommands for Tree {
     }
 
     fn x_pliant_object_add_text(&self, options: String) -> Result<HumanReadableText> {
-        let text = |human_readable_text| HumanReadableText { human_readable_text };
         if options.starts_with('{') {
             let Value::Dict(arguments) = json::parse(&options)? else {
                 return Err(Error::generic("Invalid parameter type for 'object', expected: object"));
             };
             self.add_object(self.check_object(arguments)?)?;
-            return Ok(text(String::new()));
+            return Ok(String::new().into());
         }
         let parsed = options::keyval(&options, Some("qom-type"))?;
         if parsed.help {
             let kind = options::value(&parsed.pairs, "qom-type");
             // Of a type that cannot be made there is only the list, as in QEMU.
             let help = help::object_help(&self.registry(), kind);
-            return Ok(text(help.unwrap_or_else(|_| help::object_list(&self.registry()))));
+            return Ok(help.unwrap_or_else(|_| help::object_list(&self.registry())).into());
         }
         self.add_object(self.object_from_pairs(&parsed.pairs, Dialect::Monitor)?)?;
-        Ok(text(String::new()))
+        Ok(String::new().into())
     }
 }
 

@@ -88,29 +88,20 @@ pub static SETTINGS: &[Setting] = &[
         "family",
         "int",
         |f| f.family.into(),
-        |m, v, path| {
-            // Base family 15 and an extended family of eight bits.
-            m.family = Some(at_most(v, path, "family", 0xf + 0xff)? as u32);
-            Ok(())
-        },
+        // Base family 15 and an extended family of eight bits.
+        |m, v, path| at_most(v, path, "family", 0xf + 0xff).map(|n| m.family = Some(n as u32)),
     ),
     plain(
         "model",
         "int",
         |f| f.model.into(),
-        |m, v, path| {
-            m.model = Some(at_most(v, path, "model", 0xff)? as u32);
-            Ok(())
-        },
+        |m, v, path| at_most(v, path, "model", 0xff).map(|n| m.model = Some(n as u32)),
     ),
     plain(
         "stepping",
         "int",
         |f| f.stepping.into(),
-        |m, v, path| {
-            m.stepping = Some(at_most(v, path, "stepping", 0xf)? as u32);
-            Ok(())
-        },
+        |m, v, path| at_most(v, path, "stepping", 0xf).map(|n| m.stepping = Some(n as u32)),
     ),
     plain(
         "vendor",
@@ -128,55 +119,37 @@ pub static SETTINGS: &[Setting] = &[
         "model-id",
         "string",
         |f| f.model_id.as_str().into(),
-        |m, v, path| {
-            m.model_id = Some(v.to_str(path)?.to_owned());
-            Ok(())
-        },
+        |m, v, path| v.to_str(path).map(|text| m.model_id = Some(text.to_owned())),
     ),
     plain(
         "tsc-frequency",
         "int",
         |f| f.tsc_frequency.into(),
-        |m, v, path| {
-            m.tsc_frequency = at_most(v, path, "tsc-frequency", i64::MAX as u64)?;
-            Ok(())
-        },
+        |m, v, path| at_most(v, path, "tsc-frequency", i64::MAX as u64).map(|n| m.tsc_frequency = n),
     ),
     number(
         "level",
         u32::MAX,
         |f| f.level.into(),
-        |m, v, path| {
-            m.level = Some(u32_of(v, path)?).filter(|level| *level != u32::MAX);
-            Ok(())
-        },
+        |m, v, path| u32_of(v, path).map(|n| m.level = (n != u32::MAX).then_some(n)),
     ),
     number(
         "xlevel",
         u32::MAX,
         |f| f.xlevel.into(),
-        |m, v, path| {
-            m.xlevel = Some(u32_of(v, path)?).filter(|level| *level != u32::MAX);
-            Ok(())
-        },
+        |m, v, path| u32_of(v, path).map(|n| m.xlevel = (n != u32::MAX).then_some(n)),
     ),
     number(
         "min-level",
         0,
         |f| f.min_level.into(),
-        |m, v, path| {
-            m.min_level = Some(u32_of(v, path)?);
-            Ok(())
-        },
+        |m, v, path| u32_of(v, path).map(|n| m.min_level = Some(n)),
     ),
     number(
         "min-xlevel",
         0,
         |f| f.min_xlevel.into(),
-        |m, v, path| {
-            m.min_xlevel = Some(u32_of(v, path)?);
-            Ok(())
-        },
+        |m, v, path| u32_of(v, path).map(|n| m.min_xlevel = Some(n)),
     ),
     number(
         "phys-bits",
@@ -192,57 +165,19 @@ pub static SETTINGS: &[Setting] = &[
         "host-phys-bits",
         false,
         |f| f.host_phys_bits.into(),
-        |m, v, path| {
-            m.host_phys_bits = v.to_bool(path)?;
-            Ok(())
-        },
+        |m, v, path| v.to_bool(path).map(|on| m.host_phys_bits = on),
     ),
-    switch(
-        "check",
-        true,
-        |f| f.check.into(),
-        |m, v, path| {
-            m.check = v.to_bool(path)?;
-            Ok(())
-        },
-    ),
-    switch(
-        "enforce",
-        false,
-        |f| f.enforce.into(),
-        |m, v, path| {
-            m.enforce = v.to_bool(path)?;
-            Ok(())
-        },
-    ),
-    switch(
-        "kvm",
-        true,
-        |f| f.kvm.into(),
-        |m, v, path| {
-            m.kvm = v.to_bool(path)?;
-            Ok(())
-        },
-    ),
-    switch(
-        "pmu",
-        false,
-        |f| f.pmu.into(),
-        |m, v, path| {
-            m.pmu = v.to_bool(path)?;
-            Ok(())
-        },
-    ),
+    switch("check", true, |f| f.check.into(), |m, v, path| v.to_bool(path).map(|on| m.check = on)),
+    switch("enforce", false, |f| f.enforce.into(), |m, v, path| v.to_bool(path).map(|on| m.enforce = on)),
+    switch("kvm", true, |f| f.kvm.into(), |m, v, path| v.to_bool(path).map(|on| m.kvm = on)),
+    switch("pmu", false, |f| f.pmu.into(), |m, v, path| v.to_bool(path).map(|on| m.pmu = on)),
     Setting {
         of_max: true,
         ..switch(
             "migratable",
             true,
             |f| f.migratable.into(),
-            |m, v, path| {
-                m.migratable = v.to_bool(path)?;
-                Ok(())
-            },
+            |m, v, path| v.to_bool(path).map(|on| m.migratable = on),
         )
     },
 ];

@@ -11,7 +11,7 @@ use qapi::types::{
 };
 use qapi::{Enum, Error, ErrorClass, Result};
 
-use super::{MachineHandlers, text};
+use super::MachineHandlers;
 use crate::core::machine::Machine;
 use crate::core::machine_types::{Board, MachineType, TYPES};
 use crate::i386::cpu::{self, Cpus};
@@ -106,11 +106,11 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn x_query_ramblock(&self) -> Result<HumanReadableText> {
-        Ok(text(self.0.memory().ramblock_text()))
+        Ok(self.0.memory().ramblock_text().into())
     }
 
     fn x_query_numa(&self) -> Result<HumanReadableText> {
-        Ok(text(numa_text(&self.0)))
+        Ok(numa_text(&self.0).into())
     }
 
     fn x_pliant_query_mtree(
@@ -126,7 +126,7 @@ impl MachineCommands for MachineHandlers {
             owner: owner.unwrap_or(false),
             disabled: disabled.unwrap_or(false),
         };
-        Ok(text(self.0.memory().mtree_text(options)))
+        Ok(self.0.memory().mtree_text(options).into())
     }
 }
 

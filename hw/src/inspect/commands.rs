@@ -15,7 +15,7 @@ use super::output::Output;
 use super::registers::registers;
 use super::roms::Roms;
 use super::{Linear, Unreadable, chips, physical, read_all, tables};
-use crate::commands::{MachineHandlers, text};
+use crate::commands::MachineHandlers;
 use crate::core::Machine;
 use crate::i386::paging::Paging;
 
@@ -126,7 +126,7 @@ impl InspectCommands for MachineHandlers {
     ) -> Result<HumanReadableText> {
         let paging = Paging::of(&registers_of(self.machine(), cpu_index)?);
         let show = if merged == Some(true) { tables::runs } else { tables::pages };
-        Ok(text(show(self.machine().system_space(), &paging)))
+        Ok(show(self.machine().system_space(), &paging).into())
     }
 
     fn x_pliant_query_lapic(
@@ -143,27 +143,27 @@ impl InspectCommands for MachineHandlers {
         };
         let cpu = cpu.ok_or_else(|| Error::generic("No CPU available"))?;
         let none = || Error::generic("local apic state not available");
-        Ok(text(chips::local_apic(cpu, &accel.local_apic(cpu).ok_or_else(none)?)))
+        Ok(chips::local_apic(cpu, &accel.local_apic(cpu).ok_or_else(none)?).into())
     }
 
     fn x_query_interrupt_controllers(&self) -> Result<HumanReadableText> {
         let accel = self.machine().accel();
         // Without a processor there is nobody to interrupt.
         if accel.vcpus().is_empty() {
-            return Ok(text(String::new()));
+            return Ok(String::new().into());
         }
         let none = || format!("Interrupt controller information not available for {}.\n", UserIrqChip::NAME);
-        Ok(text(accel.chips().map_or_else(none, |chips| chips::controllers(&chips))))
+        Ok(accel.chips().map_or_else(none, |chips| chips::controllers(&chips)).into())
     }
 
     fn x_query_irq(&self) -> Result<HumanReadableText> {
         let accel = self.machine().accel();
         let statistics = if accel.vcpus().is_empty() { Vec::new() } else { accel.irq().statistics() };
-        Ok(text(chips::lines(&statistics)))
+        Ok(chips::lines(&statistics).into())
     }
 
     fn x_query_roms(&self) -> Result<HumanReadableText> {
-        Ok(text(Roms::of(self.machine()).text()))
+        Ok(Roms::of(self.machine()).text().into())
     }
 
     fn inject_nmi(&self) -> Result<()> {

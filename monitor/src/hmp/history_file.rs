@@ -2,8 +2,8 @@
 //!
 //! One line each, oldest first, readable by its owner alone. Programs that run at the same time append to the same file: whoever
 //! writes holds its lock for that moment, and a file that has grown too long is replaced by its end. Nobody waits for a
-//! lock on the loop: what cannot be written now goes with the next line, and of a great many such lines the last. That there is no file (no home, a full disk, something
-//! that is no plain file in its place) costs the memory, not the console.
+//! lock on the loop: what cannot be written now goes with the next line, and of a great many such lines the last. That there is no
+//! file (no home, a full disk, something that is no plain file in its place) costs the memory, not the console.
 //!
 //! A line that begins with a blank is not written, as shells have it.
 

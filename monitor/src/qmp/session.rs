@@ -155,7 +155,7 @@ impl Session {
         };
         let dict = value.as_dict();
         let out_of_band = dict.is_some_and(|d| d.contains_key("exec-oob") && !d.contains_key("execute"));
-        let id = value.as_dict().and_then(|d| d.get("id")).cloned();
+        let id = dict.and_then(|d| d.get("id")).cloned();
         let step = match self.request(value) {
             Ok(request) => Step::Run(request),
             Err(e) => {
