@@ -40,8 +40,8 @@ pub(crate) fn held(vm: &Vm, size: u64) -> Held {
                 last = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
                 in_row += last;
             }
-            // The stack of a thread may lie beside it: never huge pages are what the kernel knows a stack by.
-            (Some(line), None) if first == "VmFlags:" && line.contains(" nh") => in_row -= last,
+            // The stack of a thread, or a heap, may lie beside it. A child process gets no copy of guest memory, but of all else.
+            (Some(line), None) if first == "VmFlags:" && !line.contains(" dc") => in_row -= last,
             _ => {}
         }
     }
