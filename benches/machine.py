@@ -115,12 +115,13 @@ class Machine:
         self.fail(f"hung up before the guest had {size}")
 
     def guest_says(self, command, answer):
-        """Types a command for the guest and waits for a line with the answer."""
-        self.serial.write(command + "\r")
-        self.serial.flush()
+        """Types a command for the guest, if any, and waits for a line with the answer, which it gives."""
+        if command:
+            self.serial.write(command + "\r")
+            self.serial.flush()
         for line in self.serial:
             if answer in line:
-                return
+                return line
         self.fail(f"hung up at the guest's {command}")
 
     def memory(self):

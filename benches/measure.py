@@ -114,6 +114,29 @@ def plug(program, accel):
     return figures
 
 
+def doorbell(program, accel):
+    """Round trips a second through one queue: the built-in guest asks an entropy device for 64 bytes, again and again.
+
+    Each is a doorbell, a chain served and an answer. Sleeping, the guest halts until the device's interrupt comes; polling, it looks
+    at the used ring, and the interrupt that comes all the same costs it an exit.
+    """
+    args = ["-accel", accel, *IDLE, "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]
+    if is_qemu(program):
+        args += ["-kernel", os.environ["BENCH_GUEST"]]
+    machine = Machine(program, args, serial=True)
+    machine.guest_says("", "ready:")
+    figures = {}
+    for wait in ("sleep", "poll"):
+        # The first run warms up.
+        for count in (1000, 20000):
+            line = machine.guest_says(f"rng {count} 64 {wait}", "rng: ")
+        if "rng: ok:" not in line:
+            machine.fail(f"the guest says: {line.strip()}")
+        figures[f"round trips a second, {wait}"] = int(line.rsplit(",", 1)[1].split()[0])
+    machine.end()
+    return figures
+
+
 def protection(level):
     """What `unplugged-protection` costs a guest that keeps its promise, and one that touches what is not plugged."""
     program, size = os.environ["PLIANT_BIN"], 8 << 30
@@ -186,7 +209,7 @@ def compare(name, measure, accel, runs):
 
 def main():
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    parts = sys.argv[1:] or ["start", "memory", "qmp", "garbage", "plug", "memslots", "tebibyte", "sections"]
+    parts = sys.argv[1:] or ["start", "memory", "qmp", "garbage", "plug", "doorbell", "memslots", "tebibyte", "sections"]
     # Each program's own way of running without KVM.
     accel = "kvm"
     if not kvm:
@@ -198,6 +221,7 @@ def main():
         ("memory", memory, max(1, RUNS // 4)),
         ("qmp", qmp, max(1, RUNS // 4)),
         ("plug", plug, max(1, RUNS // 6)),
+        ("doorbell", doorbell, max(1, RUNS // 4)),
         ("memslots", memslots, max(1, RUNS // 6)),
         ("tebibyte", tebibyte, max(1, RUNS // 6)),
     ):

@@ -30,6 +30,7 @@ pub mod bus;
 pub mod mem;
 pub mod pci;
 pub mod program;
+pub mod rng;
 pub mod start_info;
 #[cfg(test)]
 mod testing;

@@ -20,6 +20,7 @@ mod commands;
 mod console;
 mod dirty;
 mod disk;
+mod entropy;
 mod hotplug;
 mod power;
 
@@ -27,6 +28,7 @@ use crate::arena::Arena;
 use crate::bus::Bus;
 use crate::mem::{self, Driver, Event, Step, Touch};
 use crate::start_info::StartInfo;
+use crate::virtio::queue::QueueMemory;
 use crate::virtio::{self, VirtioError};
 use crate::{pci, text};
 use console::{Console, say};
@@ -91,6 +93,8 @@ pub struct Program {
     power: power::Power,
     dirty: Dirty,
     disks: Disks,
+    /// The queue of an entropy device that is being measured.
+    entropy: Option<QueueMemory>,
     spins: u32,
 }
 
@@ -109,6 +113,7 @@ impl Program {
             power: power::Power::new(bus),
             dirty: Dirty::new(info),
             disks: Disks::default(),
+            entropy: None,
             spins: 0,
         };
         if let Some(word) = wanted

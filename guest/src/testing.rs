@@ -1,12 +1,14 @@
-//! A model machine for the tests: sparse memory, PCI configuration space, virtio memory and block devices that behave or not,
+//! A model machine for the tests: sparse memory, PCI configuration space, virtio memory, block and entropy devices that behave or not,
 //! a serial port, power management.
 
 mod device;
 mod disk;
+mod entropy;
 mod registers;
 
 pub(crate) use device::{ADDR, BLOCK, Device, Fault};
 pub(crate) use disk::{Disk, DiskFault};
+pub(crate) use entropy::{Entropy, EntropyFault};
 use registers::Registers;
 
 use crate::bus::{Bus, MsiMessage};
@@ -71,6 +73,7 @@ pub(crate) struct Machine {
     pub(crate) memory: Memory,
     pub(crate) devices: Vec<Device>,
     pub(crate) disks: Vec<Disk>,
+    pub(crate) entropy: Vec<Entropy>,
     /// Configuration space of functions that are no devices: bridges.
     pub(crate) bridges: BTreeMap<(u8, u8, u8), [u8; 256]>,
     config_address: u32,
@@ -111,12 +114,15 @@ impl Machine {
     }
 
     fn functions(&self) -> impl Iterator<Item = &Registers> {
-        self.devices.iter().map(|device| &device.pci).chain(self.disks.iter().map(|disk| &disk.pci))
+        let entropy = self.entropy.iter().map(|device| &device.pci);
+        let devices = self.devices.iter().map(|device| &device.pci);
+        devices.chain(self.disks.iter().map(|disk| &disk.pci)).chain(entropy)
     }
 
     fn functions_mut(&mut self) -> impl Iterator<Item = &mut Registers> {
         let devices = self.devices.iter_mut().map(|device| &mut device.pci);
-        devices.chain(self.disks.iter_mut().map(|disk| &mut disk.pci))
+        let entropy = self.entropy.iter_mut().map(|device| &mut device.pci);
+        devices.chain(self.disks.iter_mut().map(|disk| &mut disk.pci)).chain(entropy)
     }
 
     fn config_byte(&self, offset: u8) -> Option<(u8, u8, u8, usize)> {
@@ -183,7 +189,7 @@ impl Machine {
                 return value;
             }
         }
-        u64::MAX
+        self.entropy.iter().find_map(|device| device.pci.read(addr, size, &[])).unwrap_or(u64::MAX)
     }
 
     fn mmio_write(&mut self, addr: u64, size: usize, value: u64) {
@@ -192,6 +198,9 @@ impl Machine {
         }
         for disk in &mut self.disks {
             disk.write(&mut self.memory, &self.devices, addr, size, value);
+        }
+        for device in &mut self.entropy {
+            device.write(&mut self.memory, addr, size, value);
         }
     }
 }

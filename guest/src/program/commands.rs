@@ -5,7 +5,7 @@ use super::{Exit, Program};
 use crate::bus::Bus;
 use crate::text::parse_number;
 
-const HELP: [&str; 15] = [
+const HELP: [&str; 16] = [
     "mem: state of each virtio-mem device",
     "check: verify all that was written",
     "dirty SIZE RATE: keep writing SIZE bytes of memory, RATE bytes a second; dirty 0 0 stops",
@@ -17,6 +17,7 @@ const HELP: [&str; 15] = [
     "disk id|flush|stop|reset: tell its name, flush, end the job, initialise anew",
     "garbage N: send N malformed requests to each device and initialise it anew",
     "trespass: write and read every block that is not plugged",
+    "rng COUNT SIZE [poll|sleep]: round trips through the queue of an entropy device, one after the other",
     "scan: look for new devices",
     "reboot: reset the machine",
     "off: power off",
@@ -74,9 +75,10 @@ impl Program {
             ("dirty", [_, _, None], [Some(size), Some(rate), _]) => self.start_dirty(bus, size, rate),
             ("garbage", [_, None, None], [Some(count), ..]) => self.garbage(bus, count),
             ("trespass", [None, ..], _) => self.trespass(bus),
+            ("rng", [.., wait], [Some(count), Some(size), _]) => self.entropy(bus, count, size, wait),
             (
                 "help" | "mem" | "check" | "scan" | "off" | "reboot" | "peek" | "poke" | "dirty" | "garbage"
-                | "trespass",
+                | "rng" | "trespass",
                 ..,
             ) => {
                 say!(self.console, bus, "error: bad arguments for {name}");

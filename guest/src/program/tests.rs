@@ -133,7 +133,7 @@ fn bad_commands_get_one_error_line() {
     machine.input.extend([0xff, 0, 0x80, 0x1b]);
     assert_eq!(
         answer(&mut machine, &mut program, "helx\x08p").len(),
-        15,
+        16,
         "bytes that are no text are skipped"
     );
 }
