@@ -1,10 +1,14 @@
-//! Power management registers (ACPI 6.5 §4.8) and PCI hot-plug by ACPI.
+//! What ACPI has: power management registers (ACPI 6.5 §4.8), events, hot-plug, and the tables that tell a guest of it.
 
+pub mod ged;
+pub mod memhp;
 pub mod pcihp;
 pub mod piix4_pm;
 pub mod pm;
+pub mod tables;
 
 /// Registers the devices of this room.
 pub fn register(registry: &mut qom::Registry) {
+    ged::register(registry);
     piix4_pm::register(registry);
 }

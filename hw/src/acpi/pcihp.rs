@@ -16,6 +16,8 @@ use crate::core::machine::Machine;
 use crate::core::qdev;
 use crate::pci::{PciBus, PciDevice};
 
+/// Where the register block is on `q35`.
+pub const ICH9_BASE: u64 = 0xcc0;
 /// Bytes of the register block.
 pub const REGISTERS: u64 = 0x18;
 /// The general-purpose event that announces a change.
@@ -136,7 +138,7 @@ impl AcpiPciHotplug {
     }
 }
 
-fn is_hotpluggable(function: &Arc<dyn PciDevice>) -> bool {
+pub(super) fn is_hotpluggable(function: &Arc<dyn PciDevice>) -> bool {
     function.dev().core().class().extension::<DeviceClass>().is_some_and(|c| c.hotpluggable)
 }
 

@@ -9,7 +9,7 @@ use qapi::Result;
 use qom::{Class, ObjectRef, Registry};
 
 use super::pcihp::{AcpiPciHotplug, REGISTERS, Registers};
-use super::pm::Pm;
+use super::pm::{Pm, SCI};
 use crate::core::bus::Bus;
 use crate::core::device::ResetKind;
 use crate::core::machine::Machine;
@@ -18,10 +18,12 @@ use crate::pci::{PciBus, PciDevice, PciInfo, PciState, chipset_class};
 const PMBASE: u16 = 0x40;
 const PMREGMISC: u16 = 0x80;
 const PORTS: u64 = 64;
-const SCI: u32 = 9;
-/// Where QEMU puts the general-purpose events and the hot-plug registers.
-const GPE_BASE: u64 = 0xafe0;
-const PCI_HOTPLUG_BASE: u64 = 0xae00;
+/// Where QEMU puts the general-purpose events.
+pub const GPE_BASE: u64 = 0xafe0;
+/// How many ports those take.
+pub const GPE_PORTS: u8 = 4;
+/// Where QEMU puts the registers of PCI hot-plug.
+pub const PCI_HOTPLUG_BASE: u64 = 0xae00;
 
 /// The function.
 pub struct Piix4Pm {
@@ -80,7 +82,7 @@ impl PciDevice for Piix4Pm {
         tx.add_subregion(machine.io_region(), 0, region, 0);
         tx.commit();
         pm.map_fixed(machine, &owner, region);
-        pm.map_gpe(machine, &owner, machine.io_region(), GPE_BASE, 4);
+        pm.map_gpe(machine, &owner, machine.io_region(), GPE_BASE, GPE_PORTS);
         let bus = self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         let bus = bus.ok_or_else(|| qapi::Error::generic("PIIX4_PM needs a PCI bus"))?;
         let hotplug = AcpiPciHotplug::new(machine, &bus, &pm);

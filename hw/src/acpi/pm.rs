@@ -12,6 +12,18 @@ use qapi::types::ShutdownCause;
 use crate::core::irq::IrqLine;
 use crate::core::machine::Machine;
 
+/// The interrupt of the power management hardware (SCI).
+pub const SCI: u32 = 9;
+/// Where firmware puts the fixed registers.
+pub const FIRMWARE_BASE: u16 = 0x600;
+/// Offsets of the control register and the timer; the event registers are first.
+pub const CONTROL: u64 = 4;
+/// See [`CONTROL`].
+pub const TIMER: u64 = 8;
+/// ICH9: where the general-purpose events are among the ports.
+pub const ICH9_GPE_OFFSET: u64 = 0x20;
+/// ICH9: how many ports those take.
+pub const ICH9_GPE_PORTS: u8 = 16;
 const STS_TIMER: u16 = 1 << 0;
 const STS_GLOBAL: u16 = 1 << 5;
 const STS_POWER_BUTTON: u16 = 1 << 8;
@@ -145,8 +157,8 @@ impl Pm {
         };
         vec![
             add("acpi-evt", 0, 4, Arc::new(Event(Arc::clone(self)))),
-            add("acpi-cnt", 4, 2, Arc::new(Control(Arc::clone(self)))),
-            add("acpi-tmr", 8, 4, Arc::new(Timer(Arc::clone(self)))),
+            add("acpi-cnt", CONTROL, 2, Arc::new(Control(Arc::clone(self)))),
+            add("acpi-tmr", TIMER, 4, Arc::new(Timer(Arc::clone(self)))),
         ]
     }
 

@@ -137,6 +137,17 @@ impl Numa {
         Ok(())
     }
 
+    /// Whether any distance was given.
+    pub fn has_distances(&self) -> bool {
+        !self.distances.is_empty()
+    }
+
+    /// The distance between two nodes: as given, else as given the other way, else 10 to itself and 20 to others.
+    pub fn distance(&self, from: u16, to: u16) -> u8 {
+        let given = |pair| self.distances.get(&pair).copied();
+        given((from, to)).or_else(|| given((to, from))).unwrap_or(if from == to { 10 } else { 20 })
+    }
+
     /// Checks the whole list against `ram` bytes and gives CPUs of `maxcpus` that no node claimed to node 0. Tells which ones,
     /// if nodes claimed others.
     ///

@@ -142,6 +142,13 @@ impl Cpus {
     }
 }
 
+/// Bits of the physical addresses of a machine's processors; 0 before there are any.
+pub fn phys_bits(machine: &Machine) -> u32 {
+    let cpus = machine.extension(Cpus::default);
+    let first = cpus.0.get().and_then(|list| Arc::clone(list.first()?).downcast::<Cpu>());
+    first.and_then(|cpu| Some(cpu.facts.get()?.phys_bits)).unwrap_or_default()
+}
+
 /// Creates the vCPUs, in the accelerator and in the tree. `phys_bits` is how many bits their physical addresses have.
 ///
 /// # Errors

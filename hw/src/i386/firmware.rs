@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use super::layout::{AMD_HT_START, Layout};
 use crate::pci::config::{COMMAND_IO, COMMAND_MEMORY, reg};
 use crate::pci::device::config_write;
 use crate::pci::{Bar, BarKind, PciBus, PciDevice};
 
 const IO_START: u64 = 0xc000;
+/// The window for 64-bit BARs is told to be no larger.
+const MEMORY64_MOST: u64 = 1 << 40;
 const MEMORY32_END: u64 = 0xfec0_0000;
 /// Interrupts that pins are routed to, in turn.
 const PIRQ_INTERRUPTS: [u8; 4] = [10, 10, 11, 11];
@@ -19,6 +22,16 @@ pub fn memory64_start(hole64: u64, phys_bits: u32) -> u64 {
     // SeaBIOS looks no further than 46 bits.
     let top = 1u64 << phys_bits.clamp(36, 46);
     hole64.max(top - top / 4)
+}
+
+/// First and last address of the window for 64-bit BARs: from where they start, as much as the processor can address, up to
+/// 1 TiB of it and short of what AMD processors keep for themselves, and never less than the layout has.
+pub fn memory64_window(layout: &Layout, phys_bits: u32) -> (u64, u64) {
+    let start = memory64_start(layout.pci_hole64.0, phys_bits);
+    let least = start + layout.pci_hole64.1;
+    let top = (1u64 << phys_bits.clamp(36, 46)).min(start.saturating_add(MEMORY64_MOST));
+    let reserved = if start < AMD_HT_START { AMD_HT_START } else { u64::MAX };
+    (start, top.min(reserved).max(least) - 1)
 }
 
 /// Gives every BAR on `bus` an address and switches decoding on. Bus mastering is the driver's to switch on.

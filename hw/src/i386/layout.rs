@@ -8,7 +8,7 @@ use crate::core::machine_types::{Board, MachineType};
 const GIB: u64 = 1 << 30;
 const FOUR_GIB: u64 = 4 * GIB;
 /// Start of the HyperTransport area of AMD processors, 1012 GiB.
-const AMD_HT_START: u64 = 0xfd_0000_0000;
+pub const AMD_HT_START: u64 = 0xfd_0000_0000;
 /// Where memory goes that would run into it.
 const ABOVE_HT: u64 = 1 << 40;
 /// DIMM slots at most.

@@ -12,7 +12,7 @@ use super::host_bridge::{ECAM_BASE, PCIEXBAR, PciHost};
 use super::layout::{Constraints, Layout};
 use super::{boot, cpu, ram};
 use crate::acpi::piix4_pm::Piix4Pm;
-use crate::acpi::pm::Pm;
+use crate::acpi::pm::{FIRMWARE_BASE, Pm};
 use crate::core::bus::Bus;
 use crate::core::device::Device;
 use crate::core::machine::{Board, Machine};
@@ -23,8 +23,6 @@ use crate::isa::south_bridge::{ICH9_ACPI_CNTL, ICH9_PMBASE, PIRQ_A, PIRQ_E, Sout
 use crate::pci::device::config_write;
 use crate::pci::{PciBus, PciDevice};
 
-/// Where firmware puts the power management ports.
-const PM_BASE: u32 = 0x600;
 const PIIX4_PMBASE: u16 = 0x40;
 const PIIX4_PMREGMISC: u16 = 0x80;
 /// Physical address bits that decide nothing: what a processor has at least.
@@ -143,12 +141,12 @@ impl PcBoard {
             }
         }
         if self.south.pm().is_some() {
-            config_write(&south, ICH9_PMBASE, 4, PM_BASE | 1);
+            config_write(&south, ICH9_PMBASE, 4, u32::from(FIRMWARE_BASE) | 1);
             config_write(&south, ICH9_ACPI_CNTL, 1, 0x80);
         }
         if let Some(piix4) = &self.piix4 {
             let function: Arc<dyn PciDevice> = Arc::<Piix4Pm>::clone(piix4);
-            config_write(&function, PIIX4_PMBASE, 4, PM_BASE | 1);
+            config_write(&function, PIIX4_PMBASE, 4, u32::from(FIRMWARE_BASE) | 1);
             config_write(&function, PIIX4_PMREGMISC, 1, 1);
         }
         if let Some(host) = self.bus.function(0)

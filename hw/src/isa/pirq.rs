@@ -19,6 +19,17 @@ pub enum Wiring {
     Ich9,
 }
 
+impl Wiring {
+    /// The line of pin `pin` (0 for INTA#) of `slot`.
+    pub fn line(self, slot: u8, pin: u8) -> u8 {
+        match self {
+            Self::Piix => pin.wrapping_add(slot).wrapping_sub(1) & 3,
+            Self::Ich9 if slot < 25 => (pin.wrapping_add(slot) & 3) + 4,
+            Self::Ich9 => pin & 3,
+        }
+    }
+}
+
 /// The lines.
 pub struct Pirq {
     irq: Arc<dyn IrqChip>,
@@ -61,11 +72,7 @@ impl Pirq {
 
 impl IntxRouter for Pirq {
     fn line(&self, slot: u8, pin: u8) -> u8 {
-        match self.wiring {
-            Wiring::Piix => pin.wrapping_add(slot).wrapping_sub(1) & 3,
-            Wiring::Ich9 if slot < 25 => (pin.wrapping_add(slot) & 3) + 4,
-            Wiring::Ich9 => pin & 3,
-        }
+        self.wiring.line(slot, pin)
     }
 
     fn set(&self, line: u8, level: bool) {

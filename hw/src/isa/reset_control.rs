@@ -8,6 +8,8 @@ use qapi::types::ShutdownCause;
 
 use crate::core::machine::Machine;
 
+/// The port.
+pub const PORT: u64 = 0xcf9;
 /// Bit 1: system reset; bit 2: reset now.
 const RESET_CPU: u8 = 1 << 2;
 const WRITABLE: u8 = 0x02;

@@ -9,8 +9,8 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Registry};
 
 use super::pirq::{Pirq, Wiring};
-use super::reset_control::ResetControl;
-use crate::acpi::pm::Pm;
+use super::reset_control::{self, ResetControl};
+use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
 use crate::core::bus::{self, Bus, PlainBus};
 use crate::core::device::{Device, ResetKind};
 use crate::core::machine::Machine;
@@ -27,8 +27,6 @@ pub const ICH9_ACPI_CNTL: u16 = 0x44;
 const ICH9_PM_PORTS: u64 = 128;
 const ACPI_ENABLE: u8 = 0x80;
 const ROUTE_NOWHERE: u8 = 0x80;
-const SCI: u32 = 9;
-const RESET_CONTROL: u64 = 0xcf9;
 
 /// A south bridge's ISA function.
 pub struct SouthBridge {
@@ -96,7 +94,7 @@ impl SouthBridge {
         tx.add_subregion(machine.io_region(), 0, region, 0);
         tx.commit();
         pm.map_fixed(machine, &owner, region);
-        pm.map_gpe(machine, &owner, region, 0x20, 16);
+        pm.map_gpe(machine, &owner, region, ICH9_GPE_OFFSET, ICH9_GPE_PORTS);
         (pm, region)
     }
 }
@@ -133,7 +131,7 @@ impl PciDevice for SouthBridge {
         let desc = RegionDesc::new(name, 1).owned_by(self.pci.owner());
         let ops = Arc::<ResetControl>::clone(&reset);
         let control = tx.io(desc, ops);
-        tx.add_subregion(machine.io_region(), RESET_CONTROL, control, 1);
+        tx.add_subregion(machine.io_region(), reset_control::PORT, control, 1);
         tx.commit();
         let power = match self.wiring {
             Wiring::Ich9 if machine.properties().acpi() => Some(self.make_power(machine)),

@@ -1,0 +1,90 @@
+//! The DSDT: devices that cannot be found otherwise, and the program that carries out hot-plug.
+//!
+//! Revision 2, so that integers have 64 bits. Left out: hot-plug of processors, which the machine does not have.
+
+mod interrupts;
+mod memory;
+mod pci;
+mod plug;
+mod reduced;
+
+use super::code::{
+    Code, device, eisa, int, isa_interrupt, named, package, path, ports, resources, scope, text,
+};
+use super::facts::{Facts, Platform, Serial};
+use super::table;
+
+/// The table.
+pub(super) fn dsdt(facts: &Facts) -> Vec<u8> {
+    let mut body = if let Platform::Microvm { .. } = facts.platform {
+        vec![reduced::devices(facts)]
+    } else {
+        full(facts)
+    };
+    body.push(processors(facts));
+    table(b"DSDT", 2, &body.into_iter().flat_map(|code| code.0).collect::<Vec<_>>())
+}
+
+fn full(facts: &Facts) -> Vec<Code> {
+    // Sleep type 0 is what the PM1 control register takes for S5.
+    let off = package(&[int(0u8), int(0u8), int(0u8), int(0u8)]);
+    let mut body = vec![
+        pci::root(facts),
+        pci::isa_bridge(facts, &isa_devices(facts)),
+        interrupts::devices(facts.platform),
+        pci::board(facts),
+        named("_S5_", &off),
+    ];
+    body.extend(plug::program(facts));
+    if facts.memory_slots > 0 {
+        body.push(memory::program(facts.memory_slots));
+    }
+    body
+}
+
+/// What is at fixed ports.
+fn isa_devices(facts: &Facts) -> Vec<Code> {
+    let mut list: Vec<Code> = facts.serial.iter().map(serial).collect();
+    if facts.rtc {
+        list.push(rtc());
+    }
+    if facts.fw_cfg {
+        list.push(fw_cfg());
+    }
+    list
+}
+
+fn serial(port: &Serial) -> Code {
+    let crs = resources(&[ports(port.base, 8), isa_interrupt(port.irq)]);
+    device(
+        &format!("COM{}", port.index % 4 + 1),
+        &[named("_HID", &eisa("PNP0501")), named("_UID", &int(port.index + 1)), named("_CRS", &crs)],
+    )
+}
+
+fn rtc() -> Code {
+    let crs = resources(&[ports(0x70, 8), isa_interrupt(8)]);
+    device("RTC_", &[named("_HID", &eisa("PNP0B00")), named("_CRS", &crs)])
+}
+
+fn fw_cfg() -> Code {
+    let crs = resources(&[ports(0x510, 12)]);
+    // Present, working, not to be shown.
+    device("FWCF", &[named("_HID", &text("QEMU0002")), named("_STA", &int(0x0bu8)), named("_CRS", &crs)])
+}
+
+/// Processors that are there, with their nodes.
+fn processors(facts: &Facts) -> Code {
+    let one = |(index, processor): (usize, &super::facts::Processor)| {
+        let mut body = vec![named("_HID", &text("ACPI0007")), named("_UID", &int(index as u64))];
+        body.extend(processor.node.map(|node| named("_PXM", &int(node))));
+        device(&format!("C{index:03X}"), &body)
+    };
+    let present = facts.processors.iter().enumerate().filter(|(_, processor)| processor.present);
+    scope("_SB_", &present.map(one).collect::<Vec<_>>())
+}
+
+/// The path of an object in the root bridge.
+fn in_root(name: &str) -> Code {
+    path(&format!("\\_SB_.PCI0.{name}"))
+}

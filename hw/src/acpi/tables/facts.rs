@@ -1,0 +1,165 @@
+//! What the tables say of a machine, read once.
+
+use std::sync::Arc;
+
+use qapi::{Error, Result};
+use qom::ObjectRef;
+
+use crate::core::machine::Machine;
+use crate::core::machine_types::Board;
+use crate::core::qdev;
+use crate::i386::layout::Layout;
+use crate::i386::{cpu, firmware};
+use crate::pci::PciBus;
+
+/// What kind of machine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Platform {
+    /// `pc`: 440FX and PIIX.
+    Pc,
+    /// `q35`: MCH and ICH9.
+    Q35,
+    /// `microvm`: hardware-reduced, without PCI.
+    #[allow(dead_code, reason = "the board comes later; its tables are tested")]
+    Microvm {
+        /// Whether there is a second I/O APIC.
+        second_ioapic: bool,
+    },
+}
+
+impl Platform {
+    /// Whether it has no fixed hardware.
+    pub(super) fn is_reduced(self) -> bool {
+        matches!(self, Self::Microvm { .. })
+    }
+}
+
+/// A vCPU that is there or may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Processor {
+    pub(super) apic_id: u32,
+    pub(super) present: bool,
+    /// Its node, if there are nodes.
+    pub(super) node: Option<u16>,
+}
+
+/// A serial port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Serial {
+    /// 0 for COM1.
+    pub(super) index: u8,
+    pub(super) base: u16,
+    pub(super) irq: u8,
+}
+
+/// A PCI bus whose slots take devices while the machine runs, and what hangs below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Bus {
+    /// Its number for the hot-plug registers, if ACPI plugs into it.
+    pub(super) selector: Option<u32>,
+    /// Slots that devices come into and go from.
+    pub(super) slots: Vec<u8>,
+    /// Bridges on it: device and function, and the bus behind.
+    pub(super) bridges: Vec<(u8, Bus)>,
+}
+
+impl Bus {
+    /// Whether ACPI plugs anywhere.
+    pub(super) fn is_pluggable(&self) -> bool {
+        self.selector.is_some() || self.bridges.iter().any(|(_, bus)| bus.is_pluggable())
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) platform: Platform,
+    pub(super) layout: Layout,
+    /// First and last address of the window for 64-bit BARs.
+    pub(super) window64: (u64, u64),
+    /// By index.
+    pub(super) processors: Vec<Processor>,
+    /// RAM of each node in bytes; empty without NUMA.
+    pub(super) nodes: Vec<u64>,
+    /// Distances from each node to each, if any is given.
+    pub(super) distances: Option<Vec<Vec<u8>>>,
+    pub(super) serial: Vec<Serial>,
+    pub(super) rtc: bool,
+    pub(super) fw_cfg: bool,
+    /// Slots for DIMMs.
+    pub(super) memory_slots: u32,
+    pub(super) bus: Bus,
+    /// Transports of virtio devices in memory: address and interrupt.
+    pub(super) virtio_mmio: Vec<(u32, u32)>,
+}
+
+impl Facts {
+    /// Those of `machine`.
+    ///
+    /// # Errors
+    /// A board without ACPI.
+    pub(super) fn of(machine: &Arc<Machine>, layout: &Layout) -> Result<Self> {
+        let platform = match machine.kind().board {
+            Board::I440fx => Platform::Pc,
+            Board::Q35 => Platform::Q35,
+            Board::None => return Err(Error::generic("this machine has no ACPI tables")),
+        };
+        let (numa, smp) = (machine.numa(), machine.smp());
+        let processor = |index| Processor {
+            apic_id: smp.apic_id(index),
+            present: index < smp.cpus,
+            node: numa.node_of_cpu(index),
+        };
+        let distances = numa.has_distances().then(|| {
+            let row = |from| numa.nodes().map(|(to, _)| numa.distance(from, to)).collect();
+            numa.nodes().map(|(from, _)| row(from)).collect()
+        });
+        let isa = devices_on(machine, "ISA");
+        let has = |class: &str| isa.iter().any(|device| device.core().class().name() == class);
+        let bus = machine.board().and_then(|board| board.pci_bus());
+        Ok(Self {
+            platform,
+            layout: *layout,
+            window64: firmware::memory64_window(layout, cpu::phys_bits(machine)),
+            processors: (0..smp.maxcpus).map(processor).collect(),
+            nodes: numa.nodes().map(|(_, node)| node.size).collect(),
+            distances,
+            serial: isa.iter().filter_map(serial).collect(),
+            rtc: has("mc146818rtc"),
+            fw_cfg: false,
+            memory_slots: 0,
+            bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus)),
+            virtio_mmio: Vec::new(),
+        })
+    }
+}
+
+/// Devices on the first bus of that class, in the order they came.
+fn devices_on(machine: &Machine, bus: &str) -> Vec<ObjectRef> {
+    let bus = qdev::find_bus(machine, bus);
+    bus.iter().flat_map(|bus| bus.bus().children()).rev().map(|device| device as ObjectRef).collect()
+}
+
+fn serial(device: &ObjectRef) -> Option<Serial> {
+    if device.core().class().name() != "isa-serial" {
+        return None;
+    }
+    let number = |name| device.get(name).ok().and_then(|value| value.as_u64());
+    Some(Serial {
+        index: number("index")?.try_into().ok()?,
+        base: number("iobase")?.try_into().ok()?,
+        irq: number("irq")?.try_into().ok()?,
+    })
+}
+
+/// The root bus as hot-plug sees it.
+fn pluggable(bus: &Arc<PciBus>) -> Bus {
+    use crate::core::bus::Bus as _;
+    if !bus.bus().is_hotpluggable() {
+        return Bus::default();
+    }
+    let fixed =
+        |slot: &u8| bus.function(slot << 3).is_some_and(|f| !super::super::pcihp::is_hotpluggable(&f));
+    let slots = (0..32).filter(|slot| !fixed(slot)).collect();
+    Bus { selector: Some(0), slots, bridges: Vec::new() }
+}

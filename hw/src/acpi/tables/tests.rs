@@ -1,0 +1,207 @@
+use std::collections::BTreeMap;
+
+use super::facts::{Bus, Facts, Platform, Processor, Serial};
+use super::*;
+use crate::testing::{Rig, config};
+
+const GIB: u64 = 1 << 30;
+const BASE: u64 = 0x3ff0_0010;
+
+fn facts(platform: Platform, cpus: u32) -> Facts {
+    let processor = |index| Processor { apic_id: index, present: true, node: None };
+    Facts {
+        platform,
+        layout: Layout {
+            below_4g: 2 * GIB,
+            above_4g_start: 4 * GIB,
+            above_4g: 2 * GIB,
+            device_memory: Some((6 * GIB, 16 * GIB)),
+            pci_hole64: (22 * GIB, 32 * GIB),
+        },
+        window64: (0xc0_0000_0000, 0xfc_ffff_ffff),
+        processors: (0..cpus).map(processor).collect(),
+        nodes: Vec::new(),
+        distances: None,
+        serial: vec![Serial { index: 0, base: 0x3f8, irq: 4 }],
+        rtc: true,
+        fw_cfg: true,
+        memory_slots: 4,
+        bus: Bus::default(),
+        virtio_mmio: Vec::new(),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// The table at an address, checked.
+fn at(tables: &Tables, base: u64, address: u64) -> Vec<u8> {
+    let start = (address - base) as usize;
+    let length = word(&tables.blob, start + 4) as usize;
+    let table = tables.blob[start..start + length].to_vec();
+    if &table[..4] != b"FACS" {
+        assert_eq!(sum(&table), 0, "{}", String::from_utf8_lossy(&table[..4]));
+    }
+    table
+}
+
+/// Every table that a guest finds from the root pointer, by signature.
+fn read(tables: &Tables, base: u64) -> BTreeMap<String, Vec<u8>> {
+    assert_eq!(tables.rsdp.len(), 36);
+    assert_eq!(&tables.rsdp[..8], b"RSD PTR ");
+    assert_eq!((sum(&tables.rsdp[..20]), sum(&tables.rsdp)), (0, 0));
+    let root = at(tables, base, long(&tables.rsdp, 24));
+    let mut found = BTreeMap::new();
+    let mut add = |table: Vec<u8>| {
+        let name = String::from_utf8_lossy(&table[..4]).into_owned();
+        assert!(found.insert(name.clone(), table).is_none(), "{name} twice");
+    };
+    for entry in root[36..].chunks(8) {
+        let table = at(tables, base, long(entry, 0));
+        if &table[..4] == b"FACP" {
+            add(at(tables, base, long(&table, 140)));
+            let facs = u64::from(word(&table, 36));
+            if facs != 0 {
+                assert_eq!(facs % 64, 0);
+                add(at(tables, base, facs));
+            }
+        }
+        add(table);
+    }
+    found
+}
+
+fn names(tables: &BTreeMap<String, Vec<u8>>) -> Vec<&str> {
+    tables.keys().map(String::as_str).collect()
+}
+
+/// Subtables of a MADT or SRAT: (type, bytes), from offset `start`.
+fn entries(table: &[u8], start: usize) -> Vec<(u8, Vec<u8>)> {
+    let mut list = Vec::new();
+    let mut rest = &table[start..];
+    while !rest.is_empty() {
+        let (entry, after) = rest.split_at(usize::from(rest[1]));
+        list.push((entry[0], entry.to_vec()));
+        rest = after;
+    }
+    list
+}
+
+#[test]
+fn tables_are_found_wherever_they_lie_and_are_as_long_everywhere() {
+    let facts = facts(Platform::Q35, 2);
+    let lengths: Vec<usize> = (0..8u64)
+        .map(|step| {
+            let base = 0x7fe0_0000 + 16 * step;
+            let tables = assemble(&facts, base);
+            assert_eq!(names(&read(&tables, base)), ["APIC", "DSDT", "FACP", "FACS", "MCFG", "WAET"]);
+            tables.blob.len()
+        })
+        .collect();
+    assert!(lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
+    assert_eq!(
+        names(&read(&assemble(&self::facts(Platform::Pc, 1), BASE), BASE)),
+        ["APIC", "DSDT", "FACP", "FACS", "WAET"]
+    );
+}
+
+#[test]
+fn the_fadt_says_where_the_registers_are() {
+    let of = |platform| read(&assemble(&facts(platform, 1), BASE), BASE).remove("FACP").unwrap();
+    for (platform, gpe, length) in [(Platform::Q35, 0x620, 16), (Platform::Pc, 0xafe0, 4)] {
+        let fadt = of(platform);
+        assert_eq!(fadt[46], 9);
+        assert_eq!(
+            [word(&fadt, 56), word(&fadt, 64), word(&fadt, 76), word(&fadt, 80)],
+            [0x600, 0x604, 0x608, gpe]
+        );
+        assert_eq!((fadt[88], fadt[89], fadt[91], fadt[92]), (4, 2, 4, length));
+        assert_eq!((word(&fadt, 48), fadt[108], word(&fadt, 112)), (0, 0x32, 0x84a5));
+        assert_eq!((fadt[116], long(&fadt, 120), fadt[128]), (1, 0xcf9, 0x0f));
+        assert_eq!(u64::from(word(&fadt, 40)), long(&fadt, 140));
+        // The wide forms say the same.
+        assert_eq!(
+            [long(&fadt, 152), long(&fadt, 176), long(&fadt, 212), long(&fadt, 224)],
+            [0x600, 0x604, 0x608, gpe.into()]
+        );
+    }
+    let reduced = of(Platform::Microvm { second_ioapic: false });
+    assert_eq!((word(&reduced, 36), word(&reduced, 112), word(&reduced, 56)), (0, 0x10_0400, 0));
+    assert_eq!((long(&reduced, 120), reduced[128]), (0xfea0_0202, 0x42));
+    assert_eq!((long(&reduced, 248), long(&reduced, 260)), (0xfea0_0200, 0xfea0_0201));
+}
+
+#[test]
+fn processors_beyond_the_short_ids_have_long_entries() {
+    let mut facts = facts(Platform::Q35, 300);
+    facts.processors[299].present = false;
+    let tables = read(&assemble(&facts, BASE), BASE);
+    let madt = entries(&tables["APIC"], 44);
+    let of =
+        |kind| madt.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>();
+    assert_eq!((of(0).len(), of(9).len()), (255, 45));
+    assert_eq!(of(0)[254], [0, 8, 254, 254, 1, 0, 0, 0]);
+    let last = &of(9)[44];
+    assert_eq!((word(last, 4), word(last, 8), word(last, 12)), (299, 0, 299));
+    assert_eq!(of(1), [[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]]);
+    let overrides: Vec<(u8, u32, u8)> = of(2).iter().map(|e| (e[3], word(e, 4), e[8])).collect();
+    assert_eq!(overrides, [(0, 2, 0), (5, 5, 0xd), (9, 9, 0xd), (10, 10, 0xd), (11, 11, 0xd)]);
+    assert_eq!((of(4).len(), of(10).len()), (1, 1));
+}
+
+#[test]
+fn a_reduced_machine_has_what_it_needs() {
+    let mut facts = facts(Platform::Microvm { second_ioapic: true }, 2);
+    facts.virtio_mmio = vec![(0xfeb0_0000, 5)];
+    let tables = read(&assemble(&facts, BASE), BASE);
+    assert_eq!(names(&tables), ["APIC", "DSDT", "FACP"]);
+    let madt = entries(&tables["APIC"], 44);
+    assert_eq!(madt.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [0, 0, 1, 1, 4]);
+    assert_eq!(madt[3].1, [1, 12, 1, 0, 0, 0, 0xc1, 0xfe, 24, 0, 0, 0]);
+    assert_eq!(word(&tables["APIC"], 40), 0);
+}
+
+#[test]
+fn a_built_board_has_tables_and_none_has_not() {
+    for (name, wanted) in [("q35", 7), ("pc", 6)] {
+        let rig = Rig::ready(name);
+        let layout = facts(Platform::Q35, 1).layout;
+        let tables = build(&rig.machine, &layout, BASE).unwrap();
+        let tables = read(&tables, BASE);
+        assert_eq!(tables.len(), wanted, "{:?}", names(&tables));
+    }
+    let rig = Rig::build(config("none")).unwrap();
+    let error = build(&rig.machine, &facts(Platform::Q35, 1).layout, BASE).err().unwrap();
+    assert_eq!(error.desc(), "this machine has no ACPI tables");
+}
+
+/// Writes the tables for `iasl` when `PLIANT_ACPI_DUMP` names a directory.
+#[test]
+fn tables_for_people() {
+    let Ok(to) = std::env::var("PLIANT_ACPI_DUMP") else { return };
+    let slots = (2..32).collect::<Vec<u8>>();
+    let behind = Bus { selector: Some(1), slots: (0..32).collect(), bridges: Vec::new() };
+    for (name, platform) in
+        [("q35", Platform::Q35), ("pc", Platform::Pc), ("microvm", Platform::Microvm { second_ioapic: true })]
+    {
+        let mut facts = facts(platform, 4);
+        facts.nodes = vec![GIB, 3 * GIB];
+        facts.distances = Some(vec![vec![10, 20], vec![20, 10]]);
+        facts.virtio_mmio = vec![(0xfeb0_0000, 5)];
+        if platform == Platform::Pc {
+            facts.bus = Bus { selector: Some(0), slots: slots.clone(), bridges: vec![(8, behind.clone())] };
+        }
+        for (table, bytes) in read(&assemble(&facts, BASE), BASE) {
+            std::fs::write(format!("{to}/{name}.{table}"), bytes).unwrap();
+        }
+    }
+}
