@@ -20,7 +20,7 @@ pub(crate) mod testing;
 pub(crate) mod vhost;
 
 pub use backend::{GenericProperties, VirtioBackend, VirtioCommon, generic_properties};
-pub use device::{Notifier, NotifierSlot, Violation, VirtioDevice};
+pub use device::{Notifier, NotifierSlot, Outcome, Violation, VirtioDevice};
 pub use ring_server::{Done, RingServer, RingServerStatus, RingSetup, RingStart};
 
 /// Registers the abstract classes and the buses of virtio.

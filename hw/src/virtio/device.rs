@@ -15,6 +15,20 @@ use super::ring_server::RingServer;
 #[error("{0}")]
 pub struct Violation(pub String);
 
+/// What became of a buffer that a device was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes back to the driver, with this many bytes written into it.
+    Done(u32),
+    /// It stays first in its queue until the device calls [`Notifier::queue_ready`]; then, and whenever the driver adds another
+    /// one, it is given to the device again, with what is in it then. Rings are not looked at meanwhile.
+    Later,
+    /// As `Later`, but the device is at work on what the buffer needs, some milliseconds in each call: it is given to the device again in
+    /// the main loop's next turns, and a machine that stops waits for it. A device forgets its work when it is given something else, and in
+    /// [`VirtioDevice::driver_reset`].
+    Again,
+}
+
 /// The device's half of virtio (virtio 1.3 §2, §5).
 ///
 /// Called with the transport's lock held: an implementation may call down (memory, accelerator) and take its own lock,
@@ -53,18 +67,14 @@ pub trait VirtioDevice: Send + Sync {
         None
     }
 
-    /// Works for some milliseconds at most on what serving the buffer will need; true once it can be served. Until then the buffer stays
-    /// in its queue and this is called again, in the main loop's next turns: with what is in the buffer then, which may have
-    /// changed.
-    fn prepare(&self, _queue: u16, _buffer: &Chain<'_>) -> bool {
-        true
-    }
+    /// The driver set `DRIVER_OK`, having accepted `features`; buffers are served from now on.
+    fn started(&self, _features: u64) {}
 
-    /// Serves one buffer of queue `queue`; gives how many bytes were written into it.
+    /// Serves the first buffer of queue `queue`.
     ///
     /// # Errors
     /// The driver broke the protocol. The buffer is not returned to it then.
-    fn serve(&self, queue: u16, buffer: &mut Chain<'_>) -> Result<u32, Violation>;
+    fn serve(&self, queue: u16, buffer: &mut Chain<'_>) -> Result<Outcome, Violation>;
 
     /// The driver reset the device (status 0). Not a system reset: a memory device keeps its memory.
     fn driver_reset(&self) {}
@@ -73,10 +83,14 @@ pub trait VirtioDevice: Send + Sync {
     fn settle(&self) {}
 }
 
-/// How a back end tells its transport that something happened. Called without any lock of the back end held.
+/// How a back end tells its transport that something happened. Called from any thread, without any lock of the back end held.
 pub trait Notifier: Send + Sync {
     /// The configuration space changed.
     fn config_changed(&self);
+
+    /// Buffers of a queue that had to wait ([`Outcome::Later`]) can be served: the main loop's next turn does it. While the machine is
+    /// stopped they wait on. Nothing happens for a queue that does not run or that is not there.
+    fn queue_ready(&self, queue: u16);
 }
 
 /// A back end's place for its notifier; empty until the transport is realized.
@@ -91,9 +105,19 @@ impl NotifierSlot {
 
     /// Tells the transport, if there is one. The slot is not locked meanwhile.
     pub fn config_changed(&self) {
-        let notifier = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(notifier) = notifier {
+        if let Some(notifier) = self.get() {
             notifier.config_changed();
         }
+    }
+
+    /// As [`Notifier::queue_ready`], if there is a transport.
+    pub fn queue_ready(&self, queue: u16) {
+        if let Some(notifier) = self.get() {
+            notifier.queue_ready(queue);
+        }
+    }
+
+    fn get(&self) -> Option<Arc<dyn Notifier>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }

@@ -13,6 +13,7 @@ mod kicks;
 mod proxy;
 mod stop;
 mod transport;
+mod turns;
 
 pub use proxy::{Proxy, VirtioPci, leading_properties};
 pub use transport::Transport;

@@ -5,7 +5,7 @@
 
 use vm_memory::GuestMemory;
 
-use super::device::{Violation, VirtioDevice};
+use super::device::{Outcome, Violation, VirtioDevice};
 use super::features::{ACCESS_PLATFORM, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_RESET, VERSION_1, status};
 use super::ring::{NO_VECTOR, VirtQueue};
 
@@ -57,8 +57,8 @@ pub struct Served {
     pub violation: Option<Violation>,
     /// The budget ended before the queue: serve it again.
     pub more: bool,
-    /// The next buffer is being prepared: serve it again (`more` is set too).
-    pub unready: bool,
+    /// The device is at work on the next buffer (`more` is set too).
+    pub again: bool,
 }
 
 /// What became of the next buffer of a queue.
@@ -68,8 +68,10 @@ enum Step {
     More,
     /// There is none.
     Empty,
-    /// It stays until it can be served.
-    Unready,
+    /// It stays until the device can serve it.
+    Later,
+    /// It stays while the device works on it.
+    Again,
 }
 
 /// What a write to the status register came to.
@@ -176,7 +178,10 @@ impl VirtioState {
         // The driver cannot take back that the device is broken, but it can overwrite the bit; `broken` stays.
         self.status = value;
         match (ran, self.is_running()) {
-            (false, true) => StatusChange::Started,
+            (false, true) => {
+                device.started(self.accepted);
+                StatusChange::Started
+            }
             (true, false) => StatusChange::Stopped,
             _ => StatusChange::None,
         }
@@ -327,15 +332,19 @@ impl VirtioState {
             let Some(mut buffer) = queue.pop(memory, indirect)? else {
                 return Ok(if queue.rearm(memory) { Step::More } else { Step::Empty });
             };
-            if !device.prepare(index, &buffer) {
-                queue.put_back(before);
-                return Ok(Step::Unready);
-            }
-            let written = device.serve(index, &mut buffer)?;
+            let outcome = device.serve(index, &mut buffer)?;
             let head = buffer.head();
-            queue.push(memory, head, written)?;
-            used = true;
-            Ok(Step::More)
+            let stays = match outcome {
+                Outcome::Done(written) => {
+                    queue.push(memory, head, written)?;
+                    used = true;
+                    return Ok(Step::More);
+                }
+                Outcome::Later => Step::Later,
+                Outcome::Again => Step::Again,
+            };
+            queue.put_back(before);
+            Ok(stays)
         };
         let mut outcome = Ok(Step::More);
         for _ in 0..=budget {
@@ -347,7 +356,9 @@ impl VirtioState {
         let interrupt = used && queue.should_interrupt(memory);
         let vector = queue.vector;
         match outcome {
-            Ok(step) => (served.more, served.unready) = (step != Step::Empty, step == Step::Unready),
+            Ok(step) => {
+                (served.more, served.again) = (matches!(step, Step::More | Step::Again), step == Step::Again);
+            }
             Err(violation) => served = self.broke(violation),
         }
         if interrupt {

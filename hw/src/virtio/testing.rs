@@ -1,19 +1,24 @@
 //! A back end for tests of the transport: echoes what it gets.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::device::{Violation, VirtioDevice};
+use super::device::{Outcome, Violation, VirtioDevice};
 use super::ring::Chain;
 
 /// Feature bit the device insists on.
 pub(crate) const NEEDED: u64 = 2;
 
-/// Answers each buffer with its own bytes; one that starts with `!` is a violation, one with `~` may take its time.
+/// Answers each buffer with its own bytes; one that starts with `!` is a violation, one with `~` may take its time, one with `.` waits
+/// until it is `open`.
 #[derive(Default)]
 pub(crate) struct Echo {
     pub(crate) resets: Mutex<u32>,
-    /// How often the next buffer that starts with `~` is still to be prepared; what was seen of it.
-    pub(crate) unready: Mutex<(u32, Vec<Vec<u8>>)>,
+    /// How often the next buffer that starts with `~` is still to be worked on; what was seen of it.
+    pub(crate) again: Mutex<(u32, Vec<Vec<u8>>)>,
+    pub(crate) open: AtomicBool,
+    /// What the driver accepted, each time it started the device.
+    pub(crate) starts: Mutex<Vec<u64>>,
 }
 
 impl VirtioDevice for Echo {
@@ -35,24 +40,24 @@ impl VirtioDevice for Echo {
     fn config(&self) -> Vec<u8> {
         vec![1, 2, 3, 4, 5, 6]
     }
-    fn prepare(&self, _queue: u16, buffer: &Chain<'_>) -> bool {
-        let mut data = [0; 16];
-        let count = buffer.read(&mut data);
-        let mut unready = self.unready.lock().unwrap();
-        if data[0] != b'~' || unready.0 == 0 {
-            return true;
-        }
-        unready.0 -= 1;
-        unready.1.push(data[..count].to_vec());
-        false
+    fn started(&self, features: u64) {
+        self.starts.lock().unwrap().push(features);
     }
-    fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> Result<u32, Violation> {
+    fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> Result<Outcome, Violation> {
         let mut data = [0; 16];
         let count = buffer.read(&mut data);
-        if data[0] == b'!' {
-            return Err(Violation("virtio-echo protocol violation: shouting".into()));
+        let mut again = self.again.lock().unwrap();
+        match data[0] {
+            b'!' => return Err(Violation("virtio-echo protocol violation: shouting".into())),
+            b'.' if !self.open.load(Ordering::Relaxed) => return Ok(Outcome::Later),
+            b'~' if again.0 > 0 => {
+                again.0 -= 1;
+                again.1.push(data[..count].to_vec());
+                return Ok(Outcome::Again);
+            }
+            _ => {}
         }
-        Ok(buffer.write(&data[..count]) as u32)
+        Ok(Outcome::Done(buffer.write(&data[..count]) as u32))
     }
     fn driver_reset(&self) {
         *self.resets.lock().unwrap() += 1;

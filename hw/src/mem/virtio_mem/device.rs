@@ -24,7 +24,7 @@ use crate::mem::memslots::sizing::{Budget, MAX_PARTS, Parts};
 use crate::mem::placement::Wanted;
 use crate::mem::unplugged::OnAccess;
 use crate::virtio::ring::Chain;
-use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
+use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
 
 /// Proximity domain of the memory is in ACPI tables.
 #[doc(alias = "VIRTIO_MEM_F_ACPI_PXM")]
@@ -199,13 +199,6 @@ impl VirtioMem {
         // Also when it is the same value: a driver that gave up tries again.
         self.common.notifier.config_changed();
     }
-
-    /// Serves one request and answers it.
-    fn request(&self, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
-        let response = self.lock().serve(read_request(buffer)?);
-        let written = buffer.write(&response);
-        Ok(written as u32)
-    }
 }
 
 fn read_request(buffer: &Chain<'_>) -> std::result::Result<Request, Violation> {
@@ -342,16 +335,17 @@ impl VirtioDevice for VirtioMem {
         inner.live.as_ref().map(|live| live.unit.config(inner.config.node).to_vec()).unwrap_or_default()
     }
 
-    fn prepare(&self, _queue: u16, buffer: &Chain<'_>) -> bool {
-        // Serving says what is wrong with it.
-        let Ok(request) = read_request(buffer) else { return true };
+    fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> std::result::Result<Outcome, Violation> {
+        let request = read_request(buffer)?;
         let mut inner = self.lock();
-        let Some(live) = &mut inner.live else { return true };
-        live.unit.prepare(request, live.devices.is_frozen())
-    }
-
-    fn serve(&self, _queue: u16, buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
-        self.request(buffer)
+        if let Some(live) = &mut inner.live
+            && !live.unit.prepare(request, live.devices.is_frozen())
+        {
+            return Ok(Outcome::Again);
+        }
+        let response = inner.serve(request);
+        drop(inner);
+        Ok(Outcome::Done(buffer.write(&response) as u32))
     }
 
     fn driver_reset(&self) {

@@ -24,6 +24,8 @@ pub(super) fn follow_run_state(machine: &Machine, transport: &Arc<Transport>) {
     let mut list = transports.0.lock().unwrap_or_else(PoisonError::into_inner);
     list.retain(|other| other.strong_count() > 0);
     list.push(Arc::downgrade(transport));
+    drop(list);
+    transport.turns.set_running(machine.is_running());
 }
 
 /// Those that are there, so that none is called with the list locked.

@@ -3,7 +3,6 @@
 //! One lock guards the state. It is held while the back end serves buffers and let go before interrupts are raised,
 //! the back end settles, or event descriptors are mapped.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
 use super::common::{self, Effect, Selectors};
 use super::external::{External, QUEUE_VECTOR};
 use super::kicks::Kicks;
+use super::turns::Turns;
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
 use crate::virtio::device::Notifier;
@@ -52,13 +52,7 @@ pub struct Transport {
     external: Option<External>,
     /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
     pin: Mutex<()>,
-    /// Queues whose next turn is posted to the main loop, a bit each.
-    deferred: AtomicU64,
-}
-
-/// The bit of a queue; devices have fewer queues than bits.
-fn deferred_bit(queue: u16) -> u64 {
-    1 << (queue & 63)
+    pub(super) turns: Turns,
 }
 
 pub(super) struct Inner {
@@ -76,6 +70,7 @@ impl Transport {
         let generic = parts.backend.common().generic();
         let state = VirtioState::new(&*parts.backend, generic.features);
         let external = parts.backend.ring_server().map(External::new);
+        let turns = Turns::new(state.queues().len());
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             parts,
@@ -83,7 +78,7 @@ impl Transport {
             kicks: Kicks::default(),
             external,
             pin: Mutex::default(),
-            deferred: AtomicU64::new(0),
+            turns,
         })
     }
 
@@ -141,13 +136,13 @@ impl Transport {
                 let view = self.parts.space.view();
                 inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, budget)
             };
-            let (more, unready) = (served.more, served.unready);
+            let (more, again) = (served.more, served.again);
             self.finish(served);
             if !more {
                 return;
             }
-            // What is being prepared ends by itself; only time counts.
-            if !unready {
+            // What is being worked on ends by itself; only time counts.
+            if !again {
                 left = left.saturating_sub(budget);
                 budget = (budget * 2).min(BUDGET);
             }
@@ -155,14 +150,19 @@ impl Transport {
                 break;
             }
         }
+        self.post_turn(queue);
+    }
+
+    /// Has the main loop's next turn serve a queue.
+    fn post_turn(&self, queue: u16) {
         // One posted turn is enough, however often a guest notifies a queue that never runs empty.
-        if self.deferred.fetch_or(deferred_bit(queue), Ordering::AcqRel) & deferred_bit(queue) != 0 {
+        if !self.turns.begin(queue) {
             return;
         }
         let me = self.me.clone();
         self.parts.mainloop.post(move || {
             if let Some(transport) = me.upgrade() {
-                transport.deferred.fetch_and(!deferred_bit(queue), Ordering::AcqRel);
+                transport.turns.end(queue);
                 transport.kick(queue);
             }
         });
@@ -174,10 +174,9 @@ impl Transport {
         if self.external.is_some() {
             return;
         }
-        let deferred = self.deferred.load(Ordering::Acquire);
         let notified = self.kicks.take_signalled();
         for queue in 0..self.queue_count() {
-            if notified.contains(&queue) || deferred & deferred_bit(queue) != 0 {
+            if notified.contains(&queue) || self.turns.is_posted(queue) {
                 self.serve(queue, Duration::MAX);
             }
         }
@@ -247,8 +246,14 @@ impl Transport {
     pub(super) fn set_machine_running(&self, running: bool) {
         match &self.external {
             Some(external) => external.server.set_machine_running(running),
-            None if !running => self.finish_notified(),
-            None => {}
+            None => {
+                for queue in self.turns.set_running(running) {
+                    self.post_turn(queue);
+                }
+                if !running {
+                    self.finish_notified();
+                }
+            }
         }
     }
 
@@ -386,6 +391,12 @@ impl Notifier for Transport {
     fn config_changed(&self) {
         let due = self.lock().state.config_changed();
         self.deliver(due);
+    }
+
+    fn queue_ready(&self, queue: u16) {
+        if self.turns.may_run(queue) {
+            self.post_turn(queue);
+        }
     }
 }
 

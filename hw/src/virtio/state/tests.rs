@@ -103,28 +103,28 @@ fn a_buffer_that_takes_time_stays_next_and_is_looked_at_anew_each_time() {
     let mut state = running(&device);
     offer(&memory, b"ping", 1);
     assert!(!state.serve(0, &memory, &device, 16).more);
-    device.unready.lock().unwrap().0 = 3;
+    device.again.lock().unwrap().0 = 3;
     offer(&memory, b"~one", 2);
     for text in [b"~one", b"~two", b"~two"] {
         offer(&memory, text, 2);
         let served = state.serve(0, &memory, &device, 16);
-        assert!(served.more && served.unready && served.violation.is_none());
+        assert!(served.more && served.again && served.violation.is_none());
         assert_eq!((served.due, state.queues()[0].next_avail()), (Due::default(), 1), "nothing was used");
     }
     let served = state.serve(0, &memory, &device, 16);
-    assert!(!served.more && !served.unready);
+    assert!(!served.more && !served.again);
     assert_eq!((served.due.queue, state.queues()[0].next_avail()), (Some(1), 2));
     let mut answer = [0; 4];
     memory.read_slice(&mut answer, GuestAddress(0x9000)).unwrap();
     assert_eq!(&answer, b"~two", "what was in it when it was served");
-    assert_eq!(device.unready.lock().unwrap().1, [b"~one", b"~two", b"~two"]);
+    assert_eq!(device.again.lock().unwrap().1, [b"~one", b"~two", b"~two"]);
 }
 
 #[test]
 fn what_was_served_before_a_buffer_that_takes_time_is_told_at_once_and_a_reset_forgets_it() {
     let (device, memory) = (Echo::default(), memory());
     let mut state = running(&device);
-    device.unready.lock().unwrap().0 = u32::MAX;
+    device.again.lock().unwrap().0 = u32::MAX;
     // Entry 1 of the available ring names descriptor 2, with one more buffer.
     offer(&memory, b"ping", 2);
     memory.write_slice(&[2, 0], GuestAddress(0x2006)).unwrap();
@@ -132,10 +132,35 @@ fn what_was_served_before_a_buffer_that_takes_time_is_told_at_once_and_a_reset_f
     memory.write_slice(&0x8100u64.to_le_bytes(), GuestAddress(0x1020)).unwrap();
     memory.write_slice(&[1, 0, 0, 0, 0, 0, 0, 0], GuestAddress(0x1028)).unwrap();
     let served = state.serve(0, &memory, &device, 16);
-    assert!(served.unready && served.due.queue == Some(1));
+    assert!(served.again && served.due.queue == Some(1));
     assert_eq!(state.set_status(&device, 0), StatusChange::Reset);
     let served = state.serve(0, &memory, &device, 16);
-    assert!(!served.more && !served.unready, "nobody runs");
+    assert!(!served.more && !served.again, "nobody runs");
+}
+
+#[test]
+fn a_buffer_that_waits_stays_first_and_keeps_nobody_busy() {
+    let (device, memory) = (Echo::default(), memory());
+    let mut state = running(&device);
+    offer(&memory, b".wait", 1);
+    for _ in 0..2 {
+        let served = state.serve(0, &memory, &device, 16);
+        assert!(!served.more && !served.again && served.violation.is_none());
+        assert_eq!((served.due, state.queues()[0].next_avail()), (Due::default(), 0), "nothing was used");
+    }
+    device.open.store(true, std::sync::atomic::Ordering::Relaxed);
+    let served = state.serve(0, &memory, &device, 16);
+    assert_eq!((served.due.queue, state.queues()[0].next_avail(), served.more), (Some(1), 1, false));
+}
+
+#[test]
+fn a_device_hears_of_each_start_and_what_was_accepted() {
+    let device = Echo::default();
+    let mut state = running(&device);
+    state.set_status(&device, 0xf);
+    state.set_status(&device, 0xb);
+    state.set_status(&device, 0xf);
+    assert_eq!(*device.starts.lock().unwrap(), [VERSION_1 | NEEDED; 2]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::mem::slot_plan::SlotPlan;
 use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_RESET};
 use crate::virtio::ring::{Chain, MAX_DESCRIPTORS};
 use crate::virtio::ring_server::RingServer;
-use crate::virtio::{Violation, VirtioBackend, VirtioCommon, VirtioDevice};
+use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
 
 /// Virtio device ID of disks.
 const DEVICE_ID: u16 = 2;
@@ -334,7 +334,7 @@ impl VirtioDevice for VhostUserBlk {
         }
     }
 
-    fn serve(&self, _queue: u16, _buffer: &mut Chain<'_>) -> std::result::Result<u32, Violation> {
+    fn serve(&self, _queue: u16, _buffer: &mut Chain<'_>) -> std::result::Result<Outcome, Violation> {
         Err(Violation("vhost-user-blk: rings are served by the back end".into()))
     }
 }

@@ -1,7 +1,7 @@
 //! Allocating the pages of a large request bit by bit before it is served, so that nobody waits for all of them at once.
 //!
 //! A guest may ask for 128 GiB in one request, and with `prealloc=on` somebody has to write to every page. So the device asks for
-//! time ([`VirtioDevice::prepare`](crate::virtio::VirtioDevice::prepare)): the request stays in its queue, each of the main loop's turns
+//! time ([`Outcome::Again`](crate::virtio::Outcome::Again)): the request stays in its queue, each of the main loop's turns
 //! allocates a slice, and serving finds the pages there. Nothing is plugged meanwhile and nobody was told; whatever else is asked
 //! for, or a reset, frees the pages again.
 
