@@ -4,12 +4,13 @@
 //! - [`MemoryDevice`] is a device with memory, [`MemoryDevices`] the list of a machine's, [`MemoryDevicePlug`] the
 //!   machine's part in plugging one;
 //! - [`slot_plan`] sees to it that every part of a device's memory finds a slot wherever it needs one;
-//! - [`virtio_mem`] is the one kind there is.
+//! - [`virtio_mem`] and [`pc_dimm`] are the kinds there are.
 //!
-//! Left out: `pc-dimm` and its slots, `virtio-pmem`.
+//! Left out: `nvdimm`, `virtio-pmem`.
 
 mod device;
 pub mod memslots;
+pub mod pc_dimm;
 pub mod placement;
 mod plug;
 pub mod slot_plan;
@@ -24,4 +25,5 @@ pub use unplugged::OnAccess;
 /// Registers the memory devices.
 pub fn register(registry: &mut qom::Registry) {
     virtio_mem::register(registry);
+    pc_dimm::register(registry);
 }

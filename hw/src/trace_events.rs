@@ -101,6 +101,18 @@ trace::events! {
     msix_write_config(name: &str, enabled: u8, masked: u8) "dev {name} enabled {enabled} masked {masked}";
     /// Signals of another process reach the guest through this one.
     pliant_msix_detour(error: &qapi::Error) "{error}";
+    /// A slot is selected whose number is too high.
+    mhp_acpi_invalid_slot_selected(slot: u32) "{slot:#x}";
+    /// What is written to the registers of memory hot-plug: the event and the status that the guest speaks of.
+    mhp_acpi_write_ost_ev(slot: u32, ev: u32) "slot[{slot:#x}] OST EVENT: {ev:#x}";
+    /// See above.
+    mhp_acpi_write_ost_status(slot: u32, st: u32) "slot[{slot:#x}] OST STATUS: {st:#x}";
+    /// The guest took the event of a DIMM that came.
+    mhp_acpi_clear_insert_evt(slot: u32) "slot[{slot:#x}] clear insert event";
+    /// The guest took the event of a DIMM that is to go.
+    mhp_acpi_clear_remove_evt(slot: u32) "slot[{slot:#x}] clear remove event";
+    /// A DIMM is gone.
+    mhp_acpi_pc_dimm_deleted(slot: u32) "slot[{slot:#x}] pc-dimm deleted";
     /// The slots in which the guest finds something new, a bit each.
     acpi_pci_up_read(val: u32) "{val}";
     /// Those that are to go.

@@ -8,6 +8,7 @@ use memory::{RegionDesc, RegionId};
 use qapi::Result;
 use qom::{Class, ObjectRef, Registry};
 
+use super::memhp::MemoryHotplug;
 use super::pcihp::{AcpiPciHotplug, REGISTERS, Registers};
 use super::pm::{Pm, SCI};
 use crate::core::bus::Bus;
@@ -85,6 +86,7 @@ impl PciDevice for Piix4Pm {
         pm.map_gpe(machine, &owner, machine.io_region(), GPE_BASE, GPE_PORTS);
         let bus = self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         let bus = bus.ok_or_else(|| qapi::Error::generic("PIIX4_PM needs a PCI bus"))?;
+        MemoryHotplug::install(machine, &pm, owner.clone());
         let hotplug = AcpiPciHotplug::new(machine, &bus, &pm);
         let mut tx = machine.memory().transaction();
         let desc = RegionDesc::new("acpi-pci-hotplug", REGISTERS.into()).owned_by(owner);

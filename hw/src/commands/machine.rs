@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use memory::{MemoryBackend, MtreeOptions};
 use qapi::commands::MachineCommands;
 use qapi::types::{
-    BalloonInfo, CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties, CurrentMachineParams,
-    HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev, MemoryDeviceInfo,
-    MemoryInfo, NameInfo, PliantMemoryMap, PliantMemslots, UuidInfo,
+    ACPIOSTInfo, BalloonInfo, CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties,
+    CurrentMachineParams, HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev,
+    MemoryDeviceInfo, MemoryInfo, NameInfo, PliantMemoryMap, PliantMemslots, UuidInfo,
 };
 use qapi::{Enum, Error, ErrorClass, Result};
 
 use super::MachineHandlers;
+use crate::acpi::memhp::MemoryHotplug;
 use crate::core::machine::Machine;
 use crate::core::machine_types::{Board, MachineType, TYPES};
 use crate::i386::cpu::{self, Cpus};
@@ -55,6 +56,10 @@ impl MachineCommands for MachineHandlers {
     fn query_memory_size_summary(&self) -> Result<MemoryInfo> {
         let plugged = MemoryDevices::of(&self.0).plugged_size();
         Ok(MemoryInfo { base_memory: self.0.sizes().ram, plugged_memory: Some(plugged) })
+    }
+
+    fn query_acpi_ospm_status(&self) -> Result<Vec<ACPIOSTInfo>> {
+        MemoryHotplug::of(&self.0).status()
     }
 
     fn query_memory_devices(&self) -> Result<Vec<MemoryDeviceInfo>> {

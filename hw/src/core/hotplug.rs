@@ -48,4 +48,6 @@ pub enum Unplug {
     Now,
     /// The guest was told; it will eject the device, which then calls [`super::qdev::complete_unplug`].
     GuestAsked,
+    /// The same, and the guest may say no: a later `device_del` asks it again.
+    MayAskAgain,
 }

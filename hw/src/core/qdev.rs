@@ -335,13 +335,15 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     }
     let mut outcome = Unplug::Now;
     for handler in handlers(&device) {
-        if handler.unplug_request(machine, &device)? == Unplug::GuestAsked {
-            outcome = Unplug::GuestAsked;
+        let answer = handler.unplug_request(machine, &device)?;
+        if answer != Unplug::Now {
+            outcome = answer;
         }
     }
     match outcome {
         // Marked here, so that a handler that refuses leaves no trace.
         Unplug::GuestAsked => dev.set_unplug_pending(true),
+        Unplug::MayAskAgain => {}
         Unplug::Now => complete_unplug(machine, &device),
     }
     Ok(())

@@ -10,6 +10,7 @@ use qom::{Class, ObjectRef, Registry};
 
 use super::pirq::{Pirq, Wiring};
 use super::reset_control::{self, ResetControl};
+use crate::acpi::memhp::MemoryHotplug;
 use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
 use crate::core::bus::{self, Bus, PlainBus};
 use crate::core::device::{Device, ResetKind};
@@ -94,6 +95,7 @@ impl SouthBridge {
         tx.add_subregion(machine.io_region(), 0, region, 0);
         tx.commit();
         pm.map_fixed(machine, &owner, region);
+        MemoryHotplug::install(machine, &pm, owner.clone());
         pm.map_gpe(machine, &owner, region, ICH9_GPE_OFFSET, ICH9_GPE_PORTS);
         (pm, region)
     }

@@ -127,7 +127,7 @@ impl Facts {
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
             fw_cfg: false,
-            memory_slots: 0,
+            memory_slots: machine.sizes().slots.min(256) as u32,
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus)),
             virtio_mmio: Vec::new(),
         })

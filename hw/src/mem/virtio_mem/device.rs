@@ -18,7 +18,7 @@ use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request, Response, Span};
 use super::sizes::{default_block_size, thp_size};
 use super::unit::Unit;
 use crate::core::{Device, DeviceState, Machine, ResetKind};
-use crate::mem::device::{MemoryDevice, MemoryDevices, SlotUse};
+use crate::mem::device::{MemoryDevice, MemoryDevices, SlotUse, region_align};
 use crate::mem::memslots::Policy;
 use crate::mem::memslots::sizing::{Budget, MAX_PARTS, Parts};
 use crate::mem::placement::Wanted;
@@ -78,12 +78,6 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Alignment of what backs the region, as the memory API has it: huge pages for anonymous memory, else its pages.
-    fn region_align(backend: &MemoryBackend) -> u64 {
-        let anonymous = backend.block().is_some_and(|block| block.file().is_none());
-        if anonymous { 2 << 20 } else { backend.page_size() }
-    }
-
     /// The block size that is set, or the default.
     pub(super) fn effective_block_size(&self) -> u64 {
         match (self.block_size, &self.memdev) {
@@ -385,7 +379,7 @@ impl MemoryDevice for VirtioMem {
             config.memdev.as_ref().ok_or_else(|| Error::generic("'memdev' property must be set"))?;
         Ok(Wanted {
             size: backend.size(),
-            region_align: Config::region_align(backend),
+            region_align: region_align(backend),
             device_align: config.effective_block_size(),
             addr: (config.memaddr != 0).then_some(config.memaddr),
         })

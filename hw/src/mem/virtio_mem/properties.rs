@@ -1,15 +1,13 @@
 //! Properties of `virtio-mem`, in the order of `info qtree`, with QEMU's checks.
 
-use std::sync::Arc;
-
-use memory::MemoryBackend;
 use qapi::{Error, Result};
-use qom::{Object, ObjectRef, Property, Resolve};
+use qom::{Object, ObjectRef, Property};
 
 use super::device::{Config, OnOffAuto, VirtioMem};
 use super::protection::Protection;
 use super::sizes::MIN_BLOCK_SIZE;
 use crate::core::Device;
+use crate::mem::device::find_backend;
 use crate::mem::unplugged::OnAccess;
 
 type Flag = fn(&mut Config) -> &mut bool;
@@ -147,7 +145,7 @@ fn memdev() -> Property {
         })
         .set(|d: &VirtioMem, value, name| {
             let path = value.to_str(name)?;
-            let backend = if path.is_empty() { None } else { Some(find_backend(d, path, name)?) };
+            let backend = if path.is_empty() { None } else { Some(find_backend(d.dev().machine().as_deref(), path, name)?) };
             if d.dev().is_realized() {
                 let class = d.core().class().name();
                 return error(format!(
@@ -157,23 +155,6 @@ fn memdev() -> Property {
             d.lock().config.memdev = backend;
             Ok(())
         })
-}
-
-fn find_backend(device: &VirtioMem, path: &str, name: &str) -> Result<Arc<MemoryBackend>> {
-    let machine = device.dev().machine().ok_or_else(|| Error::device_not_found(path))?;
-    // A partial path means a backend before anything else that happens to have the same name.
-    let object = machine.tree().absolute(&format!("/objects/{path}"));
-    if let Some(backend) = object.as_ref().and_then(MemoryBackend::from_object) {
-        return Ok(backend);
-    }
-    let object = match machine.tree().resolve(path) {
-        Resolve::Found(object) => object,
-        Resolve::Missing => return Err(Error::device_not_found(path)),
-        Resolve::Ambiguous => return error(format!("Path '{path}' does not uniquely identify an object")),
-    };
-    MemoryBackend::from_object(&object).ok_or_else(|| {
-        Error::generic(format!("Invalid parameter type for '{name}', expected: memory-backend"))
-    })
 }
 
 fn size() -> Property {
