@@ -256,7 +256,6 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
         name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
-        append: line.append.clone(),
         actions: actions::parse(&line.actions)?,
         boot_guest: false,
     })

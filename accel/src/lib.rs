@@ -95,6 +95,20 @@ pub enum BootState {
         /// Guest-physical address of `hvm_start_info` (`ebx`).
         start_info: u32,
     },
+    /// The 64-bit entry of the Linux boot protocol: long mode, memory mapped to itself, interrupts off. The board has put
+    /// page tables and segment descriptors into memory.
+    Linux64 {
+        /// Guest-physical address of the first instruction (`rip`).
+        entry: u64,
+        /// Guest-physical address of `boot_params` (`rsi`).
+        zero_page: u32,
+        /// Guest-physical address of the top page table (`cr3`).
+        page_tables: u32,
+        /// Guest-physical address of the descriptor table; code is selector 10h, data 18h.
+        descriptors: u32,
+        /// Its last byte.
+        descriptors_limit: u16,
+    },
 }
 
 /// What vCPUs tell the board. Called on vCPU threads; implementations post to the main loop and return at once.
@@ -174,6 +188,11 @@ pub trait Accel: Send + Sync {
 
     /// The boot processor's state at the next resets; `None` is the architecture's reset vector.
     fn set_boot(&self, boot: Option<BootState>);
+
+    /// Has the vCPUs start, at the next resets that have a boot state, with the memory types that firmware sets: uncached from
+    /// `start`, a power of two below 4 GiB, up to there, and write-back elsewhere. `None` is the architecture's reset state.
+    /// Nothing happens where memory types do not matter.
+    fn set_device_window(&self, _start: Option<u32>) {}
 
     /// Puts vCPUs, interrupt controllers and the PIT into reset state. Only while paused.
     fn reset(&self);

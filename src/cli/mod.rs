@@ -78,7 +78,6 @@ pub(crate) struct CommandLine {
     pub(crate) globals: Vec<Raw>,
     pub(crate) name: Option<Raw>,
     pub(crate) uuid: Option<Raw>,
-    pub(crate) append: Option<String>,
     pub(crate) stopped: bool,
     pub(crate) no_defaults: bool,
     pub(crate) nographic: bool,
@@ -183,7 +182,11 @@ impl CommandLine {
             "-global" => self.globals.push(raw),
             "-name" => self.name = Some(raw),
             "-uuid" => self.uuid = Some(raw),
-            "-append" => self.append = Some(text),
+            // Short for a property of the machine.
+            "-kernel" | "-initrd" | "-append" | "-dtb" => {
+                merge(&mut self.machine, vec![(option[1..].to_owned(), text)]);
+            }
+            "-bios" => merge(&mut self.machine, vec![("firmware".to_owned(), text)]),
             "-S" => self.stopped = true,
             "-nodefaults" => self.no_defaults = true,
             // There are no configuration files to leave unread.

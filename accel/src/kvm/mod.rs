@@ -23,6 +23,7 @@
 //! Left out: TSC frequency and migration of state, Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
 //! `kernel-irqchip=off|split`.
 
+mod boot;
 mod chips;
 mod cpuid;
 mod features;
@@ -32,7 +33,6 @@ mod irqchip;
 mod kick;
 mod listener;
 mod put_off;
-mod pvh;
 mod registers;
 mod slots;
 mod state;
@@ -112,6 +112,8 @@ struct State {
 pub(crate) struct Shared {
     pub(crate) control: Control,
     pub(crate) boot: Mutex<Option<BootState>>,
+    /// [`Accel::set_device_window`].
+    pub(crate) device_window: Mutex<Option<u32>>,
     pub(crate) spaces: OnceLock<Spaces>,
     vm: Arc<VmFd>,
     chip: Arc<KvmIrqChip>,
@@ -220,6 +222,7 @@ impl KvmAccel {
             shared: Arc::new(Shared {
                 control: Control::new(),
                 boot: Mutex::default(),
+                device_window: Mutex::default(),
                 spaces: OnceLock::new(),
                 chip: KvmIrqChip::new(Arc::clone(&vm), routes),
                 slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots),
@@ -402,6 +405,10 @@ impl Accel for KvmAccel {
 
     fn set_boot(&self, boot: Option<BootState>) {
         *lock(&self.shared.boot) = boot;
+    }
+
+    fn set_device_window(&self, start: Option<u32>) {
+        *lock(&self.shared.device_window) = start;
     }
 
     fn reset(&self) {

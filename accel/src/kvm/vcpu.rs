@@ -18,7 +18,7 @@ use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{MsrIndices, ResetState};
-use super::{Shared, chips, lock, os_error, pvh, registers};
+use super::{Shared, boot, chips, lock, os_error, registers};
 use crate::VcpuEvents;
 use crate::control::{Snapshot, Step, StopFlag};
 
@@ -171,14 +171,22 @@ fn reason(exit: &VcpuExit<'_>) -> u32 {
 
 impl Running {
     fn reset(&mut self, state: &ResetState) {
-        let boot = lock(&self.shared.boot).filter(|_| self.index == 0);
-        let result = state.restore(&self.runner.fd).and_then(|()| match boot {
-            Some(boot) => pvh::enter(&self.runner.fd, &boot),
-            None => Ok(()),
-        });
+        let state = state.restore(&self.runner.fd);
+        let result = state.and_then(|()| self.boot());
         if let Err(error) = result {
             self.fail(&format!("cannot load the reset state: {}", os_error(error)));
         }
+    }
+
+    /// What firmware would have done, if a kernel is entered without.
+    fn boot(&self) -> Result<(), kvm_ioctls::Error> {
+        let Some(state) = *lock(&self.shared.boot) else { return Ok(()) };
+        let fd = &self.runner.fd;
+        boot::local_interrupts(fd, self.index == 0)?;
+        if let Some(window) = *lock(&self.shared.device_window) {
+            boot::set_memory_types(fd, window)?;
+        }
+        if self.index == 0 { boot::enter(fd, &state) } else { Ok(()) }
     }
 
     /// Runs the guest until the stop flag is set.

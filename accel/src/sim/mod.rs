@@ -220,7 +220,10 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
 /// Runs the program from its start until a reset or the end is wanted (the step) or it ends by itself (`None`).
 fn run_program(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvents) -> Option<Step> {
     let spaces = shared.spaces.get()?;
-    let BootState::Pvh { start_info, .. } = (*lock(&shared.boot))?;
+    let BootState::Pvh { start_info, .. } = (*lock(&shared.boot))? else {
+        events.internal_error(0, "sim: there is nothing here that runs a kernel");
+        return None;
+    };
     let mut bus = SimBus::new(shared, spaces, events, cpu, stop);
     // The program itself is not in guest memory, so all of it is free.
     let info = match StartInfo::read(&mut bus, u64::from(start_info), 0) {

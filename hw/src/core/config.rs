@@ -25,11 +25,10 @@ pub struct MachineConfig {
     pub name: Option<String>,
     /// `-uuid`, as 8-4-4-4-12 hexadecimal digits.
     pub uuid: Option<String>,
-    /// `-append`: the command line of the built-in guest.
-    pub append: Option<String>,
     /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.
     pub actions: Actions,
-    /// Whether the built-in guest is loaded (not under qtest, where the client plays the guest).
+    /// Whether firmware's part is played here and, without a kernel, the built-in guest is loaded: not under qtest, where the client plays
+    /// both.
     pub boot_guest: bool,
 }
 

@@ -16,6 +16,9 @@ pub struct MachineObject {
     core: ObjectCore,
     /// Id or path given with `memory-backend=`.
     memory_backend: Mutex<Option<String>>,
+    kernel: Mutex<Option<String>>,
+    initrd: Mutex<Option<String>>,
+    append: Mutex<Option<String>>,
     acpi: AtomicBool,
     max_ram_below_4g: AtomicU64,
     mem_merge: AtomicBool,
@@ -28,6 +31,9 @@ impl MachineObject {
         Self {
             core,
             memory_backend: Mutex::default(),
+            kernel: Mutex::default(),
+            initrd: Mutex::default(),
+            append: Mutex::default(),
             acpi: AtomicBool::new(true),
             max_ram_below_4g: AtomicU64::new(0),
             mem_merge: AtomicBool::new(true),
@@ -37,7 +43,19 @@ impl MachineObject {
 
     /// `memory-backend=`.
     pub fn memory_backend(&self) -> Option<String> {
-        self.memory_backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        get(&self.memory_backend)
+    }
+    /// `kernel=`: path of a kernel.
+    pub fn kernel(&self) -> Option<String> {
+        get(&self.kernel)
+    }
+    /// `initrd=`: path of an initial RAM disk.
+    pub fn initrd(&self) -> Option<String> {
+        get(&self.initrd)
+    }
+    /// `append=`: the command line of the kernel or of the built-in guest.
+    pub fn append(&self) -> Option<String> {
+        get(&self.append)
     }
     /// Records the backend that holds the default RAM, so that the property reads as its path.
     pub fn set_memory_backend(&self, id: &str) {
@@ -59,6 +77,10 @@ impl MachineObject {
     pub fn dump_guest_core(&self) -> bool {
         self.dump_guest_core.load(Relaxed)
     }
+}
+
+fn get(field: &Mutex<Option<String>>) -> Option<String> {
+    field.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 const ON_OFF_AUTO: [&str; 3] = ["auto", "on", "off"];
@@ -87,6 +109,11 @@ fn common() -> Vec<Property> {
                 m.set_memory_backend(v.to_str(name)?);
                 Ok(())
             }),
+        text("kernel", "Linux kernel image file", |m| &m.kernel),
+        text("initrd", "Linux initial ramdisk file", |m| &m.initrd),
+        text("append", "Linux kernel command line", |m| &m.append),
+        absent_text("dtb", "Linux kernel device tree file", "device trees are"),
+        absent_text("firmware", "Firmware image", "firmware is"),
         flag("mem-merge", "Enable/disable memory merge support", |m| &m.mem_merge),
         flag("dump-guest-core", "Include guest memory in a core dump", |m| &m.dump_guest_core),
         fixed_flag("usb", "Set on/off to enable/disable usb"),
@@ -138,6 +165,26 @@ fn flag(name: &'static str, help: &'static str, field: fn(&MachineObject) -> &At
             field(m).store(v.to_bool(name)?, Relaxed);
             Ok(())
         })
+}
+
+fn text(name: &'static str, help: &'static str, field: fn(&MachineObject) -> &Mutex<Option<String>>) -> Property {
+    Property::new(name, "string")
+        .description(help)
+        .get(move |m: &MachineObject| Ok(get(field(m)).unwrap_or_default().into()))
+        .set(move |m: &MachineObject, v, name| {
+            *field(m).lock().unwrap_or_else(PoisonError::into_inner) = Some(v.to_str(name)?.to_owned());
+            Ok(())
+        })
+}
+
+/// A file that is of no use here.
+fn absent_text(name: &'static str, help: &'static str, what: &'static str) -> Property {
+    Property::new(name, "string").description(help).get(|_: &MachineObject| Ok("".into())).set(
+        move |_: &MachineObject, v, name| {
+            let value = v.to_str(name)?;
+            Err(Error::generic(format!("Property '{name}' cannot be '{value}': {what} not supported")))
+        },
+    )
 }
 
 fn absent(name: &str) -> Error {

@@ -24,6 +24,8 @@ use crate::pci::{BarKind, PciBus, PciDevice, PciInfo, PciState, chipset_class};
 pub const PCIEXBAR: u16 = 0x60;
 /// Where firmware puts it.
 pub const ECAM_BASE: u64 = 0xb000_0000;
+/// Bytes of it: all buses.
+pub const ECAM_SIZE: u64 = 256 << 20;
 const ECAM_ENABLE: u64 = 1;
 /// `MCFG` while it is off.
 const UNMAPPED: u64 = u64::MAX;

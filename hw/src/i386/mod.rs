@@ -1,8 +1,7 @@
 //! The PC boards: where memory is, bridges and legacy devices, vCPUs, what firmware would do, loading the built-in guest.
 
-pub mod boot;
+mod boot;
 pub mod cpu;
-pub mod elf;
 pub mod firmware;
 pub mod host_bridge;
 pub mod layout;

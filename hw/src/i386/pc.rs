@@ -10,7 +10,8 @@ use qom::ObjectRef;
 use super::firmware;
 use super::host_bridge::{ECAM_BASE, PCIEXBAR, PciHost};
 use super::layout::{Constraints, Layout};
-use super::{boot, cpu, ram};
+use super::boot::Boot;
+use super::{cpu, ram};
 use crate::acpi::piix4_pm::Piix4Pm;
 use crate::acpi::pm::{FIRMWARE_BASE, Pm};
 use crate::core::bus::Bus;
@@ -35,6 +36,7 @@ pub(super) struct PcBoard {
     bus: Arc<PciBus>,
     south: Arc<SouthBridge>,
     piix4: Option<Arc<Piix4Pm>>,
+    boot: Boot,
 }
 
 /// Builds the board.
@@ -54,12 +56,13 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     let layout = Layout::new(machine.kind(), &sizes, &limits)?;
     cpu::create(machine, limits.phys_bits)?;
     ram::map(machine, region, &layout);
+    let boot = Boot::open(machine)?;
     let q35 = machine.kind().board == Kind::Q35;
     let bus = host_bridge(machine, q35, layout)?;
     let (south, piix4) = south_bridge(machine, q35, &bus)?;
     let isa = south.isa_bus().ok_or_else(|| Error::generic("the south bridge has no ISA bus"))?;
     legacy(machine, &south, &isa, &layout)?;
-    Ok(Arc::new(PcBoard { layout, phys_bits: limits.phys_bits, bus, south, piix4 }))
+    Ok(Arc::new(PcBoard { layout, phys_bits: limits.phys_bits, bus, south, piix4, boot }))
 }
 
 fn downcast<T: qom::Object>(device: Arc<dyn Device>) -> Result<Arc<T>> {
@@ -160,10 +163,7 @@ impl PcBoard {
 
 impl Board for PcBoard {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
-        if !machine.config().boot_guest {
-            return Ok(());
-        }
-        boot::load(machine, guest::IMAGE, &self.layout)
+        self.boot.load(machine, &self.layout)
     }
 
     fn firmware(&self, machine: &Arc<Machine>) {
@@ -183,10 +183,10 @@ impl Board for PcBoard {
         Some(Arc::clone(&self.bus))
     }
 
-    fn device_plugged(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+    fn device_plugged(&self, _machine: &Arc<Machine>, device: &Arc<dyn Device>) {
         // The built-in guest leaves BARs to the board, those of later devices too.
         let object = Arc::clone(device) as ObjectRef;
-        if machine.config().boot_guest
+        if self.boot.is_built_in()
             && let Some(pci) = qom::cast::<dyn PciDevice>(&object)
         {
             firmware::assign_late(&self.bus, &pci, self.memory64());

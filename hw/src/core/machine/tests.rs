@@ -220,7 +220,11 @@ fn configuration_space_is_reached_both_ways() {
 
 #[test]
 fn the_guest_is_loaded_again_at_every_reset() {
-    let config = MachineConfig { boot_guest: true, append: Some("touch=none".into()), ..config("q35") };
+    let config = MachineConfig {
+        boot_guest: true,
+        options: vec![("append".into(), "touch=none".into())],
+        ..config("q35")
+    };
     let mut rig = Rig::build(config).unwrap();
     rig.machine.finish().unwrap();
     let space = Arc::clone(rig.machine.system_space());
