@@ -57,7 +57,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-global", &[], "DRIVER.PROP=VALUE", "a default for all devices of a driver"),
     with("-name", &[], "[guest=]NAME[,process=NAME][,debug-threads=on|off]", "name of the virtual machine"),
     with("-uuid", &[], "UUID", "identity of the virtual machine"),
-    with("-kernel", &[], "FILE", "a Linux kernel to boot: bzImage or 64-bit ELF; without it, the built-in guest"),
+    with(
+        "-kernel",
+        &[],
+        "FILE",
+        "a Linux kernel to boot: bzImage or 64-bit ELF; without it, the built-in guest",
+    ),
     with("-initrd", &[], "FILE", "its initial RAM disk"),
     with("-append", &[], "TEXT", "its command line, or that of the built-in guest: touch=none|page|all"),
     with("-dtb", &[], "FILE", "refused: there are no device trees"),

@@ -19,6 +19,8 @@ pub struct MachineObject {
     kernel: Mutex<Option<String>>,
     initrd: Mutex<Option<String>>,
     append: Mutex<Option<String>>,
+    dtb: Mutex<Option<String>>,
+    firmware: Mutex<Option<String>>,
     acpi: AtomicBool,
     max_ram_below_4g: AtomicU64,
     mem_merge: AtomicBool,
@@ -34,6 +36,8 @@ impl MachineObject {
             kernel: Mutex::default(),
             initrd: Mutex::default(),
             append: Mutex::default(),
+            dtb: Mutex::default(),
+            firmware: Mutex::default(),
             acpi: AtomicBool::new(true),
             max_ram_below_4g: AtomicU64::new(0),
             mem_merge: AtomicBool::new(true),
@@ -60,6 +64,14 @@ impl MachineObject {
     /// Records the backend that holds the default RAM, so that the property reads as its path.
     pub fn set_memory_backend(&self, id: &str) {
         *self.memory_backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
+    }
+    /// `dtb=`: path of a device tree.
+    pub fn dtb(&self) -> Option<String> {
+        get(&self.dtb)
+    }
+    /// `firmware=`: path of a firmware image.
+    pub fn firmware(&self) -> Option<String> {
+        get(&self.firmware)
     }
     /// `acpi=`: whether there are power management registers.
     pub fn acpi(&self) -> bool {
@@ -112,8 +124,8 @@ fn common() -> Vec<Property> {
         text("kernel", "Linux kernel image file", |m| &m.kernel),
         text("initrd", "Linux initial ramdisk file", |m| &m.initrd),
         text("append", "Linux kernel command line", |m| &m.append),
-        absent_text("dtb", "Linux kernel device tree file", "device trees are"),
-        absent_text("firmware", "Firmware image", "firmware is"),
+        text("dtb", "Linux kernel device tree file", |m| &m.dtb),
+        text("firmware", "Firmware image", |m| &m.firmware),
         flag("mem-merge", "Enable/disable memory merge support", |m| &m.mem_merge),
         flag("dump-guest-core", "Include guest memory in a core dump", |m| &m.dump_guest_core),
         fixed_flag("usb", "Set on/off to enable/disable usb"),
@@ -167,7 +179,11 @@ fn flag(name: &'static str, help: &'static str, field: fn(&MachineObject) -> &At
         })
 }
 
-fn text(name: &'static str, help: &'static str, field: fn(&MachineObject) -> &Mutex<Option<String>>) -> Property {
+fn text(
+    name: &'static str,
+    help: &'static str,
+    field: fn(&MachineObject) -> &Mutex<Option<String>>,
+) -> Property {
     Property::new(name, "string")
         .description(help)
         .get(move |m: &MachineObject| Ok(get(field(m)).unwrap_or_default().into()))
@@ -175,16 +191,6 @@ fn text(name: &'static str, help: &'static str, field: fn(&MachineObject) -> &Mu
             *field(m).lock().unwrap_or_else(PoisonError::into_inner) = Some(v.to_str(name)?.to_owned());
             Ok(())
         })
-}
-
-/// A file that is of no use here.
-fn absent_text(name: &'static str, help: &'static str, what: &'static str) -> Property {
-    Property::new(name, "string").description(help).get(|_: &MachineObject| Ok("".into())).set(
-        move |_: &MachineObject, v, name| {
-            let value = v.to_str(name)?;
-            Err(Error::generic(format!("Property '{name}' cannot be '{value}': {what} not supported")))
-        },
-    )
 }
 
 fn absent(name: &str) -> Error {

@@ -23,6 +23,7 @@ mod ram;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use qapi::{Error, Result};
@@ -33,12 +34,16 @@ use self::file::{Image, ImageFile};
 use self::memory_map::MemoryMap;
 use self::ram::Ram;
 use super::layout::Layout;
+use crate::acpi;
+use crate::acpi::tables::Tables;
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::inspect::roms::{Rom, Roms};
 
 /// Names of [`Roms`] begin with it.
 const PREFIX: &str = "kernel";
+/// Where the root pointer of the ACPI tables is: guests that are not told look for it from E0000h on.
+const RSDP: u64 = 0xf_5000;
 
 /// What is booted.
 pub(super) struct Boot(What);
@@ -79,6 +84,13 @@ impl Boot {
     /// QEMU's texts: a file is missing or is no kernel, `-initrd` without `-kernel`.
     pub(super) fn open(machine: &Machine) -> Result<Self> {
         let properties = machine.properties();
+        if let Some(path) = properties.firmware() {
+            let why = if Path::new(&path).exists() { ": firmware is not supported" } else { "" };
+            return Err(Error::generic(format!("could not load PC BIOS '{path}'{why}")));
+        }
+        if let Some(path) = properties.dtb() {
+            return Err(Error::generic(format!("error reading dtb {path}: device trees are not supported")));
+        }
         let Some(path) = properties.kernel() else {
             if properties.initrd().is_some() {
                 return Err(Error::generic("-initrd only allowed with -kernel option"));
@@ -86,7 +98,9 @@ impl Boot {
             return Ok(Self(if machine.config().boot_guest { What::BuiltIn } else { What::Nothing }));
         };
         if machine.accel().name() == "sim" {
-            return Err(Error::generic("-kernel needs an accelerator that runs it: sim has the built-in guest only"));
+            return Err(Error::generic(
+                "-kernel needs an accelerator that runs it: sim has the built-in guest only",
+            ));
         }
         let file = ImageFile::kernel(&path)?;
         let kind = if elf::is_elf(&file)? {
@@ -121,8 +135,7 @@ impl Boot {
 
 impl Kernel {
     fn load(&self, machine: &Arc<Machine>, ram: &Ram, layout: &Layout) -> Result<()> {
-        let map = MemoryMap::new(layout, machine.kind().board == Board::Q35, 0);
-        let rsdp = None;
+        let (map, tables) = tables(machine, layout)?;
         let mut roms = Vec::new();
         let mut note = |address, size, name: &str| {
             roms.push(Rom { address, size, name: format!("{PREFIX} {name}") });
@@ -131,7 +144,8 @@ impl Kernel {
             Kind::BzImage(image) => (image.place(&map)?, image.initrd_max(&map)),
             Kind::Elf(file, program) => (program.extent(file, &map)?, map.initrd_max()),
         };
-        let initrd = self.initrd.as_ref().map(|file| place_initrd(file.len(), space.1, initrd_max)).transpose()?;
+        let initrd =
+            self.initrd.as_ref().map(|file| place_initrd(file.len(), space.1, initrd_max)).transpose()?;
         let initrd = initrd.flatten();
         match &self.kind {
             Kind::BzImage(image) => image.load(ram, space.0)?,
@@ -141,6 +155,13 @@ impl Kernel {
         if let (Some(file), Some((address, size))) = (&self.initrd, initrd) {
             file.load(0, size, ram, address)?;
             note(address, size, "initial RAM disk");
+        }
+        let rsdp = tables.as_ref().map(|_| RSDP);
+        if let Some(Tables { blob, rsdp }) = &tables {
+            ram.write(map.tables(), blob)?;
+            ram.write(RSDP, rsdp)?;
+            note(map.tables(), blob.len() as u64, "ACPI tables");
+            note(RSDP, rsdp.len() as u64, "ACPI root pointer");
         }
         let environment = Environment { command_line: &self.command_line, initrd, rsdp, map: &map };
         let state = match &self.kind {
@@ -157,6 +178,23 @@ impl Kernel {
         machine.accel().set_boot(Some(state));
         Ok(())
     }
+}
+
+/// The memory map, with room for the tables, and these, if the machine has ACPI.
+fn tables(machine: &Arc<Machine>, layout: &Layout) -> Result<(MemoryMap, Option<Tables>)> {
+    let map = |size| MemoryMap::new(layout, machine.kind().board == Board::Q35, size);
+    let usual = map(0);
+    if !machine.properties().acpi() {
+        return Ok((usual, None));
+    }
+    let tables = acpi::tables::build(machine, layout, usual.tables())?;
+    let size = tables.blob.len() as u64;
+    if size <= usual.tables_room() {
+        return Ok((usual, Some(tables)));
+    }
+    let larger = map(size);
+    let tables = acpi::tables::build(machine, layout, larger.tables())?;
+    Ok((larger, Some(tables)))
 }
 
 /// Where an initial RAM disk of `size` bytes goes: as high as can be below `max`, above the kernel, which ends at `from`.

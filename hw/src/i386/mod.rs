@@ -11,7 +11,7 @@ pub mod ram;
 
 use std::sync::Arc;
 
-use qapi::Result;
+use qapi::{Error, Result};
 
 use crate::core::machine::{Board, Machine};
 use crate::core::machine_types::Board as Kind;
@@ -30,6 +30,11 @@ pub fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     match machine.kind().board {
         Kind::I440fx | Kind::Q35 => pc::build(machine),
         Kind::None => {
+            if machine.properties().kernel().is_some() {
+                return Err(Error::generic(
+                    "The -kernel parameter is not supported (use the generic 'loader' device instead).",
+                ));
+            }
             if let Some(ram) = ram::take(machine)? {
                 machine.memory().transaction().add_subregion(machine.system_region(), 0, ram, 0);
             }

@@ -7,10 +7,10 @@ use memory::{RegionDesc, UnassignedIo};
 use qapi::{Error, Result};
 use qom::ObjectRef;
 
+use super::boot::Boot;
 use super::firmware;
 use super::host_bridge::{ECAM_BASE, PCIEXBAR, PciHost};
 use super::layout::{Constraints, Layout};
-use super::boot::Boot;
 use super::{cpu, ram};
 use crate::acpi::piix4_pm::Piix4Pm;
 use crate::acpi::pm::{FIRMWARE_BASE, Pm};

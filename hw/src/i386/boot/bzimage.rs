@@ -51,9 +51,7 @@ impl BzImage {
             return Err(invalid());
         }
         let version = header.version;
-        if version < VERSION
-            || header.xloadflags & XLF_KERNEL_64 == 0
-            || header.loadflags & LOADED_HIGH == 0
+        if version < VERSION || header.xloadflags & XLF_KERNEL_64 == 0 || header.loadflags & LOADED_HIGH == 0
         {
             let (major, minor) = (version >> 8, version & 0xff);
             return Err(file.bad(&format!(
@@ -75,7 +73,9 @@ impl BzImage {
             return Err(file.bad("it is cut off"));
         }
         let image = Self { header: trimmed(header), setup, size: size.min(present), file };
-        if !(image.alignment().is_power_of_two() && image.header.pref_address.is_multiple_of(image.alignment())) {
+        if !(image.alignment().is_power_of_two()
+            && image.header.pref_address.is_multiple_of(image.alignment()))
+        {
             return Err(invalid());
         }
         Ok(image)

@@ -114,7 +114,9 @@ impl Program {
         for segment in &self.segments {
             let (start, size) = (segment.address, segment.size);
             if !map.has_room(start, start + size) {
-                return Err(image.bad(&format!("there is no RAM for the {size} bytes it needs at {start:#x}")));
+                return Err(
+                    image.bad(&format!("there is no RAM for the {size} bytes it needs at {start:#x}"))
+                );
             }
         }
         let start = self.segments.iter().map(|s| s.address).min().unwrap_or_default();

@@ -102,7 +102,9 @@ fn command_line(ram: &Ram, text: &str, header: &setup_header) -> Result<()> {
     };
     if text.len() > max as usize {
         let len = text.len();
-        return Err(Error::generic(format!("the kernel command line has {len} bytes, the kernel takes {max}")));
+        return Err(Error::generic(format!(
+            "the kernel command line has {len} bytes, the kernel takes {max}"
+        )));
     }
     ram.write(COMMAND_LINE, text.as_bytes())?;
     ram.write(COMMAND_LINE + text.len() as u64, &[0])

@@ -83,6 +83,11 @@ impl MemoryMap {
         self.low_end
     }
 
+    /// Bytes there are for them.
+    pub(super) fn tables_room(&self) -> u64 {
+        self.below_4g.saturating_sub(self.low_end)
+    }
+
     /// Whether a kernel may have all of this memory.
     pub(super) fn has_room(&self, start: u64, end: u64) -> bool {
         start >= MIB && start <= end && end <= self.low_end

@@ -31,11 +31,14 @@ pub(super) fn enter(ram: &Ram, environment: &Environment<'_>, entry: u32) -> Res
     ram.write(COMMAND_LINE, text.as_bytes())?;
     ram.write(COMMAND_LINE + text.len() as u64, &[0])?;
     let ranges = environment.map.ranges();
-    for (place, &(addr, size, kind)) in (MEMORY_MAP..).step_by(size_of::<hvm_memmap_table_entry>()).zip(ranges) {
+    for (place, &(addr, size, kind)) in
+        (MEMORY_MAP..).step_by(size_of::<hvm_memmap_table_entry>()).zip(ranges)
+    {
         let entry = hvm_memmap_table_entry { addr, size, type_: kind as u32, reserved: 0 };
         ram.write(place, entry.as_slice())?;
     }
-    let module = environment.initrd.map(|(paddr, size)| hvm_modlist_entry { paddr, size, ..Default::default() });
+    let module =
+        environment.initrd.map(|(paddr, size)| hvm_modlist_entry { paddr, size, ..Default::default() });
     if let Some(module) = module {
         ram.write(MODULES, module.as_slice())?;
     }
