@@ -130,9 +130,9 @@ fn seed(ram: &Ram) -> Result<u64> {
 fn page_tables(ram: &Ram, end: u64) -> Result<()> {
     let gibs = end.div_ceil(GIB).clamp(1, 4);
     let directories = PAGE_TABLES + 2 * PAGE;
-    ram.write(PAGE_TABLES, &(PAGE_TABLES + PAGE | PRESENT_WRITABLE).to_le_bytes())?;
+    ram.write(PAGE_TABLES, &((PAGE_TABLES + PAGE) | PRESENT_WRITABLE).to_le_bytes())?;
     ram.clear(PAGE_TABLES + 8, PAGE - 8)?;
-    let pointers: Vec<u64> = (0..gibs).map(|gib| directories + gib * PAGE | PRESENT_WRITABLE).collect();
+    let pointers: Vec<u64> = (0..gibs).map(|gib| (directories + gib * PAGE) | PRESENT_WRITABLE).collect();
     ram.write(PAGE_TABLES + PAGE, &bytes(&pointers))?;
     ram.clear(PAGE_TABLES + PAGE + 8 * gibs, PAGE - 8 * gibs)?;
     let pages: Vec<u64> = (0..gibs * 512).map(|page| page << 21 | LARGE | PRESENT_WRITABLE).collect();
