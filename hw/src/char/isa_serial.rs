@@ -90,13 +90,7 @@ impl IsaSerial {
     fn connect(&self, machine: &Machine) -> Result<Option<Port>> {
         let Some(id) = self.chardev_id() else { return Ok(None) };
         // QEMU's device is a wrapper of another one, which its messages name.
-        let property = "Property 'serial.chardev'";
-        let chardev = machine
-            .chardevs()
-            .get(&id)
-            .ok_or_else(|| Error::generic(format!("{property} can't find value '{id}'")))?;
-        let taken = |e: Error| Error::generic(format!("{property} can't take value '{id}': {}", e.desc()));
-        chardev.reserve().map(Some).map_err(taken)
+        super::reserve(machine, "serial.chardev", &id).map(Some)
     }
 
     /// Fills in what was left to us.

@@ -51,11 +51,15 @@ pub trait Device: Object {
     }
 }
 
-/// Implements [`qom::Object`] for a device struct: `device_object!(Rtc, dev)`, `dev` being its [`DeviceState`].
+/// Implements [`qom::Object`] for a device struct: `device_object!(Rtc, dev)`, `dev` being its [`DeviceState`]; for a generic one
+/// `device_object!(for [T: Bound] Device<T>, dev)`.
 #[macro_export]
 macro_rules! device_object {
-    ($type:ty, $($field:tt).+) => {
-        impl qom::Object for $type {
+    (for [$($generics:tt)*] $type:ty, $($field:tt).+) => {
+        $crate::device_object!(@ [$($generics)*] $type, $($field).+);
+    };
+    (@ [$($generics:tt)*] $type:ty, $($field:tt).+) => {
+        impl<$($generics)*> qom::Object for $type {
             fn core(&self) -> &qom::ObjectCore {
                 self.$($field).+.core()
             }
@@ -63,6 +67,9 @@ macro_rules! device_object {
                 self.$($field).+.may_set(property)
             }
         }
+    };
+    ($type:ty, $($field:tt).+) => {
+        $crate::device_object!(@ [] $type, $($field).+);
     };
 }
 

@@ -7,6 +7,7 @@ pub mod globals;
 pub mod help;
 pub mod hotplug;
 pub mod irq;
+pub mod link;
 pub mod machine;
 pub mod machine_object;
 pub mod machine_types;

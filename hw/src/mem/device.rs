@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use memory::{DiscardClaim, DiscardConflict, DiscardGuard, Memory, MemoryBackend, RegionId};
 use qapi::types::{MemoryDeviceInfo, PliantMemoryMap};
 use qapi::{Error, Result};
-use qom::Resolve;
 
 use super::memslots::sizing::Budget;
 use super::placement::{Placed, Wanted};
@@ -23,29 +22,6 @@ const MAX_CELLS: u32 = 4096;
 pub(super) fn region_align(backend: &MemoryBackend) -> u64 {
     let anonymous = backend.block().is_some_and(|block| block.file().is_none());
     if anonymous { 2 << 20 } else { backend.page_size() }
-}
-
-/// The backend that a `memdev` property of a device names, by id or path.
-///
-/// # Errors
-/// QEMU's texts.
-pub(super) fn find_backend(machine: Option<&Machine>, path: &str, name: &str) -> Result<Arc<MemoryBackend>> {
-    let machine = machine.ok_or_else(|| Error::device_not_found(path))?;
-    // A partial path means a backend before anything else that happens to have the same name.
-    let object = machine.tree().absolute(&format!("/objects/{path}"));
-    if let Some(backend) = object.as_ref().and_then(MemoryBackend::from_object) {
-        return Ok(backend);
-    }
-    let object = match machine.tree().resolve(path) {
-        Resolve::Found(object) => object,
-        Resolve::Missing => return Err(Error::device_not_found(path)),
-        Resolve::Ambiguous => {
-            return Err(Error::generic(format!("Path '{path}' does not uniquely identify an object")));
-        }
-    };
-    MemoryBackend::from_object(&object).ok_or_else(|| {
-        Error::generic(format!("Invalid parameter type for '{name}', expected: memory-backend"))
-    })
 }
 
 /// A device whose memory is mapped in the device-memory area.

@@ -10,14 +10,14 @@ use qapi::types::{MemoryDeviceInfo, PCDIMMDeviceInfo, PCDIMMDeviceInfoWrapper};
 use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 
-use super::device::{MemoryDevice, MemoryDevices, SlotUse, find_backend, region_align};
+use super::device::{MemoryDevice, MemoryDevices, SlotUse, region_align};
 use super::memslots::sizing::Budget;
 use super::placement::Wanted;
 use super::plug::MemoryDevicePlug;
 use super::unplugged::OnAccess;
 use crate::acpi::memhp::MemoryHotplug;
 use crate::core::machine_types::Board;
-use crate::core::{Category, Device, DeviceClass, DeviceState, HotplugHandler, Machine, Unplug};
+use crate::core::{Category, Device, DeviceClass, DeviceState, HotplugHandler, Machine, Unplug, link};
 
 /// No slot is asked for.
 const UNASSIGNED: i32 = -1;
@@ -102,16 +102,8 @@ fn memdev() -> Property {
         .live()
         .get(|d: &PcDimm| Ok(d.memdev_path().into()))
         .set(|d: &PcDimm, value, name| {
-            let path = value.to_str(name)?;
-            let machine = d.dev.machine();
             let backend =
-                if path.is_empty() { None } else { Some(find_backend(machine.as_deref(), path, name)?) };
-            if d.dev.is_realized() {
-                return Err(Error::generic(format!(
-                    "Attempt to set link property '{name}' on device '{}' (type 'pc-dimm') after it was realized",
-                    d.dev.id().as_deref().unwrap_or("(null)")
-                )));
-            }
+                link::resolve(d, value.to_str(name)?, name, "memory-backend", MemoryBackend::from_object)?;
             d.lock().memdev = backend;
             Ok(())
         })

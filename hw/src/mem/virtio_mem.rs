@@ -16,8 +16,6 @@ pub mod request;
 pub mod sizes;
 pub mod unit;
 
-use std::sync::Arc;
-
 use qom::TypeInfo;
 
 pub use device::{F_ACPI_PXM, F_PERSISTENT_SUSPEND, F_UNPLUGGED_INACCESSIBLE, OnOffAuto, VirtioMem};
@@ -40,10 +38,7 @@ pub(super) fn register(registry: &mut qom::Registry) {
             .extension(DeviceClass::on("virtio-bus").category(Category::Misc).hide(properties::HIDDEN)),
     );
     registry.register(TypeInfo::new("virtio-md-pci").parent("virtio-pci").interface("memory-device"));
-    let backend = Arc::clone(registry.lookup("virtio-mem").expect("registered above"));
-    let bus =
-        Arc::clone(registry.lookup("virtio-pci-bus").expect("virtio::register comes before mem::register"));
-    registry.register(pci::class(&backend, &bus));
+    registry.register(pci::class(registry));
 }
 
 #[cfg(test)]

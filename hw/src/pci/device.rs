@@ -61,9 +61,9 @@ pub trait PciDevice: Device {
 /// Implements `Object` and `Device` for a [`PciDevice`]: `pci_device!(Lpc, pci)`, `pci` being its [`PciState`].
 #[macro_export]
 macro_rules! pci_device {
-    ($type:ty, $($field:tt).+) => {
-        $crate::device_object!($type, $($field).+.dev);
-        impl $crate::core::device::Device for $type {
+    (for [$($generics:tt)*] $type:ty, $($field:tt).+) => {
+        $crate::device_object!(for [$($generics)*] $type, $($field).+.dev);
+        impl<$($generics)*> $crate::core::device::Device for $type {
             fn dev(&self) -> &$crate::core::device::DeviceState {
                 &self.$($field).+.dev
             }
@@ -87,6 +87,9 @@ macro_rules! pci_device {
                 $crate::pci::info::qtree_lines(&self.$($field).+)
             }
         }
+    };
+    ($type:ty, $($field:tt).+) => {
+        $crate::pci_device!(for [] $type, $($field).+);
     };
 }
 

@@ -9,12 +9,14 @@
 
 pub mod common;
 mod external;
+mod generic;
 mod kicks;
 mod proxy;
 mod stop;
 mod transport;
 mod turns;
 
+pub use generic::{BackendPci, PCI_CLASS_OTHERS, PciBackend, ProxyClass};
 pub use proxy::{Proxy, VirtioPci, leading_properties};
 pub use transport::Transport;
 

@@ -1,13 +1,13 @@
 //! Properties of `virtio-mem`, in the order of `info qtree`, with QEMU's checks.
 
+use memory::MemoryBackend;
 use qapi::{Error, Result};
-use qom::{Object, ObjectRef, Property};
+use qom::{ObjectRef, Property};
 
 use super::device::{Config, OnOffAuto, VirtioMem};
 use super::protection::Protection;
 use super::sizes::MIN_BLOCK_SIZE;
-use crate::core::Device;
-use crate::mem::device::find_backend;
+use crate::core::{Device, link};
 use crate::mem::unplugged::OnAccess;
 
 type Flag = fn(&mut Config) -> &mut bool;
@@ -144,14 +144,8 @@ fn memdev() -> Property {
             Ok(backend.map_or_else(String::new, |backend| (backend as ObjectRef).path()).into())
         })
         .set(|d: &VirtioMem, value, name| {
-            let path = value.to_str(name)?;
-            let backend = if path.is_empty() { None } else { Some(find_backend(d.dev().machine().as_deref(), path, name)?) };
-            if d.dev().is_realized() {
-                let class = d.core().class().name();
-                return error(format!(
-                    "Attempt to set link property '{name}' on device '(null)' (type '{class}') after it was realized"
-                ));
-            }
+            let backend =
+                link::resolve(d, value.to_str(name)?, name, "memory-backend", MemoryBackend::from_object)?;
             d.lock().config.memdev = backend;
             Ok(())
         })

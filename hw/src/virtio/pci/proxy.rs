@@ -144,6 +144,19 @@ impl VirtioPci {
         done
     }
 
+    /// Refuses `disable-modern=on`, which asks for the legacy interface alone.
+    ///
+    /// # Errors
+    /// It is set.
+    pub(super) fn refuse_legacy_only(&self) -> Result<()> {
+        if self.props().disable_modern {
+            return Err(Error::generic(
+                "'disable-modern' property set to 'on' is not supported: devices are modern only",
+            ));
+        }
+        Ok(())
+    }
+
     fn settle_properties(&self, default_vectors: u32) -> Result<u32> {
         let mut props = self.props();
         for ((name, default, fixed), value) in FLAGS.iter().zip(props.flags) {

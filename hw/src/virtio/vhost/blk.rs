@@ -176,13 +176,7 @@ impl VhostUserBlk {
     fn reserve_chardev(&self, machine: &Machine) -> Result<Port> {
         let id = self.settings().chardev.clone().filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| Error::generic("chardev is mandatory"))?;
-        let property = "Property 'vhost-user-blk.chardev'";
-        let chardev = machine
-            .chardevs()
-            .get(&id)
-            .ok_or_else(|| Error::generic(format!("{property} can't find value '{id}'")))?;
-        let taken = |e: Error| Error::generic(format!("{property} can't take value '{id}': {}", e.desc()));
-        chardev.reserve().map_err(taken)
+        crate::char::reserve(machine, "vhost-user-blk.chardev", &id)
     }
 
     /// What people know the device by.
@@ -350,7 +344,5 @@ pub(super) fn register(registry: &mut qom::Registry) {
             .cast::<VhostUserBlk, dyn VirtioBackend>(|d| d)
             .extension(DeviceClass::on("virtio-bus").category(Category::Storage)),
     );
-    let backend = Arc::clone(registry.lookup("vhost-user-blk").expect("registered above"));
-    let bus = Arc::clone(registry.lookup("virtio-pci-bus").expect("virtio::pci comes before vhost"));
-    registry.register(pci::class(&backend, &bus));
+    registry.register(pci::class(registry));
 }
