@@ -83,6 +83,29 @@ trace::events! {
     /// Another process that serves a queue has heard of more notifications than it took.
     pliant_virtio_kick_full(queue: u16, error: &std::io::Error) "queue {queue}: {error}";
 
+    /// A buffer for `size` bytes of entropy, of which the guest may have `quota` now.
+    virtio_rng_request(rng: trace::Id, size: usize, quota: u64) "rng {rng}: {size} bytes requested, {quota} bytes quota left";
+    /// It got `len`.
+    virtio_rng_pushed(rng: trace::Id, len: usize) "rng {rng}: {len} bytes pushed";
+
+    /// The guest is to be told something about a port of a serial device.
+    virtio_serial_send_control_event(port: u32, event: u16, value: u16) "port {port}, event {event}, value {value}";
+    /// The host takes no more from a port, or takes it again.
+    virtio_serial_throttle_port(port: u32, throttle: u8) "port {port}, throttle {throttle}";
+    /// The guest tells something,
+    virtio_serial_handle_control_message(event: u16, value: u16) "event {event}, value {value}";
+    /// namely about this port.
+    virtio_serial_handle_control_message_port(port: u32) "port {port}";
+    /// The guest's data, and how much of it the host took.
+    virtio_console_flush_buf(port: u32, len: usize, ret: usize) "port {port}, in_len {len}, out_len {ret}";
+    /// The host's data for a port.
+    virtio_console_chr_read(port: u32, size: usize) "port {port}, size {size}";
+
+    /// The guest shall keep `target` bytes, and so do without so many pages.
+    virtio_balloon_to_target(target: u64, num_pages: u64) "balloon target: {target:#x} num_pages: {num_pages}";
+    /// The guest has so many bytes now.
+    virtio_balloon_set_config(actual: i64, pages: u64) "actual: {actual} pages: {pages}";
+
     // PCI.
 
     /// Configuration space is read.

@@ -8,12 +8,15 @@
 //! Left out: packed rings, legacy and transitional devices, virtio-mmio.
 
 mod backend;
+pub(crate) mod balloon;
 mod device;
 pub mod features;
 pub mod pci;
 pub mod query;
 pub mod ring;
 mod ring_server;
+mod rng;
+mod serial;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,9 +26,17 @@ pub use backend::{GenericProperties, VirtioBackend, VirtioCommon, generic_proper
 pub use device::{Notifier, NotifierSlot, Outcome, Violation, VirtioDevice};
 pub use ring_server::{Done, RingServer, RingServerStatus, RingSetup, RingStart};
 
+/// Locks what is assigned whole, so that whoever panicked with the lock held left nothing torn.
+pub(crate) fn unpoisoned<T>(lock: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Registers the abstract classes and the buses of virtio.
 pub fn register(registry: &mut qom::Registry) {
     registry.register(backend::class());
     pci::register(registry);
     vhost::register(registry);
+    balloon::register(registry);
+    rng::register(registry);
+    serial::register(registry);
 }

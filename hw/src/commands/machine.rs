@@ -1,6 +1,7 @@
 //! The queries of `machine.json`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use memory::{MemoryBackend, MtreeOptions};
 use qapi::commands::MachineCommands;
@@ -17,22 +18,32 @@ use crate::core::machine::Machine;
 use crate::core::machine_types::{Board, MachineType, TYPES};
 use crate::i386::cpu::{self, Cpus};
 use crate::mem::{MemoryDevices, SlotPlan};
+use crate::virtio::balloon::{self, VirtioBalloon};
 
 /// What a machine without `-uuid` answers.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// There is no balloon device yet.
-fn no_balloon() -> Error {
-    Error::new(ErrorClass::DeviceNotActive, "No balloon device has been activated")
+/// The balloon of the machine.
+fn the_balloon(machine: &Machine) -> Result<Arc<VirtioBalloon>> {
+    let none = || Error::new(ErrorClass::DeviceNotActive, "No balloon device has been activated");
+    balloon::of(machine).ok_or_else(none)
 }
 
 impl MachineCommands for MachineHandlers {
     fn query_balloon(&self) -> Result<BalloonInfo> {
-        Err(no_balloon())
+        let actual = the_balloon(&self.0)?.actual(&self.0).cast_signed();
+        Ok(BalloonInfo { actual })
     }
 
-    fn balloon(&self, _value: i64) -> Result<()> {
-        Err(no_balloon())
+    fn balloon(&self, value: i64) -> Result<()> {
+        let balloon = the_balloon(&self.0)?;
+        match u64::try_from(value) {
+            Ok(target) if target > 0 => {
+                balloon.set_target(&self.0, target);
+                Ok(())
+            }
+            _ => Err(Error::generic("Parameter 'value' expects a size")),
+        }
     }
 
     fn query_name(&self) -> Result<NameInfo> {

@@ -108,7 +108,7 @@ pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
         started: state.status() & status::DRIVER_OK != 0,
         start_on_kick: false,
         disable_legacy_check: generic.disable_legacy_check,
-        bus_name: String::new(),
+        bus_name: backend.dev().buses().first().map(|bus| bus.bus().name().to_owned()).unwrap_or_default(),
         use_guest_notifier_mask: true,
         vhost_dev: server.as_ref().map(|server| vhost_status(server, state.queues().len(), texts)),
     }))

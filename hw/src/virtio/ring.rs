@@ -55,6 +55,11 @@ impl Chain<'_> {
         self.writable.iter().map(|(_, len)| u64::from(*len)).sum()
     }
 
+    /// Where the device may write: guest addresses and lengths.
+    pub fn writable(&self) -> &[(u64, u32)] {
+        &self.writable
+    }
+
     /// Copies the first bytes the driver wrote; gives how many there were, up to `data.len()`. Memory that cannot be
     /// read ends the copy.
     pub fn read(&self, data: &mut [u8]) -> usize {
@@ -62,6 +67,25 @@ impl Chain<'_> {
         for &(addr, len) in &self.readable {
             let count = (data.len() - done).min(len as usize);
             if count == 0 || !self.memory.read(addr, &mut data[done..done + count]) {
+                break;
+            }
+            done += count;
+        }
+        done
+    }
+
+    /// Copies what the driver wrote from byte `offset` on; gives how many bytes there were, up to `data.len()`.
+    pub fn read_at(&self, offset: u64, data: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (offset, 0);
+        for &(addr, len) in &self.readable {
+            let skipped = skip.min(len.into());
+            skip -= skipped;
+            let count = (data.len() - done).min((u64::from(len) - skipped) as usize);
+            if count == 0 {
+                continue;
+            }
+            let Some(addr) = addr.checked_add(skipped) else { break };
+            if !self.memory.read(addr, &mut data[done..done + count]) {
                 break;
             }
             done += count;

@@ -1,5 +1,7 @@
 //! A back end for tests of the transport: echoes what it gets.
 
+pub(crate) mod driver;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 

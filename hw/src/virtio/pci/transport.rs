@@ -3,7 +3,7 @@
 //! One lock guards the state. It is held while the back end serves buffers and let go before interrupts are raised,
 //! the back end settles, or event descriptors are mapped.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
@@ -18,6 +18,7 @@ use crate::virtio::device::Notifier;
 use crate::virtio::features::status;
 use crate::virtio::ring::NO_VECTOR;
 use crate::virtio::state::{Due, Served, StatusChange, VirtioState};
+use crate::virtio::unpoisoned;
 
 /// Buffers served before the lock is let go once.
 const BUDGET: usize = 64;
@@ -58,11 +59,6 @@ pub struct Transport {
 pub(super) struct Inner {
     pub(super) state: VirtioState,
     pub(super) selectors: Selectors,
-}
-
-fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Registers are written whole, and a back end that panicked has returned nothing.
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Transport {

@@ -1,0 +1,168 @@
+//! Pages go back to the host, targets reach the guest, statistics come, and nonsense does nothing.
+
+use memory::DiscardClaim;
+use qom::{Input, ObjectRef};
+
+use super::*;
+use crate::testing::Rig;
+use crate::virtio::testing::driver::{Driver, Piece};
+
+const M: u64 = 1 << 20;
+/// A page of RAM that the tests give away.
+const PLACE: u64 = 64 * M;
+
+fn pages(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| (*number as u32).to_le_bytes()).collect()
+}
+
+fn holds(driver: &Driver, addr: u64) -> bool {
+    driver.ram(addr, 1) == [7]
+}
+
+fn object(driver: &Driver) -> ObjectRef {
+    driver.rig.machine.tree().absolute("/machine/peripheral/b").unwrap()
+}
+
+#[test]
+fn what_is_inflated_is_gone_and_the_rest_stays() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b"]);
+    assert_eq!(driver.rig.config_read(1, 0, 0), 0x1045_1af4);
+    assert_eq!(driver.offered() & 0x3f, feature::STATS_VQ | feature::PAGE_POISON);
+    driver.start(0, 3);
+    for page in 0..4 {
+        driver.set_ram(PLACE + page * PAGE, &[7]);
+    }
+    let first = PLACE / PAGE;
+    // Nonsense around it: a register window, nothing, beyond RAM, half a number.
+    let mut list = pages(&[0xfee00, first + 2, 0x8_0000, u64::from(u32::MAX), first]);
+    list.extend([1, 2]);
+    assert!(driver.send(INFLATE, &[Piece::Out(&list)]).is_empty());
+    assert_eq!([0, 1, 2, 3].map(|page| holds(&driver, PLACE + page * PAGE)), [false, true, false, true]);
+    driver.set_ram(PLACE, &[7]);
+    assert!(driver.send(DEFLATE, &[Piece::Out(&pages(&[first]))]).is_empty());
+    assert!(holds(&driver, PLACE));
+    assert_eq!(driver.status(), 0xf);
+}
+
+#[test]
+fn while_something_pins_memory_pages_stay() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b,free-page-reporting=on"]);
+    driver.start(feature::REPORTING, 4);
+    driver.set_ram(PLACE, &[7]);
+    let policy = Arc::clone(driver.rig.machine.memory().discard_policy());
+    let pinned = policy.claim(DiscardClaim::Disabled).unwrap();
+    driver.send(INFLATE, &[Piece::Out(&pages(&[PLACE / PAGE]))]);
+    assert!(holds(&driver, PLACE));
+    drop(pinned);
+    driver.send(INFLATE, &[Piece::Out(&pages(&[PLACE / PAGE]))]);
+    assert!(!holds(&driver, PLACE));
+}
+
+#[test]
+fn a_target_changes_the_configuration_and_the_guests_answer_is_an_event() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b"]);
+    driver.start(0, 3);
+    let machine = Arc::clone(&driver.rig.machine);
+    let balloon = of(&machine).unwrap();
+    balloon.set_target(&machine, 1000 * M);
+    assert_eq!((driver.config(0, 4), driver.isr()), (24 * M / PAGE, 3));
+    assert_eq!(balloon.actual(&machine), 1024 * M, "the guest has done nothing yet");
+    driver.set_config(4, 4, 20 * M / PAGE);
+    driver.set_config(4, 4, 20 * M / PAGE);
+    assert_eq!(driver.rig.events(), [r#"BALLOON_CHANGE {"actual": 1052770304}"#]);
+    assert_eq!(balloon.actual(&machine), 1004 * M);
+    balloon.set_target(&machine, u64::MAX);
+    assert_eq!(driver.config(0, 4), 0);
+    // A guest may say anything.
+    driver.set_config(4, 4, u32::MAX.into());
+    assert_eq!(balloon.actual(&machine), 0);
+    driver.set_config(14, 8, u64::MAX);
+    driver.set_config(4000, 8, u64::MAX);
+    assert_eq!(driver.status(), 0xf);
+}
+
+#[test]
+fn statistics_are_asked_for_in_each_period_and_only_then() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b,guest-stats-polling-interval=2"]);
+    let clock = driver.rig.main.handle().virtual_clock();
+    clock.set_manual();
+    let object = object(&driver);
+    object.set("guest-stats-polling-interval", Input::Text("2")).unwrap();
+    driver.start(0, 3);
+    let mut report = 4u16.to_le_bytes().to_vec();
+    report.extend(12345u64.to_le_bytes());
+    driver.put(STATS, &[Piece::Out(&report)]);
+    assert_eq!(driver.take(STATS), None, "the device keeps it");
+    let stats = qapi::json::to_string(&object.get("guest-stats").unwrap());
+    assert!(stats.contains(r#""stat-free-memory": 12345,"#), "{stats}");
+    clock.advance_to(clock.now_ns() + 2_000_000_000);
+    driver.turn();
+    assert_eq!(driver.take(STATS), Some(Vec::new()), "the guest shall say it again");
+    clock.advance_to(clock.now_ns() + 10_000_000_000);
+    driver.turn();
+    driver.put(STATS, &[Piece::Out(&report)]);
+    assert_eq!(driver.take(STATS), None, "a period that found nothing asks for nothing");
+    for (value, error) in
+        [("-1", "timer value must be greater than zero"), ("4294967296", "timer value is too big")]
+    {
+        let failed = object.set("guest-stats-polling-interval", Input::Text(value)).unwrap_err();
+        assert_eq!(failed.desc(), error);
+    }
+    assert_eq!(object.get("guest-stats-polling-interval").unwrap(), 2i64.into());
+}
+
+#[test]
+fn reported_pages_go_unless_the_guest_expects_something_in_them() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b,free-page-reporting=on"]);
+    driver.start(feature::REPORTING | feature::PAGE_POISON, 4);
+    let data = Driver::data(REPORTING, 2).next_multiple_of(PAGE);
+    let report = |driver: &mut Driver| {
+        driver.set_ram(data, &[7]);
+        // Whole pages within it only.
+        driver.offer(REPORTING, &[Piece::In(0x4000)]);
+        driver.notify(REPORTING);
+        assert_eq!(driver.take(REPORTING), Some(Vec::new()));
+        !holds(driver, data)
+    };
+    driver.set_config(12, 4, 0xaa);
+    assert_eq!(driver.config(12, 4), 0xaa);
+    assert!(!report(&mut driver));
+    driver.set_config(12, 4, 0);
+    assert!(report(&mut driver));
+    driver.start(feature::REPORTING, 4);
+    driver.set_config(12, 4, 0xaa);
+    assert_eq!(driver.config(12, 4), 0, "not negotiated");
+}
+
+#[test]
+fn a_long_list_is_looked_at_in_pieces_to_its_end() {
+    let mut driver = Driver::new(&["virtio-balloon-pci,id=b"]);
+    driver.start(0, 3);
+    driver.set_ram(PLACE, &[7]);
+    let base = 80 * M;
+    let len = 64 * 1024;
+    driver.set_ram(base, &vec![0xff; len]);
+    driver.set_ram(base + len as u64 - 4, &pages(&[PLACE / PAGE]));
+    driver.offer(INFLATE, &[Piece::Out(&[1])]);
+    // The descriptor names another place than the bench's.
+    let mut descriptor = base.to_le_bytes().to_vec();
+    descriptor.extend((len as u32).to_le_bytes());
+    driver.set_ram(0x40_0000, &descriptor);
+    driver.notify(INFLATE);
+    assert_eq!(driver.until(|d| d.take(INFLATE)), Vec::<u8>::new());
+    assert!(!holds(&driver, PLACE));
+}
+
+#[test]
+fn errors_are_qemus_and_there_is_one_balloon() {
+    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    assert_eq!(
+        Driver::error(rig.add("virtio-balloon-pci,free-page-hint=on")),
+        "'free-page-hint' requires 'iothread' to be set"
+    );
+    assert_eq!(Driver::error(rig.add("virtio-balloon-pci,iothread=io")), "Device 'io' not found");
+    assert!(of(&rig.machine).is_none());
+    rig.add("virtio-balloon-pci,page-poison=off").unwrap();
+    assert_eq!(Driver::error(rig.add("virtio-balloon-pci")), "Only one balloon device is supported");
+    assert!(of(&rig.machine).is_some());
+}
