@@ -55,9 +55,9 @@ pub fn path() -> PathBuf {
         Some(path) => PathBuf::from(path),
         None => {
             let this = env::current_exe().expect("the kernel knows what it runs");
-            // target/debug/deps/e2e-0123 -> target/debug/pliant
-            let folder = this.ancestors().find(|a| a.ends_with("deps")).and_then(Path::parent);
-            folder.expect("a test runs from cargo's deps folder").join("pliant")
+            // target/debug/deps/e2e-0123 and target/debug/testbed -> target/debug/pliant
+            let folder = this.ancestors().find(|a| a.ends_with("deps")).unwrap_or(&this).parent();
+            folder.expect("a program is in a folder").join("pliant")
         }
     };
     assert!(path.is_file(), "{}: no such program; run `cargo build` or set PLIANT_BIN", path.display());

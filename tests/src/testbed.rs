@@ -1,0 +1,21 @@
+//! The nested testbed: stock Linux on a real KVM, on a machine that has none.
+//!
+//! An outer machine, QEMU with its emulation of AMD's SVM, boots a Debian kernel once a run. In it this same program starts the VMM under test with
+//! `-accel kvm`, boots Debian's kernels as inner guests, drives their shells on the serial port and their VMM over QMP, and reports each claim to the host.
+//! Where the host has VMX or SVM the outer machine is left out; everything else is the same.
+//!
+//! Rooms: [`images`] makes initial file systems of Debian packages ([`cpio`] writes them), [`outer`] starts the outer machine and hears what it reports
+//! ([`report`]), [`lanes`] runs boots and their claims two at a time, [`linux`] is one inner guest, [`scenarios`] are the claims, [`bench`] measures how long
+//! user space takes. `tests/testbed/run` is the way in.
+
+pub mod bench;
+pub mod cpio;
+pub mod images;
+pub mod lanes;
+pub mod linux;
+pub mod outer;
+pub mod report;
+pub mod scenarios;
+
+pub use images::Images;
+pub use linux::{Boot, Claim, Linux};

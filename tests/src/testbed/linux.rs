@@ -1,0 +1,315 @@
+//! One inner guest: a Linux that a VMM on KVM boots, its shell on the serial port, and the QMP of its VMM.
+//!
+//! The guest's first process (`tests/testbed/inner-init`) runs one line at a time; the answer comes between marks with the line's number, so that
+//! nothing has to be guessed. Everything that the serial port said is kept for the report of a failure.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Images;
+use crate::wire::patience;
+use crate::{Vm, VmBuilder, WireError, program};
+
+/// A machine to boot, and what is claimed of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// Such as `q35-4`.
+    pub name: &'static str,
+    /// The command line beyond kernel, initial file system, accelerator and CPU model, in parts; `$RUN` is the machine's own folder.
+    pub options: &'static [&'static str],
+    /// What the kernel's command line has beyond the console.
+    pub append: &'static str,
+    /// What is looked at in this order. One that ends the machine is the last, or another boot follows it.
+    pub claims: &'static [Claim],
+}
+
+/// One statement about a running guest; it panics where it does not hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// What is claimed, as a function's name.
+    pub name: &'static str,
+    /// Looks.
+    pub check: fn(&mut Linux),
+}
+
+/// A guest with a shell.
+#[derive(Debug)]
+pub struct Linux {
+    vm: Vm,
+    console: String,
+    number: u32,
+    line: String,
+    boot: Boot,
+    images: Images,
+    started: Instant,
+    /// From the start of the VMM to the first line of the guest's first process.
+    pub user_space_after: Duration,
+    over: bool,
+    kept: Vec<(String, String)>,
+    skipped: Option<String>,
+}
+
+impl Linux {
+    /// Boots on the program under test, to the shell.
+    ///
+    /// # Errors
+    ///
+    /// What the console and the VMM said, if user space is not reached.
+    pub fn start(images: &Images, line: &str, boot: &Boot) -> Result<Self, Failure> {
+        Self::start_on(&program::path(), images, line, boot)
+    }
+
+    /// Boots on another program, to compare with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Linux::start`].
+    pub fn start_on(vmm: &Path, images: &Images, line: &str, boot: &Boot) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let builder = Self::builder(vmm, images, line, boot);
+        let vm = builder.try_start().map_err(|exited| Failure {
+            reason: format!(
+                "the VMM ended at once: {:?} {:?}: {}",
+                exited.code,
+                exited.signal,
+                exited.stderr.trim()
+            ),
+            console: exited.stderr.clone(),
+        })?;
+        let mut guest = Self {
+            vm,
+            console: String::new(),
+            number: 0,
+            line: line.to_owned(),
+            boot: *boot,
+            images: images.clone(),
+            started,
+            user_space_after: Duration::ZERO,
+            over: false,
+            kept: Vec::new(),
+            skipped: None,
+        };
+        match guest.reach_the_shell() {
+            Ok(()) => Ok(guest),
+            Err(e) => Err(Failure { reason: short(&e), console: guest.autopsy() }),
+        }
+    }
+
+    fn builder(vmm: &Path, images: &Images, line: &str, boot: &Boot) -> VmBuilder {
+        let kernel = images.kernel(line).display().to_string();
+        let initrd = images.initrd(line).display().to_string();
+        let append = format!("console=ttyS0 quiet {}", boot.append);
+        Vm::new()
+            .program(vmm)
+            .accel("kvm")
+            .line("-cpu host")
+            .line(&boot.options.join(" "))
+            .args(["-kernel", &kernel, "-initrd", &initrd, "-append", append.trim_end()])
+            .qmp()
+            .serial()
+    }
+
+    /// Waits for user space and for the shell; after a reboot again.
+    ///
+    /// # Errors
+    ///
+    /// They do not come, or the VMM ends.
+    pub fn reach_the_shell(&mut self) -> Result<(), WireError> {
+        self.take("USERSPACE", patience())?;
+        self.user_space_after = self.started.elapsed();
+        self.take("READY", patience())?;
+        Ok(())
+    }
+
+    /// Runs a line in the guest's shell and returns what it printed, without the last line end.
+    ///
+    /// # Panics
+    ///
+    /// If it ends with another status than 0, or not in time.
+    pub fn run(&mut self, line: &str) -> String {
+        let (status, text) = self.try_run(line).unwrap_or_else(|e| panic!("`{line}`: {}", short(&e)));
+        assert_eq!(status, 0, "`{line}` said {text:?}");
+        text
+    }
+
+    /// As [`Linux::run`], with the status.
+    ///
+    /// # Errors
+    ///
+    /// The guest did not answer in time, or is gone.
+    pub fn try_run(&mut self, line: &str) -> Result<(i32, String), WireError> {
+        let number = self.send(line)?;
+        self.answer(number)
+    }
+
+    /// What a line that was sent printed, and its status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Linux::try_run`].
+    pub fn answer(&mut self, number: u32) -> Result<(i32, String), WireError> {
+        let mark = format!("@@{number}{{\r\n");
+        // The console's line ends are the kernel's: `\r\n` of printk, `\n` of the shell (`stty -onlcr`).
+        self.take(mark.trim_end(), patience())?;
+        let end = format!("@@{number}}}");
+        let mut text = self.take(&end, patience())?;
+        text.truncate(text.len() - end.len());
+        let status = self.take("\n", patience())?;
+        let status = status.trim().parse().unwrap_or(-1);
+        Ok((status, text.trim_matches(['\r', '\n']).replace("\r\n", "\n")))
+    }
+
+    /// Sends a line and does not wait for it; for those that end the guest.
+    ///
+    /// # Errors
+    ///
+    /// The VMM is gone.
+    pub fn send(&mut self, line: &str) -> Result<u32, WireError> {
+        self.number += 1;
+        self.vm.serial().send(format!("{} {line}\n", self.number).as_bytes())?;
+        Ok(self.number)
+    }
+
+    /// Runs a line again and again until what it prints is right: for what the guest does by itself a little later.
+    ///
+    /// # Panics
+    ///
+    /// If that does not happen in time.
+    pub fn until(&mut self, line: &str, right: impl Fn(&str) -> bool) -> String {
+        let until = Instant::now() + patience();
+        loop {
+            let text = self.run(line);
+            if right(&text) {
+                return text;
+            }
+            assert!(Instant::now() < until, "`{line}` still says {text:?}");
+        }
+    }
+
+    /// A number that a line prints.
+    ///
+    /// # Panics
+    ///
+    /// If it prints something else.
+    pub fn number(&mut self, line: &str) -> u64 {
+        let text = self.run(line);
+        text.trim().parse().unwrap_or_else(|_| panic!("`{line}` printed {text:?}, no number"))
+    }
+
+    /// Waits for a text on the console.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time.
+    pub fn see(&mut self, text: &str) -> String {
+        self.take(text, patience()).unwrap_or_else(|e| panic!("{}", short(&e)))
+    }
+
+    /// The VMM.
+    pub fn vm(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+
+    /// Which machine this is.
+    pub fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// The line of kernels.
+    pub fn kernel(&self) -> &str {
+        &self.line
+    }
+
+    /// The kernels and initial file systems.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The machine has ended by the claim's own doing.
+    pub fn ended(&mut self) {
+        self.over = true;
+    }
+
+    /// Whether the machine has ended.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The claim cannot be looked at on this VMM.
+    pub fn skip(&mut self, reason: &str) {
+        self.skipped = Some(reason.to_owned());
+    }
+
+    /// Why the claim was not looked at.
+    pub fn take_skipped(&mut self) -> Option<String> {
+        self.skipped.take()
+    }
+
+    /// Keeps a text for the next run.
+    pub fn keep(&mut self, name: String, text: String) {
+        self.kept.push((name, text));
+    }
+
+    /// What is to be kept.
+    pub fn take_kept(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// What can be learned of a guest in which a claim failed: its console, the end of its kernel's log, its VMM's words and vCPUs.
+    pub fn autopsy(&mut self) -> String {
+        let rest = self.vm.serial().take("whatever there is", |got| Some(got.len()));
+        self.console.push_str(&String::from_utf8_lossy(&rest.unwrap_or_default()));
+        let mut text = String::from("$ ");
+        text.push_str(&self.vm.command_line().join(" "));
+        text.push('\n');
+        text.push_str(&self.console.replace('\r', ""));
+        text.push_str("\n--- VMM\n");
+        text.push_str(&self.vm.stderr());
+        for command in ["info status", "info registers"] {
+            let arguments = json!({ "command-line": command });
+            match self.vm.qmp().try_execute("human-monitor-command", arguments) {
+                Ok(reply) => {
+                    let said = reply.unwrap_or_else(|e| e);
+                    let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
+                    for line in said.lines().take(12) {
+                        text.push_str(line.trim_end());
+                        text.push('\n');
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        text
+    }
+
+    /// What comes up to and with a text, kept in the console's record too.
+    fn take(&mut self, text: &str, within: Duration) -> Result<String, WireError> {
+        let wanted = text.as_bytes();
+        let end =
+            |got: &[u8]| got.windows(wanted.len()).position(|w| w == wanted).map(|at| at + wanted.len());
+        let bytes = self.vm.serial().take_by(Instant::now() + within, text, end)?;
+        let came = String::from_utf8_lossy(&bytes).into_owned();
+        self.console.push_str(&came);
+        Ok(came)
+    }
+}
+
+/// Why a boot did not reach its shell.
+#[derive(Debug)]
+pub struct Failure {
+    /// In a line.
+    pub reason: String,
+    /// The console and what else was to be learned.
+    pub console: String,
+}
+
+/// An error without what had come so far, which the console's record has.
+fn short(error: &WireError) -> String {
+    let text = error.to_string();
+    match text.split_once("; so far:") {
+        Some((first, _)) => first.to_owned(),
+        None => text,
+    }
+}

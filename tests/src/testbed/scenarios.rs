@@ -1,0 +1,146 @@
+//! The machines that are booted and what is claimed of each.
+//!
+//! Machines are few and claims are many, since a boot is what costs: each machine type comes with one, two and four vCPUs, and each of these boots carries
+//! some of the claims about memory, devices and power.
+
+mod cpus;
+mod dmesg;
+mod hotplug;
+mod memory;
+mod power;
+mod virtio;
+
+use super::linux::{Boot, Claim};
+
+/// `claims![module::function, ...]`: claims by the names of their functions.
+macro_rules! claims {
+    ($($room:ident :: $check:ident),* $(,)?) => {
+        &[$(Claim { name: stringify!($check), check: $room::$check }),*]
+    };
+}
+
+/// A console and a guest agent's channel, entropy, and the device that says that a kernel panicked, all on PCI.
+const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-pci,rng=rng0 \
+    -device virtio-serial-pci -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
+    -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
+    -device virtio-balloon-pci,id=balloon0 -device pvpanic";
+
+/// The same on virtio-mmio, as `microvm` has no PCI.
+const MMIO_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-device,rng=rng0 \
+    -device virtio-serial-device -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
+    -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
+    -device virtio-balloon-device,id=balloon0";
+
+/// The README's machine.
+const TWO_NODES: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \
+    -object memory-backend-ram,id=ram0,size=2G -object memory-backend-ram,id=ram1,size=2G \
+    -numa node,nodeid=0,cpus=0-1,memdev=ram0 -numa node,nodeid=1,cpus=2-3,memdev=ram1 \
+    -object memory-backend-ram,id=mem0,size=8G -device virtio-mem-pci,id=vm0,memdev=mem0,node=0,requested-size=0M \
+    -object memory-backend-ram,id=mem1,size=8G -device virtio-mem-pci,id=vm1,memdev=mem1,node=1,requested-size=1G";
+
+/// A slot below which devices are hot-plugged.
+const PORT: &str = "-device pcie-root-port,id=port,chassis=1,slot=1";
+
+/// Everything that is booted with each kernel; the longest first, so that both lanes end at the same time.
+pub const BOOTS: &[Boot] = &[
+    Boot {
+        name: "q35-4",
+        options: &["-machine q35", TWO_NODES],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            cpus::nodes,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            memory::resizes_ten_times,
+            memory::reboot_unplugs_and_plugs_again,
+            power::powerdown_is_a_button_press,
+        ],
+    },
+    Boot {
+        name: "q35-2",
+        options: &["-machine q35 -smp 2,cores=2 -m 512M,maxmem=16G", PORT],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            hotplug::device_comes_and_goes,
+            hotplug::memslots_of_fixed_size,
+            hotplug::dynamic_memslots,
+            hotplug::cycles_leak_nothing,
+        ],
+    },
+    Boot {
+        name: "pc-2",
+        options: &["-machine pc -smp 2,sockets=2 -m 512M,maxmem=16G", PCI_DEVICES],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            virtio::entropy,
+            virtio::console_both_ways,
+            virtio::balloon_up_and_down,
+            hotplug::device_comes_and_goes,
+            power::panic_is_reported,
+        ],
+    },
+    Boot {
+        name: "q35-1",
+        options: &["-machine q35 -smp 1 -m 512M,slots=2,maxmem=4G", PCI_DEVICES],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            virtio::entropy,
+            virtio::console_both_ways,
+            virtio::balloon_up_and_down,
+            hotplug::dimm_comes_and_goes,
+            power::panic_is_reported,
+        ],
+    },
+    Boot {
+        name: "pc-1",
+        options: &["-machine pc -smp 1 -m 512M,slots=2,maxmem=4G"],
+        append: "",
+        claims: claims![cpus::cpus_and_memory, hotplug::dimm_comes_and_goes, power::guest_powers_off],
+    },
+    // Native hot-plug: the port's own registers and interrupt instead of ACPI's.
+    Boot {
+        name: "q35-native",
+        options: &[
+            "-machine q35 -smp 1 -m 512M,maxmem=16G -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+            PORT,
+        ],
+        append: "",
+        claims: claims![hotplug::device_comes_and_goes],
+    },
+    Boot {
+        name: "pc-4",
+        options: &["-machine pc -smp 4,cores=2,threads=2 -m 512M"],
+        append: "",
+        claims: claims![cpus::cpus_and_memory, power::guest_reboots, power::powerdown_is_a_button_press],
+    },
+    Boot {
+        name: "microvm-2",
+        options: &["-machine microvm -smp 2 -m 512M", MMIO_DEVICES],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            virtio::entropy,
+            virtio::console_both_ways,
+            virtio::balloon_up_and_down,
+            power::powerdown_is_a_button_press,
+        ],
+    },
+    Boot {
+        name: "microvm-1",
+        options: &["-machine microvm -smp 1 -m 512M"],
+        append: "",
+        claims: claims![cpus::cpus_and_memory, power::guest_powers_off],
+    },
+    Boot {
+        name: "microvm-4",
+        options: &["-machine microvm -smp 4,sockets=1 -m 512M"],
+        append: "",
+        claims: claims![cpus::cpus_and_memory, power::guest_reboots],
+    },
+];

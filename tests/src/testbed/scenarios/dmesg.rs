@@ -1,0 +1,54 @@
+//! The kernel complains of nothing that it does not complain of on QEMU's machine of the same command line.
+
+use std::collections::BTreeSet;
+
+use crate::program;
+use crate::testbed::Linux;
+use crate::testbed::images::program_is_qemu;
+
+/// Lines of the levels from emergency to warning.
+const COMPLAINTS: &str = "dmesg -r | grep '^<[0-4]>' || true";
+
+pub(super) fn dmesg_has_no_warning_of_its_own(guest: &mut Linux) {
+    let ours = guest.run(COMPLAINTS);
+    let (name, kept) = guest.images().kept(guest.kernel(), guest.boot().name);
+    if program_is_qemu(&program::path()) {
+        guest.keep(name, ours);
+        return;
+    }
+    let theirs = kept.unwrap_or_else(|| {
+        let qemu = program::qemu().expect("the outer machine has QEMU");
+        let boot = *guest.boot();
+        let peer = Linux::start_on(&qemu, guest.images(), guest.kernel(), &boot);
+        let theirs = peer.unwrap_or_else(|e| panic!("QEMU: {}\n{}", e.reason, e.console)).run(COMPLAINTS);
+        guest.keep(name, theirs.clone());
+        theirs
+    });
+    let known: BTreeSet<String> = theirs.lines().map(normal).collect();
+    let new: Vec<&str> = ours.lines().filter(|line| !known.contains(&normal(line))).collect();
+    assert!(new.is_empty(), "not on QEMU's machine:\n{}\n--- there:\n{theirs}", new.join("\n"));
+}
+
+/// A line without its time, and with `N` for each number, decimal or hexadecimal.
+fn normal(line: &str) -> String {
+    let line = line.split_once("] ").map_or(line, |(_, text)| text);
+    let mut text = String::new();
+    let mut word = String::new();
+    for c in line.chars().chain(['\n']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+            continue;
+        }
+        let hexadecimal = word.trim_start_matches("0x");
+        let number = hexadecimal.chars().any(|c| c.is_ascii_digit())
+            && hexadecimal.chars().all(|c| c.is_ascii_hexdigit());
+        text.push_str(if number { "N" } else { &word });
+        word.clear();
+        text.push(c);
+    }
+    text.truncate(text.len() - 1);
+    text
+}
+
+#[cfg(test)]
+mod tests;
