@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! testbed [WORD...]          claims whose KERNEL/BOOT/CLAIM holds a word, in the outer machine, or on this KVM where the processor has VMX or SVM
+//! testbed --loud [WORD...]   the same with all that kernels print while they boot
 //! testbed --list [WORD...]   their names
 //! testbed --bench [RUNS]     how long user space takes, beside QEMU
 //! testbed --inside ...       the same without making images: what the outer machine runs
@@ -47,6 +48,8 @@ fn work(images: &Images, arguments: &[String], listener: &dyn Listener) {
         let runs = arguments.get(1).and_then(|runs| runs.parse().ok()).unwrap_or(3);
         bench::run(images, runs, listener);
         listener.hear(Message::Done);
+    } else if arguments.first().is_some_and(|first| first == "--loud") {
+        lanes::run(&images.clone().loud(), &arguments[1..], listener);
     } else {
         lanes::run(images, arguments, listener);
     }

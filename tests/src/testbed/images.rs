@@ -14,6 +14,9 @@ use crate::program;
 /// The lines of kernels that inner guests boot.
 pub const KERNELS: [&str; 2] = ["6.12", "6.1"];
 
+/// The one that the outer machine boots: its modules are not compressed.
+const OUTER_KERNEL: &str = "6.1";
+
 /// Where the outer machine has the files of inner guests.
 pub const INSIDE: &str = "/testbed";
 
@@ -52,13 +55,14 @@ const QEMU_DATA: [&str; 8] = [
 pub struct Images {
     folder: PathBuf,
     kept: PathBuf,
+    loud: bool,
 }
 
 impl Images {
     /// Those that are in a folder already, with `kept` in it.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
-        Self { kept: folder.join("kept"), folder }
+        Self { kept: folder.join("kept"), folder, loud: false }
     }
 
     /// Makes them of the unpacked packages, in a folder; what runs learn stays with the packages.
@@ -77,12 +81,23 @@ impl Images {
         }
         let kept = packages().join("kept");
         fs::create_dir_all(&kept)?;
-        Ok(Self { folder: folder.to_owned(), kept })
+        Ok(Self { folder: folder.to_owned(), kept, loud: false })
     }
 
     /// The folder itself.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Kernels print what they do on their consoles while they boot, for machines that do not reach user space.
+    #[must_use]
+    pub fn loud(self) -> Self {
+        Self { loud: true, ..self }
+    }
+
+    /// Whether they do.
+    pub fn is_loud(&self) -> bool {
+        self.loud
     }
 
     /// A kernel's image.
@@ -121,7 +136,7 @@ impl Images {
     ///
     /// A file cannot be read, or a program's libraries are not there.
     pub fn outer_initrd(&self, vmm: &Path, arguments: &[String]) -> io::Result<Vec<u8>> {
-        let kernel = Kernel::find(KERNELS[0])?;
+        let kernel = Kernel::find(OUTER_KERNEL)?;
         let mut archive = Archive::new();
         busybox(&mut archive)?;
         archive.file("init", 0o755, include_bytes!("../../testbed/outer-init"));
@@ -167,7 +182,7 @@ impl Images {
     ///
     /// Its package is missing.
     pub fn outer_kernel(&self) -> io::Result<PathBuf> {
-        Ok(Kernel::find(KERNELS[0])?.image)
+        Ok(Kernel::find(OUTER_KERNEL)?.image)
     }
 }
 

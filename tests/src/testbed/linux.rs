@@ -100,7 +100,9 @@ impl Linux {
     fn builder(vmm: &Path, images: &Images, line: &str, boot: &Boot) -> VmBuilder {
         let kernel = images.kernel(line).display().to_string();
         let initrd = images.initrd(line).display().to_string();
-        let append = format!("console=ttyS0 quiet {}", boot.append);
+        // A character on the serial port is two exits, and each of them costs the outer machine its translations: quiet boots take half the time.
+        let quiet = if images.is_loud() { "" } else { "quiet" };
+        let append = format!("console=ttyS0 mitigations=off {quiet} {}", boot.append);
         Vm::new()
             .program(vmm)
             .accel("kvm")

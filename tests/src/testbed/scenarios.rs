@@ -39,7 +39,7 @@ const TWO_NODES: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \
     -object memory-backend-ram,id=mem1,size=8G -device virtio-mem-pci,id=vm1,memdev=mem1,node=1,requested-size=1G";
 
 /// A slot below which devices are hot-plugged.
-const PORT: &str = "-device pcie-root-port,id=port,chassis=1,slot=1";
+const PORT: &str = "-device pcie-root-port,id=below,chassis=1,slot=1";
 
 /// Everything that is booted with each kernel; the longest first, so that both lanes end at the same time.
 pub const BOOTS: &[Boot] = &[

@@ -17,7 +17,7 @@ fn plug(guest: &mut Linux, requested: u64, more: &Value) {
     let mut device =
         json!({ "driver": "virtio-mem-pci", "id": "hot", "memdev": "hotmem", "requested-size": requested });
     if below_port {
-        device["bus"] = json!("port");
+        device["bus"] = json!("below");
     }
     for (name, value) in more.as_object().into_iter().flatten() {
         device[name] = value.clone();
