@@ -14,7 +14,7 @@ use std::{env, fs, io};
 
 use tests::program;
 use tests::testbed::report::{Gaps, Listener, Message, ToHost, ToPerson};
-use tests::testbed::{Images, bench, images, lanes, outer};
+use tests::testbed::{Images, bench, images, lanes, linux, outer};
 
 const GAPS: &str = include_str!("../../data/testbed-gaps.txt");
 
@@ -72,8 +72,8 @@ fn host(arguments: &[String]) -> io::Result<bool> {
     // What QEMU cannot do is no gap of ours.
     let gaps = if images::program_is_qemu(&vmm) { Gaps::default() } else { Gaps::parse(GAPS) };
     let person = ToPerson::new(gaps, &images);
-    if has_extensions()? && Path::new("/dev/kvm").exists() {
-        println!("testbed: on this machine's own KVM");
+    if linux::emulated() || has_extensions()? && Path::new("/dev/kvm").exists() {
+        println!("testbed: on this machine itself");
         work(&images, arguments, &person);
     } else {
         let mut inside = vec!["--inside".to_owned()];

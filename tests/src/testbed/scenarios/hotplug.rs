@@ -72,12 +72,15 @@ struct Footprint {
     own: u64,
     descriptors: usize,
     mappings: usize,
-    /// The flat views and with them the KVM slots.
-    views: String,
+    /// Lines of the flat views, and with them the KVM slots; QEMU shows the views in any order.
+    views: Vec<String>,
 }
 
 fn footprint(guest: &mut Linux) -> Footprint {
-    let views = guest.vm().qmp().human("info mtree -f");
+    let shown = guest.vm().qmp().human("info mtree -f");
+    let mut views: Vec<String> =
+        shown.lines().filter(|line| !line.starts_with("FlatView #")).map(str::to_owned).collect();
+    views.sort_unstable();
     let process = format!("/proc/{}", guest.vm().pid().as_raw_nonzero());
     let text = fs::read_to_string(format!("{process}/status")).expect("the VMM runs");
     let own = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line of the kernel");

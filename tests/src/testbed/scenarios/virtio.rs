@@ -18,9 +18,10 @@ pub(super) fn console_both_ways(guest: &mut Linux) {
     for (socket, device) in [("console", "/dev/hvc0"), ("port", &port)] {
         let path = guest.vm().scratch().join(socket);
         let mut host = guest.vm().connect(&path);
+        // A terminal forgets its settings when nobody has it open.
         let raw = if socket == "console" { "stty -F /dev/hvc0 raw -echo; " } else { "" };
         let line = format!(
-            "{raw}exec 5<>{device}; echo from the guest >&5; read -r heard <&5; echo \"heard $heard\""
+            "exec 5<>{device}; {raw}echo from the guest >&5; read -r heard <&5; echo \"heard $heard\""
         );
         let number = guest.send(&line).expect("the guest runs");
         host.until("from the guest\n").unwrap_or_else(|e| panic!("{device}: {e}"));
