@@ -1,7 +1,6 @@
 //! What every virtio back end object has: generic properties, its place in the device tree, its transport.
 //!
-//! The abstract class is `virtio-device`. Some properties select things that this program does not have; they are
-//! accepted at their default and refused when the device is realized otherwise.
+//! The abstract class is `virtio-device`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,8 +39,6 @@ pub struct GenericProperties {
     pub notify_on_empty: bool,
     /// `any_layout`: as above.
     pub any_layout: bool,
-    /// `packed`
-    pub packed: bool,
     /// `use-started`
     pub use_started: bool,
     /// `use-disabled-flag`
@@ -57,12 +54,12 @@ impl Default for GenericProperties {
                 indirect_desc: true,
                 event_idx: true,
                 iommu_platform: false,
+                packed: false,
                 in_order: false,
                 queue_reset: true,
             },
             notify_on_empty: true,
             any_layout: true,
-            packed: false,
             use_started: true,
             use_disabled_flag: true,
             disable_legacy_check: false,
@@ -94,19 +91,6 @@ impl VirtioCommon {
         // Plain values, assigned whole.
         self.generic.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Refuses properties that select what this program does not have.
-    ///
-    /// # Errors
-    /// `packed=on`.
-    pub fn check(&self) -> Result<()> {
-        if self.generic().packed {
-            return Err(Error::generic(
-                "'packed' property set to 'on' is not supported: only split virtqueues are",
-            ));
-        }
-        Ok(())
-    }
 }
 
 type Field = fn(&mut GenericProperties) -> &mut bool;
@@ -124,7 +108,7 @@ pub fn generic_properties() -> Vec<Property> {
         ("notify_on_empty", |p| &mut p.notify_on_empty),
         ("any_layout", |p| &mut p.any_layout),
         ("iommu_platform", |p| &mut p.features.iommu_platform),
-        ("packed", |p| &mut p.packed),
+        ("packed", |p| &mut p.features.packed),
         ("queue_reset", |p| &mut p.features.queue_reset),
         ("in_order", |p| &mut p.features.in_order),
         ("use-started", |p| &mut p.use_started),

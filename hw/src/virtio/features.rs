@@ -9,6 +9,8 @@ pub const VERSION_1: u64 = 1 << 32;
 /// Addresses go through the platform's translation.
 #[doc(alias = "VIRTIO_F_IOMMU_PLATFORM")]
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
+/// Rings are packed (§2.8).
+pub const RING_PACKED: u64 = 1 << 34;
 /// Buffers are used in the order in which they were made available.
 pub const IN_ORDER: u64 = 1 << 35;
 /// One queue can be reset alone.
@@ -53,7 +55,7 @@ pub(super) const TRANSPORT_TEXT: [(u64, &str); 9] = [
     (RING_INDIRECT_DESC, "VIRTIO_RING_F_INDIRECT_DESC: Indirect descriptors supported"),
     (RING_RESET, "VIRTIO_F_RING_RESET: Driver can reset a queue individually"),
     (IN_ORDER, "VIRTIO_F_IN_ORDER: Device uses buffers in same order as made available by driver"),
-    (1 << 34, "VIRTIO_F_RING_PACKED: Device supports packed VQ layout"),
+    (RING_PACKED, "VIRTIO_F_RING_PACKED: Device supports packed VQ layout"),
     (ACCESS_PLATFORM, "VIRTIO_F_IOMMU_PLATFORM: Device can be used on IOMMU platform"),
     (VERSION_1, "VIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)"),
     (ANY_LAYOUT, "VIRTIO_F_ANY_LAYOUT: Device accepts arbitrary desc. layouts"),

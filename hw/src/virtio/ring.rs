@@ -1,15 +1,18 @@
-//! A split virtqueue (virtio 1.3 §2.7): the `virtio-queue` crate's ring, driven by rules of our own.
+//! Virtqueues (virtio 1.3 §2.6): split rings and packed rings, and the buffers that a device finds in either.
 //!
-//! Everything in the ring is the guest's. Whatever it writes there, one call of [`VirtQueue::pop`] looks at no more than
-//! [`MAX_DESCRIPTORS`] descriptors and ends in a buffer, in nothing, or in a [`Violation`]. Left out: packed rings.
+//! Everything in a ring is the guest's. Whatever it writes there, one call of [`VirtQueue::pop`] looks at no more than
+//! [`MAX_DESCRIPTORS`] descriptors and ends in a buffer, in nothing, or in a [`Violation`]. A buffer is given back before the next one is
+//! taken, so that all are used in the order in which they were made available (§2.6.2, `VIRTIO_F_IN_ORDER`), whether that was negotiated or not.
 
-use std::sync::atomic::{Ordering, fence};
+mod packed;
+mod split;
 
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
+use self::packed::Packed;
+use self::split::Split;
 use super::device::Violation;
+use super::features::{RING_EVENT_IDX, RING_PACKED};
 
 /// Longest descriptor chain, as in QEMU.
 #[doc(alias = "VIRTQUEUE_MAX_SIZE")]
@@ -18,6 +21,9 @@ pub const MAX_DESCRIPTORS: usize = 1024;
 /// Vector of a queue or of the configuration that interrupts nobody.
 #[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
 pub const NO_VECTOR: u16 = 0xffff;
+
+/// What is said of descriptors outside of RAM.
+const UNREADABLE: &str = "virtio: descriptor chain cannot be read";
 
 /// Guest memory, as rings and buffers are reached; narrow enough to be a trait object.
 pub trait DmaMemory {
@@ -36,15 +42,51 @@ impl<M: GuestMemory> DmaMemory for M {
     }
 }
 
+/// What the ring wants back of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Index of the first descriptor, or in a packed ring the buffer's id.
+    pub id: u16,
+    /// Entries of the ring that the buffer takes; 1 in a split ring.
+    pub descriptors: u16,
+}
+
 /// One buffer of a queue: what the driver wrote, and room for what the device answers.
 pub struct Chain<'a> {
     memory: &'a dyn DmaMemory,
-    head: u16,
+    head: Head,
     readable: Vec<(u64, u32)>,
     writable: Vec<(u64, u32)>,
 }
 
+impl<'a> Chain<'a> {
+    fn new(memory: &'a dyn DmaMemory, head: Head) -> Self {
+        Self { memory, head, readable: Vec::new(), writable: Vec::new() }
+    }
+
+    /// Takes one more descriptor in.
+    fn add(&mut self, addr: u64, len: u32, write_only: bool) -> Result<(), Violation> {
+        if self.readable.len() + self.writable.len() == MAX_DESCRIPTORS {
+            return Err(Violation("Virtqueue size exceeded".into()));
+        }
+        if len == 0 {
+            return Err(Violation("virtio: zero sized buffers are not allowed".into()));
+        }
+        match write_only {
+            true => self.writable.push((addr, len)),
+            false if self.writable.is_empty() => self.readable.push((addr, len)),
+            false => return Err(Violation("Incorrect order for descriptors".into())),
+        }
+        Ok(())
+    }
+}
+
 impl Chain<'_> {
+    /// What [`VirtQueue::push`] takes.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
     /// Bytes the driver wrote.
     pub fn readable_len(&self) -> u64 {
         self.readable.iter().map(|(_, len)| u64::from(*len)).sum()
@@ -107,21 +149,56 @@ impl Chain<'_> {
     }
 }
 
+/// Guest-physical addresses of the three parts of a ring.
+#[derive(Debug, Clone, Copy)]
+struct Areas {
+    desc: u64,
+    avail: u64,
+    used: u64,
+}
+
+/// A ring the driver enabled.
+#[derive(Debug)]
+enum Ring {
+    Split(Split),
+    Packed(Packed),
+}
+
+/// Does the same with either ring.
+macro_rules! either {
+    ($ring:expr, $bound:ident => $what:expr) => {
+        match $ring {
+            Ring::Split($bound) => $what,
+            Ring::Packed($bound) => $what,
+        }
+    };
+}
+
+/// Where a device was in a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position(Place);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    Split(u16),
+    Packed(packed::Position),
+}
+
 /// One queue of a device: its ring and the registers a transport has for it.
 #[derive(Debug)]
 pub struct VirtQueue {
-    ring: Queue,
+    ring: Option<Ring>,
+    size: u16,
     default_size: u16,
     /// Interrupt vector, or [`NO_VECTOR`].
     pub vector: u16,
-    /// Guest-physical address of the descriptor table, as last written; 64 bits by halves.
+    /// Guest-physical address of the descriptor table, or of a packed ring, as last written; 64 bits by halves.
     pub desc: u64,
-    /// Of the available ring.
+    /// Of the available ring, or of a packed ring's driver area.
     pub avail: u64,
-    /// Of the used ring.
+    /// Of the used ring, or of a packed ring's device area.
     pub used: u64,
-    /// Used index the driver was last told about, while index-based suppression is on.
-    signalled: Option<u16>,
 }
 
 impl VirtQueue {
@@ -130,13 +207,13 @@ impl VirtQueue {
     /// # Panics
     /// When `size` is not a power of two: sizes are the device's constants.
     pub fn new(size: u16) -> Self {
-        let ring = Queue::new(size).expect("queue sizes are powers of two");
-        Self { ring, default_size: size, vector: NO_VECTOR, desc: 0, avail: 0, used: 0, signalled: None }
+        assert!(size.is_power_of_two(), "queue sizes are powers of two");
+        Self { ring: None, size, default_size: size, vector: NO_VECTOR, desc: 0, avail: 0, used: 0 }
     }
 
     /// Entries.
     pub fn size(&self) -> u16 {
-        self.ring.size()
+        self.size
     }
 
     /// Entries after a reset.
@@ -144,30 +221,33 @@ impl VirtQueue {
         self.default_size
     }
 
-    /// Sets the number of entries; a number that is no power of two or larger than the default changes nothing.
-    pub fn set_size(&mut self, size: u16) {
-        // The refusal is the specification's; the driver reads the register back.
-        if self.ring.try_set_size(size).is_err() {
+    /// Sets the number of entries. 0, a number larger than the default, and where `packed` is off one that is no power of two change nothing.
+    pub fn set_size(&mut self, size: u16, packed: bool) {
+        if (1..=self.default_size).contains(&size) && (packed || size.is_power_of_two()) {
+            self.size = size;
+        } else {
+            // The refusal is the specification's; the driver reads the register back.
             trace::guest_error!("virtio: a queue cannot have {size} entries");
         }
     }
 
     /// Whether the driver enabled it.
     pub fn is_enabled(&self) -> bool {
-        self.ring.ready()
+        self.ring.is_some()
     }
 
-    /// Takes the addresses over and starts; false (and still disabled) if one is unaligned or the table is at 0.
-    pub fn enable(&mut self, event_idx: bool) -> bool {
-        let set = self.desc != 0
-            && self.ring.try_set_desc_table_address(GuestAddress(self.desc)).is_ok()
-            && self.ring.try_set_avail_ring_address(GuestAddress(self.avail)).is_ok()
-            && self.ring.try_set_used_ring_address(GuestAddress(self.used)).is_ok();
-        if set {
-            self.ring.set_event_idx(event_idx);
-            self.ring.set_ready(true);
+    /// Takes the addresses over and starts, as the accepted `features` have rings; false (and still disabled) if an address is unaligned
+    /// or the descriptors are at 0.
+    pub fn enable(&mut self, features: u64) -> bool {
+        let areas = Areas { desc: self.desc, avail: self.avail, used: self.used };
+        let event_idx = features & RING_EVENT_IDX != 0;
+        if areas.desc != 0 {
+            self.ring = match features & RING_PACKED != 0 {
+                true => Packed::new(self.size, areas, event_idx).map(Ring::Packed),
+                false => Split::new(self.size, areas, event_idx).map(Ring::Split),
+            };
         }
-        set
+        self.is_enabled()
     }
 
     /// Back to the state after a reset of the device.
@@ -178,17 +258,17 @@ impl VirtQueue {
     /// Next entry of the available ring that the device will look at.
     #[doc(alias = "last_avail_idx")]
     pub fn next_avail(&self) -> u16 {
-        self.ring.next_avail()
+        self.ring.as_ref().map_or(0, |ring| either!(ring, r => r.next_avail()))
     }
 
     /// Index the device will write into the used ring next.
     pub fn next_used(&self) -> u16 {
-        self.ring.next_used()
+        self.ring.as_ref().map_or(0, |ring| either!(ring, r => r.next_used()))
     }
 
     /// Used index the driver was last told about.
     pub fn signalled(&self) -> Option<u16> {
-        self.signalled
+        self.ring.as_ref().and_then(|ring| either!(ring, r => r.signalled()))
     }
 
     /// Takes the next available buffer.
@@ -200,122 +280,55 @@ impl VirtQueue {
         memory: &'a M,
         indirect: bool,
     ) -> Result<Option<Chain<'a>>, Violation> {
-        let size = self.ring.size();
-        let before = self.ring.next_avail();
-        let mut available = self.ring.iter(memory).map_err(|error| match error {
-            virtio_queue::Error::InvalidAvailRingIndex => {
-                Violation(format!("Guest moved avail index from {before} by more than the queue size"))
-            }
-            error => Violation(format!("virtio: available ring cannot be read: {error}")),
-        })?;
-        let Some(descriptors) = available.next() else {
-            // Empty; or the entry is not in RAM, which the crate swallows. The index alone does not tell: a driver that adds a
-            // buffer at this moment is doing nothing wrong.
-            let at = 4 + 2 * u64::from(before % size.max(1));
-            let entry = self.ring.avail_ring().checked_add(at);
-            let readable =
-                entry.is_some_and(|at| memory.load::<u16>(GuestAddress(at), Ordering::Relaxed).is_ok());
-            return if readable {
-                Ok(None)
-            } else {
-                Err(Violation("virtio: available ring cannot be read".into()))
-            };
-        };
-        let head = descriptors.head_index();
-        if head >= size {
-            return Err(Violation(format!("Guest says index {head} is available")));
+        let Some(ring) = &mut self.ring else { return Ok(None) };
+        let chain = either!(ring, r => r.pop(memory, indirect))?;
+        if let Some(chain) = &chain {
+            let (ins, outs) = (chain.writable.len(), chain.readable.len());
+            trace::emit!(virtqueue_pop, trace::Id::of(self), chain.head.id, ins, outs);
         }
-        let mut chain = Chain { memory, head, readable: Vec::new(), writable: Vec::new() };
-        if !indirect && self.head_is_indirect(memory, head)? {
-            return Err(Violation("Indirect descriptors are not negotiated".into()));
-        }
-        let mut last: Option<Descriptor> = None;
-        for descriptor in descriptors {
-            if chain.readable.len() + chain.writable.len() == MAX_DESCRIPTORS {
-                return Err(Violation("Virtqueue size exceeded".into()));
-            }
-            if descriptor.len() == 0 {
-                return Err(Violation("virtio: zero sized buffers are not allowed".into()));
-            }
-            let piece = (descriptor.addr().0, descriptor.len());
-            if descriptor.is_write_only() {
-                chain.writable.push(piece);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(piece);
-            } else {
-                return Err(Violation("Incorrect order for descriptors".into()));
-            }
-            last = Some(descriptor);
-        }
-        // The crate ends the iteration where it meets nonsense; a chain that is whole ends by itself.
-        match last {
-            Some(last) if !last.has_next() => {
-                let (ins, outs) = (chain.writable.len(), chain.readable.len());
-                trace::emit!(virtqueue_pop, trace::Id::of(self), head, ins, outs);
-                Ok(Some(chain))
-            }
-            Some(_) => Err(Violation("Looped descriptor".into())),
-            None => Err(Violation("virtio: descriptor chain cannot be read".into())),
-        }
+        Ok(chain)
     }
 
-    fn head_is_indirect<M: GuestMemory>(&self, memory: &M, head: u16) -> Result<bool, Violation> {
-        const INDIRECT: u16 = 4;
-        let at = self.ring.desc_table().checked_add(u64::from(head) * 16 + 12);
-        let flags: Option<u16> = at.and_then(|at| memory.read_obj(GuestAddress(at)).ok());
-        let flags = flags.ok_or_else(|| Violation("virtio: descriptor chain cannot be read".into()))?;
-        Ok(u16::from_le(flags) & INDIRECT != 0)
+    /// Where the next buffer is looked for.
+    pub fn position(&self) -> Position {
+        Position(match &self.ring {
+            None => Place::Nowhere,
+            Some(Ring::Split(ring)) => Place::Split(ring.next_avail()),
+            Some(Ring::Packed(ring)) => Place::Packed(ring.position()),
+        })
     }
 
-    /// Makes the buffer that was popped last the next one again; `at` is what [`next_avail`](Self::next_avail) was before.
+    /// Makes the buffer that was popped last the next one again; `at` is what [`position`](Self::position) was before.
     #[doc(alias = "virtqueue_unpop")]
-    pub fn put_back(&mut self, at: u16) {
-        self.ring.set_next_avail(at);
+    pub fn put_back(&mut self, at: Position) {
+        match (&mut self.ring, at.0) {
+            (Some(Ring::Split(ring)), Place::Split(at)) => ring.put_back(at),
+            (Some(Ring::Packed(ring)), Place::Packed(at)) => ring.put_back(at),
+            // Of a ring that is not there any more.
+            _ => {}
+        }
     }
 
     /// Returns a buffer with `written` bytes in it.
     ///
     /// # Errors
-    /// The used ring is not in RAM.
-    pub fn push<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Violation> {
-        trace::emit!(virtqueue_fill, trace::Id::of(self), head, written, self.ring.next_used());
-        self.ring
-            .add_used(memory, head, written)
-            .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))
+    /// The ring cannot be written.
+    pub fn push<M: GuestMemory>(&mut self, memory: &M, head: Head, written: u32) -> Result<(), Violation> {
+        trace::emit!(virtqueue_fill, trace::Id::of(self), head.id, written, self.next_used());
+        match &mut self.ring {
+            Some(ring) => either!(ring, r => r.push(memory, head, written)),
+            None => Ok(()),
+        }
     }
 
     /// Asks the driver to notify again; true if more came meanwhile.
     pub fn rearm<M: GuestMemory>(&mut self, memory: &M) -> bool {
-        self.ring.enable_notification(memory).unwrap_or(false)
+        self.ring.as_mut().is_some_and(|ring| either!(ring, r => r.rearm(memory)))
     }
 
-    /// Whether the driver wants an interrupt for what was pushed since it was last told (virtio 1.3 §2.7.7).
+    /// Whether the driver wants an interrupt for what was pushed since it was last told.
     pub fn should_interrupt<M: GuestMemory>(&mut self, memory: &M) -> bool {
-        const NO_INTERRUPT: u16 = 1;
-        // The used index must be visible before the driver's wish is read.
-        fence(Ordering::SeqCst);
-        let word = |at: Option<u64>| -> Option<u16> {
-            memory.load::<u16>(GuestAddress(at?), Ordering::Relaxed).ok().map(u16::from_le)
-        };
-        let avail = self.ring.avail_ring();
-        if !self.ring.event_idx_enabled() {
-            return word(Some(avail)).is_some_and(|flags| flags & NO_INTERRUPT == 0);
-        }
-        let new = self.ring.next_used();
-        let old = self.signalled.replace(new);
-        let Some(event) = word(avail.checked_add(4 + 2 * u64::from(self.ring.size()))) else { return false };
-        match old {
-            // Whether `event` is one of the indices passed since then, in the ring of 16-bit numbers.
-            Some(old) => new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old),
-            None => true,
-        }
-    }
-}
-
-impl Chain<'_> {
-    /// The descriptor that names the buffer in the used ring.
-    pub fn head(&self) -> u16 {
-        self.head
+        self.ring.as_mut().is_some_and(|ring| either!(ring, r => r.should_interrupt(memory)))
     }
 }
 

@@ -6,7 +6,9 @@
 use vm_memory::GuestMemory;
 
 use super::device::{Outcome, Violation, VirtioDevice};
-use super::features::{ACCESS_PLATFORM, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_RESET, VERSION_1, status};
+use super::features::{
+    ACCESS_PLATFORM, IN_ORDER, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, RING_RESET, VERSION_1, status,
+};
 use super::ring::{NO_VECTOR, VirtQueue};
 
 /// Which generic features a device offers: properties of every virtio device.
@@ -18,6 +20,8 @@ pub struct Generic {
     pub event_idx: bool,
     /// `iommu_platform`
     pub iommu_platform: bool,
+    /// `packed`
+    pub packed: bool,
     /// `in_order`
     pub in_order: bool,
     /// `queue_reset`
@@ -32,7 +36,8 @@ impl Generic {
             | bit(self.indirect_desc, RING_INDIRECT_DESC)
             | bit(self.event_idx, RING_EVENT_IDX)
             | bit(self.iommu_platform, ACCESS_PLATFORM)
-            | bit(self.in_order, super::features::IN_ORDER)
+            | bit(self.packed, RING_PACKED)
+            | bit(self.in_order, IN_ORDER)
             | bit(self.queue_reset, RING_RESET)
     }
 }
@@ -292,8 +297,8 @@ impl VirtioState {
         if value != 1 {
             return self.broke(Violation(format!("wrong value for queue_enable {value:x}")));
         }
-        let event_idx = self.accepted & RING_EVENT_IDX != 0;
-        let usable = self.selected_mut().is_none_or(|queue| queue.is_enabled() || queue.enable(event_idx));
+        let features = self.accepted;
+        let usable = self.selected_mut().is_none_or(|queue| queue.is_enabled() || queue.enable(features));
         if usable {
             Served::default()
         } else {
@@ -328,7 +333,7 @@ impl VirtioState {
         let id = trace::Id::of(queue);
         let mut used = false;
         let mut step = || -> Result<Step, Violation> {
-            let before = queue.next_avail();
+            let before = queue.position();
             let Some(mut buffer) = queue.pop(memory, indirect)? else {
                 return Ok(if queue.rearm(memory) { Step::More } else { Step::Empty });
             };

@@ -17,7 +17,6 @@ use crate::core::Machine;
 use crate::mem::device::MemoryDevices;
 use crate::mem::memslots::sizing::Parts;
 use crate::mem::memslots::{Memslots, Names, Policy};
-use crate::virtio::VirtioBackend;
 
 fn error<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::generic(text))
@@ -28,7 +27,6 @@ fn error<T>(text: impl Into<String>) -> Result<T> {
 /// # Errors
 /// QEMU's texts; the memory backend is free again then.
 pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result<()> {
-    device.common().check()?;
     let devices = MemoryDevices::of(machine);
     let mut inner = device.lock();
     let Some(backend) = inner.config.memdev.clone() else {

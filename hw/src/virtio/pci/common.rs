@@ -4,6 +4,7 @@
 //! that register, an access in the middle of one gives 0.
 
 use super::super::device::VirtioDevice;
+use super::super::features::RING_PACKED;
 use super::super::ring::{NO_VECTOR, VirtQueue};
 use super::super::state::{Served, StatusChange, VirtioState};
 
@@ -90,15 +91,16 @@ pub fn write(
         28 => return Effect::Served(state.enable_selected(low)),
         58 if low == 1 => state.reset_selected(),
         _ => {
+            let packed = state.accepted() & RING_PACKED != 0;
             if let Some(queue) = state.selected_mut() {
-                write_queue(queue, vector, offset, value);
+                write_queue(queue, vector, packed, offset, value);
             }
         }
     }
     Effect::None
 }
 
-fn write_queue(queue: &mut VirtQueue, vector: u16, offset: u64, value: u32) {
+fn write_queue(queue: &mut VirtQueue, vector: u16, packed: bool, offset: u64, value: u32) {
     let (low, high) = (u64::from(value), u64::from(value) << 32);
     const LOW: u64 = 0xffff_ffff;
     match offset {
@@ -107,7 +109,7 @@ fn write_queue(queue: &mut VirtQueue, vector: u16, offset: u64, value: u32) {
         _ if queue.is_enabled() => {
             trace::guest_error!("virtio: a queue is in use, register {offset:#x} does not change");
         }
-        24 => queue.set_size(value as u16),
+        24 => queue.set_size(value as u16, packed),
         32 => queue.desc = queue.desc & !LOW | low,
         36 => queue.desc = queue.desc & LOW | high,
         40 => queue.avail = queue.avail & !LOW | low,

@@ -1,9 +1,16 @@
 //! Rings written by hand, well-formed and hostile.
 
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 use vm_memory::GuestMemoryMmap;
 
 use super::*;
+
+mod model;
+mod packed;
+
+const HEAD: Head = Head { id: 0, descriptors: 1 };
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
@@ -24,7 +31,7 @@ impl Driver {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap();
         let mut queue = VirtQueue::new(8);
         (queue.desc, queue.avail, queue.used) = (DESC, AVAIL, USED);
-        assert!(queue.enable(event_idx));
+        assert!(queue.enable(if event_idx { RING_EVENT_IDX } else { 0 }));
         Self { memory, queue, available: 0 }
     }
     fn put(&self, at: u64, value: u16) {
@@ -64,7 +71,7 @@ fn a_chain_gives_its_bytes_in_order_and_takes_the_answer() {
     assert!(d.pop().unwrap().is_none());
     d.offer(0);
     let mut chain = d.queue.pop(&d.memory, true).unwrap().unwrap();
-    assert_eq!((chain.head(), chain.readable_len(), chain.writable_len()), (0, 11, 104));
+    assert_eq!((chain.head(), chain.readable_len(), chain.writable_len()), (HEAD, 11, 104));
     let mut text = [0; 20];
     assert_eq!(chain.read(&mut text), 11);
     assert_eq!(&text[..11], b"hello world");
@@ -73,7 +80,7 @@ fn a_chain_gives_its_bytes_in_order_and_takes_the_answer() {
     d.memory.read_slice(&mut answer[..4], GuestAddress(BUFFERS + 0x100)).unwrap();
     d.memory.read_slice(&mut answer[4..], GuestAddress(BUFFERS + 0x200)).unwrap();
     assert_eq!(&answer, b"answer");
-    d.queue.push(&d.memory, 0, 6).unwrap();
+    d.queue.push(&d.memory, HEAD, 6).unwrap();
     assert_eq!(d.memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), 1);
     assert_eq!(d.memory.read_obj::<u32>(GuestAddress(USED + 8)).unwrap(), 6);
 }
@@ -120,14 +127,14 @@ fn rings_outside_of_memory_are_violations() {
     for (desc, avail) in [(DESC, 0xfff_0000), (0xfff_0000, AVAIL)] {
         d.queue.reset();
         (d.queue.desc, d.queue.avail, d.queue.used) = (desc, avail, USED);
-        assert!(d.queue.enable(false));
+        assert!(d.queue.enable(0));
         d.available = 0;
         d.offer(0);
         assert!(d.pop().is_err());
     }
     d.queue.reset();
     (d.queue.desc, d.queue.avail, d.queue.used) = (DESC + 8, AVAIL, USED);
-    assert!(!d.queue.enable(false), "unaligned table");
+    assert!(!d.queue.enable(0), "unaligned table");
 }
 
 #[test]
@@ -139,11 +146,11 @@ fn the_flag_or_the_index_decides_about_interrupts() {
 
     let mut d = Driver::new(true);
     d.put(AVAIL + 4 + 16, 2);
-    d.queue.push(&d.memory, 0, 0).unwrap();
+    d.queue.push(&d.memory, HEAD, 0).unwrap();
     assert!(d.queue.should_interrupt(&d.memory), "the first one is always signalled");
-    d.queue.push(&d.memory, 0, 0).unwrap();
+    d.queue.push(&d.memory, HEAD, 0).unwrap();
     assert!(!d.queue.should_interrupt(&d.memory));
-    d.queue.push(&d.memory, 0, 0).unwrap();
+    d.queue.push(&d.memory, HEAD, 0).unwrap();
     assert!(d.queue.should_interrupt(&d.memory), "index 2 was passed");
     assert_eq!(d.queue.signalled(), Some(3));
 }

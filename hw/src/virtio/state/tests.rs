@@ -9,6 +9,7 @@ const GENERIC: Generic = Generic {
     indirect_desc: true,
     event_idx: false,
     iommu_platform: false,
+    packed: false,
     in_order: false,
     queue_reset: true,
 };

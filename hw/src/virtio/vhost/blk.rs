@@ -16,7 +16,7 @@ use qom::{Class, ObjectRef, TypeInfo};
 use super::client::{Client, Needs, Owner, Surroundings};
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine};
 use crate::mem::slot_plan::SlotPlan;
-use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_RESET};
+use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_PACKED, RING_RESET};
 use crate::virtio::ring::{Chain, MAX_DESCRIPTORS};
 use crate::virtio::ring_server::RingServer;
 use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
@@ -187,7 +187,6 @@ impl VhostUserBlk {
     }
 
     fn connect(&self, machine: &Arc<Machine>) -> Result<Arc<Client>> {
-        self.common.check()?;
         let port = self.reserve_chardev(machine)?;
         let (queue_size, needs, wanted, patience) = {
             let config = self.settings();
@@ -300,10 +299,10 @@ impl VirtioDevice for VhostUserBlk {
         self.client().map_or(0, |client| client.features() & wanted)
     }
 
-    /// One queue cannot be reset alone, and addresses are the guest's own.
+    /// One queue cannot be reset alone, addresses are the guest's own, and where a ring goes on is told as split rings have it.
     fn ring_features(&self, generic: u64) -> u64 {
         let had = self.client().map_or(0, |client| client.features());
-        generic & had & !(RING_RESET | ACCESS_PLATFORM)
+        generic & had & !(RING_RESET | RING_PACKED | ACCESS_PLATFORM)
     }
 
     fn ring_server(&self) -> Option<Arc<dyn RingServer>> {

@@ -10,6 +10,7 @@ const GENERIC: Generic = Generic {
     indirect_desc: true,
     event_idx: true,
     iommu_platform: false,
+    packed: false,
     in_order: false,
     queue_reset: true,
 };
