@@ -76,6 +76,8 @@ trace::events! {
     virtio_pci_notify(vector: u16) "virtio_pci_notify vec {vector:#x}";
     /// A write to the notification registers that came to us.
     virtio_pci_notify_write(addr: u64, val: u64, size: u8) "{addr:#x} = {val:#x} ({size})";
+    /// A write to the notification port that came to us.
+    virtio_pci_notify_write_pio(addr: u64, val: u64, size: u8) "{addr:#x} = {val:#x} ({size})";
     /// A buffer is taken from a queue: `elem` is its descriptor, and what can be written and read is counted in pieces.
     virtqueue_pop(vq: trace::Id, elem: u16, in_num: usize, out_num: usize) "vq {vq} elem {elem} in_num {in_num} out_num {out_num}";
     /// A buffer goes back with `len` bytes, as entry `idx` of the used ring.

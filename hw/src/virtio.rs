@@ -1,11 +1,11 @@
-//! Virtio devices: transport-independent state, split queues, and the modern PCI transport.
+//! Virtio devices: transport-independent state, split and packed queues, and the modern PCI transport.
 //!
 //! Specification: virtio 1.3. A device is two halves: a back end ([`VirtioDevice`], as `virtio-mem`) that knows what
 //! requests mean, and a proxy ([`pci`]) that owns registers, rings and interrupts. The proxy's lock comes before the
 //! back end's; the back end tells the proxy of changes through a [`Notifier`] after it let go of its own. A back end may have a
 //! [`RingServer`] serve its rings elsewhere ([`vhost`]).
 //!
-//! Left out: packed rings, legacy and transitional devices, virtio-mmio.
+//! Left out: legacy and transitional devices, virtio-mmio.
 
 mod backend;
 pub(crate) mod balloon;

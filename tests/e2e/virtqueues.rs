@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::pci::Function;
-use tests::virtio_mem::{IDS, Kind, VirtioMem};
+use tests::virtio_mem::{BAR4, IDS, Kind, RING_EVENT_IDX, RING_PACKED, UNPLUGGED_INACCESSIBLE, VERSION_1, VirtioMem};
 use tests::{Peer, Vm, program};
 
 const PATH: &str = "/machine/peripheral/vm0/virtio-backend";
@@ -13,13 +13,21 @@ const NEXT: u64 = 1;
 const WRITE: u64 = 2;
 const INDIRECT: u64 = 4;
 
+/// A machine with a virtio-mem device of these options, and a driver that has not started it.
+fn machine_with(options: &str) -> (Vm, VirtioMem) {
+    let line = format!(
+        "-machine pc -m 256M,maxmem=2G -object memory-backend-ram,id=mem0,size=1G \
+         -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=512M{options}"
+    );
+    let mut vm = Vm::new().line(&line).qmp().hmp().qtest().start();
+    let function = Function::find(vm.qtest(), 0, IDS.0, IDS.1)[0];
+    let driver = VirtioMem::map(vm.qtest(), function, 0);
+    (vm, driver)
+}
+
 /// A machine with a virtio-mem device that answered one request.
 fn machine() -> (Vm, VirtioMem) {
-    let line = "-machine pc -m 256M,maxmem=2G -object memory-backend-ram,id=mem0,size=1G \
-                -device virtio-mem-pci,id=vm0,memdev=mem0";
-    let mut vm = Vm::new().line(line).qmp().hmp().qtest().start();
-    let function = Function::find(vm.qtest(), 0, IDS.0, IDS.1)[0];
-    let mut driver = VirtioMem::map(vm.qtest(), function, 0);
+    let (mut vm, mut driver) = machine_with("");
     assert!(driver.init_usual(vm.qtest()));
     assert_eq!(driver.request(vm.qtest(), Kind::UnplugAll, 0, 0), "ACK");
     (vm, driver)
@@ -170,4 +178,96 @@ fn a_ring_that_is_nowhere_is_an_error_and_the_device_is_left_alone() {
     driver.place_ring(DESC);
     assert!(driver.init_usual(vm.qtest()));
     assert_eq!(driver.request(vm.qtest(), Kind::UnplugAll, 0, 0), "ACK");
+}
+
+/// Plugs and unplugs block after block, far enough for a ring of 128 to go round some times.
+fn plug_and_unplug(vm: &mut Vm, driver: &mut VirtioMem, rounds: u64) {
+    let config = driver.config(vm.qtest());
+    for round in 0..rounds {
+        let at = config.addr + round % 200 * config.block_size;
+        for (kind, size) in [(Kind::Plug, config.block_size), (Kind::Unplug, 0)] {
+            assert_eq!(driver.request(vm.qtest(), kind, at, 1), "ACK", "round {round}");
+            assert_eq!(driver.used_len, 10);
+            assert_eq!(driver.config(vm.qtest()).plugged_size, size);
+        }
+    }
+}
+
+#[test]
+fn a_packed_ring_plugs_memory_for_many_rounds() {
+    let (mut vm, mut driver) = machine_with(",packed=on");
+    for more in [0, RING_EVENT_IDX] {
+        let features = VERSION_1 | UNPLUGGED_INACCESSIBLE | RING_PACKED | more;
+        assert_eq!(driver.features(vm.qtest()) & features, features);
+        assert!(driver.init(vm.qtest(), features));
+        plug_and_unplug(&mut vm, &mut driver, 100);
+        // The wish to be notified: of everything, or of the descriptor that comes next.
+        let wish = vm.qtest().read(DESC + 0x2000, 4);
+        let next = if more == 0 { 0 } else { 2 << 16 | 400 % 128 | u64::from((400 / 128) % 2 == 0) << 15 };
+        assert_eq!(wish, next, "{wish:#x}");
+        let status = vm.qmp().ok("x-query-virtio-queue-status", json!({"path": PATH, "queue": 0}));
+        let indices = ["last-avail-idx", "shadow-avail-idx", "used-idx"].map(|name| status[name].clone());
+        assert_eq!(indices, [16, 16, 16].map(|index| json!(index)));
+        let (_, error) = vm.qmp().err("x-query-virtio-queue-element", json!({"path": PATH, "queue": 0}));
+        assert_eq!(error, "Packed ring not supported");
+    }
+    // Nothing is available once the device was reset, whatever lies in the ring.
+    assert!(driver.init(vm.qtest(), VERSION_1 | UNPLUGGED_INACCESSIBLE));
+    plug_and_unplug(&mut vm, &mut driver, 2);
+}
+
+#[test]
+fn a_packed_ring_that_makes_no_sense_breaks_the_device() {
+    const NEEDS_RESET: u64 = 0x40;
+    let (mut vm, mut driver) = machine_with(",packed=on");
+    let features = VERSION_1 | UNPLUGGED_INACCESSIBLE | RING_PACKED;
+    assert!(driver.init(vm.qtest(), features));
+    for entry in 0..128 {
+        put_descriptor(&mut vm, DESC + 16 * entry, 0x1000, 8, entry, NEXT | 1 << 7);
+    }
+    vm.qtest().write(BAR4 + 0x3000, 2, 0);
+    assert_eq!(driver.status(vm.qtest()) & NEEDS_RESET, NEEDS_RESET);
+    assert!(vm.stderr().contains("Looped descriptor\n"), "{}", vm.stderr());
+    assert!(driver.init(vm.qtest(), features));
+    plug_and_unplug(&mut vm, &mut driver, 1);
+}
+
+#[test]
+fn a_queue_that_is_reset_alone_starts_anew() {
+    let features = VERSION_1 | UNPLUGGED_INACCESSIBLE | 1 << 40;
+    for (options, ring) in [("", 0), (",packed=on", RING_PACKED)] {
+        let (mut vm, mut driver) = machine_with(options);
+        assert!(driver.init(vm.qtest(), features | ring));
+        plug_and_unplug(&mut vm, &mut driver, 1);
+        driver.reset_queue(vm.qtest());
+        plug_and_unplug(&mut vm, &mut driver, 1);
+    }
+}
+
+#[test]
+fn each_queue_may_have_a_page_for_its_notification_and_all_a_port() {
+    const PORT: u16 = 0xc000;
+    let (mut vm, mut driver) = machine_with(",page-per-vq=on,modern-pio-notify=on");
+    let function = driver.function;
+    assert_eq!(function.bar(vm.qtest(), 4), (BAR4 | 0xc, 0xff80_000c), "8 MiB, wide, prefetchable");
+    assert_eq!(function.bar(vm.qtest(), 2), (1, 0xffff_fffd), "four ports");
+    let mut notifications = Vec::new();
+    for (at, id) in function.capabilities(vm.qtest()) {
+        if id == 9 && function.read(vm.qtest(), at + 3, 1) == 2 {
+            let [bar, offset, len, multiplier] = [4, 8, 12, 16].map(|o| function.read(vm.qtest(), at + o, 4));
+            notifications.push((bar & 0xff, offset, len, multiplier));
+        }
+    }
+    notifications.sort_unstable();
+    assert_eq!(notifications, [(2, 0, 4, 0), (4, 0x3000, 0x40_0000, 0x1000)]);
+    assert!(driver.init_usual(vm.qtest()));
+    plug_and_unplug(&mut vm, &mut driver, 1);
+    function.write(vm.qtest(), 0x18, 4, PORT.into());
+    function.write(vm.qtest(), 4, 2, 7);
+    driver.notify_through(PORT);
+    plug_and_unplug(&mut vm, &mut driver, 3);
+    // A queue that is not there, and a width that means nothing else.
+    vm.qtest().out(PORT, 2, 9);
+    vm.qtest().out(PORT, 4, 0xffff_ffff);
+    plug_and_unplug(&mut vm, &mut driver, 1);
 }

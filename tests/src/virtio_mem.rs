@@ -14,6 +14,10 @@ pub const BAR4: u64 = 0xfe00_0000;
 pub const BAR1: u64 = 0xfe80_0000;
 /// `VIRTIO_F_VERSION_1`.
 pub const VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_RING_PACKED`.
+pub const RING_PACKED: u64 = 1 << 34;
+/// `VIRTIO_F_RING_EVENT_IDX`.
+pub const RING_EVENT_IDX: u64 = 1 << 29;
 /// `VIRTIO_MEM_F_ACPI_PXM`.
 pub const ACPI_PXM: u64 = 1 << 0;
 /// `VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE`.
@@ -94,6 +98,10 @@ pub struct VirtioMem {
     notify: u64,
     ring: u64,
     available: u16,
+    /// Whether the ring is a packed one.
+    packed: bool,
+    /// Where a notification goes that names its queue, if not to the queue's register.
+    port: Option<u16>,
     /// The length that the device gave with the last used element.
     pub used_len: u32,
 }
@@ -123,12 +131,17 @@ impl VirtioMem {
             "a modern device has all structures: {structures:x?}"
         );
         let ring = RING + 0x1_0000 * nth;
-        Self { function, common, isr, device, notify, ring, available: 0, used_len: 0 }
+        Self { function, common, isr, device, notify, ring, available: 0, packed: false, port: None, used_len: 0 }
     }
 
     /// Has the next initialisation put the queue and its buffers at `addr`.
     pub fn place_ring(&mut self, addr: u64) {
         self.ring = addr;
+    }
+
+    /// Has notifications go to a port.
+    pub fn notify_through(&mut self, port: u16) {
+        self.port = Some(port);
     }
 
     /// The features that the device offers.
@@ -153,6 +166,21 @@ impl VirtioMem {
         if self.status(qtest) & FEATURES_OK == 0 {
             return false;
         }
+        self.packed = features & RING_PACKED != 0;
+        self.enable_queue(qtest);
+        self.set_status(qtest, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+        true
+    }
+
+    /// Resets the queue alone, and enables it again.
+    pub fn reset_queue(&mut self, qtest: &mut Qtest) {
+        qtest.write(self.common + 22, 2, 0);
+        qtest.write(self.common + 58, 2, 1);
+        assert_eq!(qtest.read(self.common + 28, 2), 0, "it is off");
+        self.enable_queue(qtest);
+    }
+
+    fn enable_queue(&mut self, qtest: &mut Qtest) {
         qtest.memset(self.ring, 0x5000, 0);
         self.available = 0;
         qtest.write(self.common + 22, 2, 0);
@@ -161,8 +189,6 @@ impl VirtioMem {
             qtest.write(self.common + offset + 4, 4, address >> 32);
         }
         qtest.write(self.common + 28, 2, 1);
-        self.set_status(qtest, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
-        true
     }
 
     /// Initialises with what the recorder's driver took: version 1, and all of the device's own features that are offered.
@@ -244,7 +270,9 @@ impl VirtioMem {
     pub fn request_raw(&mut self, qtest: &mut Qtest, request: &[u8], room: Option<usize>) -> Option<Vec<u8>> {
         const NEXT: u64 = 1;
         const WRITE: u64 = 2;
-        const NEEDS_RESET: u64 = 0x40;
+        if self.packed {
+            return self.packed_request(qtest, request, room);
+        }
         let [available, used, out, answer] =
             [AVAILABLE, USED, REQUEST, RESPONSE].map(|offset| self.ring + offset);
         if !request.is_empty() {
@@ -259,16 +287,67 @@ impl VirtioMem {
         let before = qtest.read(used + 2, 2) as u16;
         self.available = self.available.wrapping_add(1);
         qtest.write(available + 2, 2, self.available.into());
-        qtest.write(self.notify, 2, 0);
-        let until = std::time::Instant::now() + wire::patience();
-        while qtest.read(used + 2, 2) as u16 == before {
-            if self.status(qtest) & NEEDS_RESET != 0 {
-                return None;
-            }
-            assert!(std::time::Instant::now() < until, "neither an answer nor a broken device");
+        if !self.notify_and_wait(qtest, |qtest| qtest.read(used + 2, 2) as u16 != before) {
+            return None;
         }
         self.used_len = qtest.read(used + 4 + 8 * u64::from(before % 128) + 4, 4) as u32;
         Some(room.map(|room| qtest.bytes(answer, room)).unwrap_or_default())
+    }
+
+    /// The same with a packed ring: the two descriptors of a request, the second one first.
+    fn packed_request(
+        &mut self,
+        qtest: &mut Qtest,
+        request: &[u8],
+        room: Option<usize>,
+    ) -> Option<Vec<u8>> {
+        const SIZE: u16 = 128;
+        const USED_BITS: u64 = 1 << 7 | 1 << 15;
+        let [out, answer] = [REQUEST, RESPONSE].map(|offset| self.ring + offset);
+        let id = u64::from(self.available) + 1000;
+        qtest.write_bytes(out, request);
+        qtest.memset(answer, 64, 0xff);
+        let mut pieces = vec![(out, request.len(), 0)];
+        pieces.extend(room.map(|room| (answer, room, 2)));
+        let count = pieces.len() as u16;
+        let round = |number: u16, first: u64, second: u64| {
+            if (number / SIZE).is_multiple_of(2) { first } else { second }
+        };
+        for (i, (address, len, flags)) in (0..count).zip(pieces).rev() {
+            let number = self.available + i;
+            let at = self.ring + 16 * u64::from(number % SIZE);
+            let next = if i + 1 == count { 0 } else { 1 };
+            qtest.write(at, 8, address);
+            qtest.write(at + 8, 4, len as u64);
+            qtest.write(at + 12, 2, id);
+            qtest.write(at + 14, 2, flags | next | round(number, 1 << 7, 1 << 15));
+        }
+        let at = self.ring + 16 * u64::from(self.available % SIZE);
+        let used = round(self.available, USED_BITS, 0);
+        if !self.notify_and_wait(qtest, |qtest| qtest.read(at + 14, 2) & USED_BITS == used) {
+            return None;
+        }
+        assert_eq!(qtest.read(at + 12, 2), id, "the id of the buffer");
+        self.available += count;
+        self.used_len = qtest.read(at + 8, 4) as u32;
+        Some(room.map(|room| qtest.bytes(answer, room)).unwrap_or_default())
+    }
+
+    /// Notifies the device; whether it was done before it broke.
+    fn notify_and_wait(&self, qtest: &mut Qtest, mut done: impl FnMut(&mut Qtest) -> bool) -> bool {
+        const NEEDS_RESET: u64 = 0x40;
+        match self.port {
+            Some(port) => qtest.out(port, 2, 0),
+            None => qtest.write(self.notify, 2, 0),
+        }
+        let until = std::time::Instant::now() + wire::patience();
+        while !done(qtest) {
+            if self.status(qtest) & NEEDS_RESET != 0 {
+                return false;
+            }
+            assert!(std::time::Instant::now() < until, "neither an answer nor a broken device");
+        }
+        true
     }
 }
 

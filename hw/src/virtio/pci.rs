@@ -4,7 +4,7 @@
 //! - [`Transport`] is a realized device: rings, notifications, interrupts;
 //! - [`VirtioPci`] is the proxy's place in the device tree: properties, capabilities, BARs.
 //!
-//! Left out: legacy and transitional devices, notification through ports, a page for each queue's notification, PCI
+//! Left out: legacy and transitional devices, PCI
 //! Express capabilities (devices sit on root buses), ATS.
 
 pub mod common;

@@ -236,6 +236,11 @@ impl VirtQueue {
         self.ring.is_some()
     }
 
+    /// Whether the ring it was enabled with is a packed one.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.ring, Some(Ring::Packed(_)))
+    }
+
     /// Takes the addresses over and starts, as the accepted `features` have rings; false (and still disabled) if an address is unaligned
     /// or the descriptors are at 0.
     pub fn enable(&mut self, features: u64) -> bool {

@@ -80,8 +80,6 @@ fn a_device_that_is_refused_leaves_nothing() {
     let late = [
         ",node=3",
         ",requested-size=3M",
-        ",packed=on",
-        ",page-per-vq=on",
         ",block-size=2G",
         ",addr=1",
         ",memaddr=1",

@@ -11,7 +11,6 @@ use mainloop::{Interest, Watch};
 use memory::{Memory, RegionId};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::transport::NOTIFY_MULTIPLIER;
 
 /// See the module.
 #[derive(Default)]
@@ -20,9 +19,30 @@ pub(super) struct Kicks(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     /// Where notifications arrive, while the device is there.
-    region: Option<RegionId>,
+    doorbells: Option<Doorbells>,
     /// By queue.
     mapped: Vec<Kick>,
+}
+
+/// Where a driver notifies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doorbells {
+    /// Registers of the queues, one behind the other.
+    pub(super) region: RegionId,
+    /// Bytes from one to the next.
+    pub(super) stride: u64,
+    /// A port that takes the queue's number.
+    pub(super) port: Option<RegionId>,
+}
+
+impl Doorbells {
+    /// Calls `each` for every place where the event of `queue` is signalled: region, offset, bytes, value.
+    fn of(&self, queue: u16, mut each: impl FnMut(RegionId, u64, u8, Option<u64>)) {
+        each(self.region, u64::from(queue) * self.stride, 0, None);
+        if let Some(port) = self.port {
+            each(port, 0, 2, Some(queue.into()));
+        }
+    }
 }
 
 struct Kick {
@@ -38,8 +58,8 @@ impl Kicks {
     }
 
     /// Where notifications arrive; needed before the driver starts the device.
-    pub(super) fn set_region(&self, region: RegionId) {
-        self.lock().region = Some(region);
+    pub(super) fn set_doorbells(&self, doorbells: Doorbells) {
+        self.lock().doorbells = Some(doorbells);
     }
 
     /// Maps an event descriptor for each of `queues` queues, unless that was done before. `serve(queue)` is called on the main loop
@@ -52,7 +72,7 @@ impl Kicks {
         serve: Option<impl Fn(u16) -> F>,
     ) {
         let mut inner = self.lock();
-        let Some(region) = inner.region.filter(|_| inner.mapped.is_empty()) else { return };
+        let Some(doorbells) = inner.doorbells.filter(|_| inner.mapped.is_empty()) else { return };
         for queue in 0..queues {
             match Kick::new(mainloop, serve.as_ref().map(|serve| serve(queue))) {
                 Ok(kick) => inner.mapped.push(kick),
@@ -63,19 +83,23 @@ impl Kicks {
             }
         }
         let mut tx = memory.transaction();
-        for (offset, kick) in inner.offsets() {
-            tx.add_ioeventfd(region, offset, 0, None, Arc::clone(&kick.event));
+        for (queue, kick) in (0..).zip(&inner.mapped) {
+            doorbells.of(queue, |region, offset, size, value| {
+                tx.add_ioeventfd(region, offset, size, value, Arc::clone(&kick.event));
+            });
         }
     }
 
     /// For good: the region goes next.
     pub(super) fn stop(&self, memory: Option<Arc<Memory>>) {
         let mut inner = self.lock();
-        let Some(region) = inner.region.take() else { return };
+        let Some(doorbells) = inner.doorbells.take() else { return };
         let Some(memory) = memory.filter(|_| !inner.mapped.is_empty()) else { return };
         let mut tx = memory.transaction();
-        for (offset, kick) in inner.offsets() {
-            tx.del_ioeventfd(region, offset, 0, None, &kick.event);
+        for (queue, kick) in (0..).zip(&inner.mapped) {
+            doorbells.of(queue, |region, offset, size, value| {
+                tx.del_ioeventfd(region, offset, size, value, &kick.event);
+            });
         }
         drop(tx);
         inner.mapped.clear();
@@ -91,12 +115,6 @@ impl Kicks {
     /// The event of a queue.
     pub(super) fn event(&self, queue: u16) -> Option<Arc<EventFd>> {
         self.lock().mapped.get(usize::from(queue)).map(|kick| Arc::clone(&kick.event))
-    }
-}
-
-impl Inner {
-    fn offsets(&self) -> impl Iterator<Item = (u64, &Kick)> {
-        self.mapped.iter().enumerate().map(|(queue, kick)| (queue as u64 * NOTIFY_MULTIPLIER, kick))
     }
 }
 

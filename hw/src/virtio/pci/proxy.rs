@@ -10,7 +10,7 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
 use super::stop::follow_run_state;
-use super::transport::{NOTIFY_MULTIPLIER, Parts, Transport, Window, WindowOps};
+use super::transport::{NotifyPort, Parts, Transport, Window, WindowOps};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
 use crate::pci::config::{COMMAND_MASTER, reg};
@@ -27,6 +27,12 @@ const MODERN_ID_BASE: u16 = 0x1040;
 const CAP_VENDOR: u8 = 9;
 const MSIX_BAR: u8 = 1;
 const MODERN_BAR: u8 = 4;
+/// With `modern-pio-notify`.
+const PORT_BAR: u8 = 2;
+const PORT_SIZE: u64 = 4;
+/// Kind of the capability of notification registers.
+const NOTIFY_CAP: u8 = 2;
+const PAGE: u64 = 0x1000;
 
 /// Values of the proxy's properties.
 #[derive(Debug, Clone, Copy)]
@@ -39,22 +45,22 @@ struct Props {
     flags: [bool; FLAGS.len()],
 }
 
-/// Flags in the order of `info qtree`; the third member says whether only the default can be had.
-const FLAGS: [(&str, bool, bool); 14] = [
-    ("virtio-pci-bus-master-bug-migration", false, false),
-    ("migrate-extra", true, false),
-    ("modern-pio-notify", false, true),
-    ("x-disable-pcie", false, false),
-    ("page-per-vq", false, true),
-    ("x-ignore-backend-features", false, false),
-    ("ats", false, false),
-    ("x-ats-page-aligned", true, false),
-    ("x-pcie-deverr-init", true, false),
-    ("x-pcie-lnkctl-init", true, false),
-    ("x-pcie-pm-init", true, false),
-    ("x-pcie-pm-no-soft-reset", false, false),
-    ("x-pcie-flr-init", true, false),
-    ("aer", false, false),
+/// Flags in the order of `info qtree`.
+const FLAGS: [(&str, bool); 14] = [
+    ("virtio-pci-bus-master-bug-migration", false),
+    ("migrate-extra", true),
+    ("modern-pio-notify", false),
+    ("x-disable-pcie", false),
+    ("page-per-vq", false),
+    ("x-ignore-backend-features", false),
+    ("ats", false),
+    ("x-ats-page-aligned", true),
+    ("x-pcie-deverr-init", true),
+    ("x-pcie-lnkctl-init", true),
+    ("x-pcie-pm-init", true),
+    ("x-pcie-pm-no-soft-reset", false),
+    ("x-pcie-flr-init", true),
+    ("aer", false),
 ];
 
 const ON_OFF_AUTO: [&str; 3] = ["auto", "on", "off"];
@@ -69,9 +75,9 @@ pub struct VirtioPci {
 
 struct Live {
     transport: Arc<Transport>,
-    /// The windows, the unmapped port window, and the BAR's container last.
+    /// The windows, the port, which is unmapped at first, and then the BARs' containers.
     regions: Vec<RegionId>,
-    space: Arc<memory::AddressSpace>,
+    spaces: Vec<Arc<memory::AddressSpace>>,
     /// Offset of the capability through which BAR 4 is reached without mapping it.
     cfg_cap: u16,
 }
@@ -84,7 +90,7 @@ impl VirtioPci {
             disable_modern: false,
             ioeventfd: true,
             vectors: VECTORS_AUTO,
-            flags: FLAGS.map(|(_, default, _)| default),
+            flags: FLAGS.map(|(_, default)| default),
         };
         Self { pci: PciState::new(class), props: Mutex::new(props), live: Mutex::default() }
     }
@@ -125,7 +131,7 @@ impl VirtioPci {
     /// Realizes back end and transport. `default_vectors` replaces an unspecified `vectors`.
     ///
     /// # Errors
-    /// What the back end says, or a property that selects what is not there.
+    /// What the back end says.
     pub fn realize(
         &self,
         proxy: &Arc<dyn PciDevice>,
@@ -133,7 +139,7 @@ impl VirtioPci {
         machine: &Arc<Machine>,
         default_vectors: u32,
     ) -> Result<()> {
-        let vectors = self.settle_properties(default_vectors)?;
+        let vectors = self.settle_properties(default_vectors);
         let bus = self.pci.dev.buses().into_iter().next();
         let device: Arc<dyn Device> = Arc::clone(backend) as Arc<dyn Device>;
         qdev::realize_on(machine, &device, bus.as_ref())?;
@@ -157,21 +163,21 @@ impl VirtioPci {
         Ok(())
     }
 
-    fn settle_properties(&self, default_vectors: u32) -> Result<u32> {
+    fn settle_properties(&self, default_vectors: u32) -> u32 {
         let mut props = self.props();
-        for ((name, default, fixed), value) in FLAGS.iter().zip(props.flags) {
-            if *fixed && value != *default {
-                let to = if value { "on" } else { "off" };
-                return Err(Error::generic(format!("'{name}' property set to '{to}' is not supported")));
-            }
-        }
         // Devices of this kind have no legacy interface, whatever was asked.
         props.disable_legacy = 1;
         props.disable_modern = false;
         if props.vectors == VECTORS_AUTO {
             props.vectors = default_vectors;
         }
-        Ok(props.vectors)
+        props.vectors
+    }
+
+    /// Value of the flag `name`.
+    fn flag(&self, name: &str) -> bool {
+        let props = self.props();
+        FLAGS.iter().zip(props.flags).any(|((other, _), value)| *other == name && value)
     }
 
     fn build(
@@ -181,12 +187,9 @@ impl VirtioPci {
         machine: &Arc<Machine>,
         vectors: u32,
     ) -> Result<()> {
-        for (window, kind) in [(Window::Common, 1), (Window::Isr, 3), (Window::Device, 4)] {
-            self.pci.add_capability(CAP_VENDOR, &window_cap(16, kind, window))?;
-        }
-        let mut notify = window_cap(20, 2, Window::Notify).to_vec();
-        notify.extend((NOTIFY_MULTIPLIER as u32).to_le_bytes());
-        self.pci.add_capability(CAP_VENDOR, &notify)?;
+        let notify_stride = if self.flag("page-per-vq") { PAGE } else { 4 };
+        let port = self.flag("modern-pio-notify");
+        self.add_capabilities(notify_stride, port)?;
         let mut body = [0; 18];
         (body[0], body[1]) = (20, 5);
         let cfg_cap = self.pci.add_capability(CAP_VENDOR, &body)?;
@@ -209,41 +212,71 @@ impl VirtioPci {
             msix: self.pci.msix().cloned(),
             mainloop: machine.mainloop().clone(),
             ioeventfd: self.props().ioeventfd,
+            notify_stride,
         });
-        let live = self.map(machine, &transport, cfg_cap);
+        let live = self.map(machine, &transport, port, cfg_cap);
         follow_run_state(machine, &transport);
         backend.common().notifier.set(Some(Arc::clone(&transport) as _));
         *self.live() = Some(live);
         Ok(())
     }
 
-    /// Makes the regions of BAR 4 and the address space through which the configuration window reaches them.
-    fn map(&self, machine: &Machine, transport: &Arc<Transport>, cfg_cap: u16) -> Live {
+    /// Says where the register windows are. With `port` drivers may also notify through BAR 2.
+    fn add_capabilities(&self, notify_stride: u64, port: bool) -> Result<()> {
+        for (window, kind) in [(Window::Common, 1), (Window::Isr, 3), (Window::Device, 4)] {
+            self.pci.add_capability(CAP_VENDOR, &window_cap(16, kind, window, notify_stride))?;
+        }
+        let mut notify = window_cap(20, NOTIFY_CAP, Window::Notify, notify_stride).to_vec();
+        notify.extend((notify_stride as u32).to_le_bytes());
+        self.pci.add_capability(CAP_VENDOR, &notify)?;
+        if port {
+            let mut body = [0; 18];
+            (body[0], body[1], body[2], body[10]) = (20, NOTIFY_CAP, PORT_BAR, PORT_SIZE as u8);
+            self.pci.add_capability(CAP_VENDOR, &body)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the regions of BAR 4 and the address space through which the configuration window reaches them, and those of the
+    /// notification port, which is BAR 2 if `port`.
+    fn map(&self, machine: &Machine, transport: &Arc<Transport>, port: bool, cfg_cap: u16) -> Live {
+        let notify_stride = transport.notify_stride();
         let owner = self.pci.owner();
         let device = transport.backend().name();
         let mut tx = machine.memory().transaction();
-        let size = Window::SIZE * Window::ALL.len() as u64;
+        let size = (Window::Notify.offset() + Window::Notify.size(notify_stride)).next_power_of_two();
         let bar = tx.container(RegionDesc::new("virtio-pci", size.into()).owned_by(owner.clone()));
         let mut regions = Vec::new();
         for window in Window::ALL {
             let name = format!("virtio-pci-{}-{device}", window.name());
             let ops = Arc::new(WindowOps { transport: Arc::clone(transport), window });
-            let desc = RegionDesc::new(name, Window::SIZE.into()).owned_by(owner.clone());
+            let desc = RegionDesc::new(name, window.size(notify_stride).into()).owned_by(owner.clone());
             let region = tx.io(desc, ops);
             tx.add_subregion(bar, window.offset(), region, 0);
-            if window == Window::Notify {
-                transport.set_notify_region(region);
-            }
             regions.push(region);
         }
-        let ops = Arc::new(WindowOps { transport: Arc::clone(transport), window: Window::Notify });
-        let desc = RegionDesc::new(format!("virtio-pci-notify-pio-{device}"), 4).owned_by(owner);
-        regions.push(tx.io(desc, ops));
+        let notify = regions.last().copied();
+        let desc = RegionDesc::new(format!("virtio-pci-notify-pio-{device}"), PORT_SIZE.into());
+        let notify_port = tx.io(desc.owned_by(owner.clone()), Arc::new(NotifyPort(Arc::clone(transport))));
+        regions.push(notify_port);
         regions.push(bar);
-        let space = tx.address_space("virtio-pci-cfg-mem-as", bar);
+        let mut spaces = vec![tx.address_space("virtio-pci-cfg-mem-as", bar)];
+        let port_bar = port.then(|| {
+            let container = tx.container(RegionDesc::new("virtio-pci-io", PORT_SIZE.into()).owned_by(owner));
+            tx.add_subregion(container, 0, notify_port, 0);
+            regions.push(container);
+            spaces.push(tx.address_space("virtio-pci-cfg-io-as", container));
+            container
+        });
         drop(tx);
+        if let Some(notify) = notify {
+            transport.set_doorbells(notify, port_bar.map(|_| notify_port));
+        }
+        if let Some(container) = port_bar {
+            self.pci.add_bar(PORT_BAR, BarKind::Io, PORT_SIZE, container);
+        }
         self.pci.add_bar(MODERN_BAR, BarKind::Memory64 { prefetch: true }, size, bar);
-        Live { transport: Arc::clone(transport), regions, space, cfg_cap }
+        Live { transport: Arc::clone(transport), regions, spaces, cfg_cap }
     }
 
     /// Undoes [`VirtioPci::realize`]; the back end is gone already.
@@ -252,7 +285,9 @@ impl VirtioPci {
         let Some(live) = self.live().take() else { return };
         live.transport.shut_down();
         let mut tx = machine.memory().transaction();
-        tx.remove_address_space(&live.space);
+        for space in &live.spaces {
+            tx.remove_address_space(space);
+        }
         for region in live.regions {
             if let Err(error) = tx.destroy(region) {
                 tracing::error!(%error, "a register window outlives its device");
@@ -307,18 +342,19 @@ impl VirtioPci {
             let len = u8::try_from(len).ok().filter(|len| matches!(len, 1 | 2 | 4))?;
             // Unaligned offsets are rounded down, as QEMU does.
             let at = u64::from(at) & !(u64::from(len) - 1);
-            let window = *Window::ALL.get((at / Window::SIZE) as usize)?;
-            Some((window, at % Window::SIZE, len))
+            let (window, at) = Window::at(at, transport.notify_stride())?;
+            Some((window, at, len))
         };
-        Some((transport, place()))
+        let place = place();
+        Some((transport, place))
     }
 }
 
-fn window_cap(len: u8, kind: u8, window: Window) -> [u8; 14] {
+fn window_cap(len: u8, kind: u8, window: Window, notify_stride: u64) -> [u8; 14] {
     let mut body = [0; 14];
     (body[0], body[1], body[2]) = (len, kind, MODERN_BAR);
     body[6..10].copy_from_slice(&(window.offset() as u32).to_le_bytes());
-    body[10..14].copy_from_slice(&(Window::SIZE as u32).to_le_bytes());
+    body[10..14].copy_from_slice(&(window.size(notify_stride) as u32).to_le_bytes());
     body
 }
 
@@ -371,7 +407,7 @@ fn flag(name: &'static str, default: bool, field: fn(&mut Props) -> &mut bool) -
 }
 
 fn flags() -> impl Iterator<Item = Property> {
-    FLAGS.iter().enumerate().map(|(index, (name, default, _))| {
+    FLAGS.iter().enumerate().map(|(index, (name, default))| {
         Property::new(name, "bool")
             .description("on/off")
             .default(*default)

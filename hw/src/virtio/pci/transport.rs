@@ -10,7 +10,7 @@ use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
 
 use super::common::{self, Effect, Selectors};
 use super::external::{External, QUEUE_VECTOR};
-use super::kicks::Kicks;
+use super::kicks::{Doorbells, Kicks};
 use super::turns::Turns;
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
@@ -26,8 +26,9 @@ const BUDGET: usize = 64;
 const TURN_BUFFERS: usize = 1024;
 /// Time after which the rest is left to the next turn: monitors get theirs in between.
 const TURN_TIME: Duration = Duration::from_millis(10);
-/// Bytes between the notification registers of two queues.
-pub(super) const NOTIFY_MULTIPLIER: u64 = 4;
+/// Queues that a layout has room for.
+#[doc(alias = "VIRTIO_QUEUE_MAX")]
+const MAX_QUEUES: u64 = 1024;
 
 /// What a transport is made from.
 pub(super) struct Parts {
@@ -41,6 +42,8 @@ pub(super) struct Parts {
     pub(super) mainloop: mainloop::Handle,
     /// Whether notifications go through event descriptors.
     pub(super) ioeventfd: bool,
+    /// Bytes between the notification registers of two queues.
+    pub(super) notify_stride: u64,
 }
 
 /// See the module.
@@ -83,6 +86,11 @@ impl Transport {
         &self.parts.backend
     }
 
+    /// Bytes between the notification registers of two queues.
+    pub(super) fn notify_stride(&self) -> u64 {
+        self.parts.notify_stride
+    }
+
     /// Looks at the state.
     pub fn with_state<T>(&self, look: impl FnOnce(&VirtioState) -> T) -> T {
         look(&self.lock().state)
@@ -103,8 +111,8 @@ impl Transport {
     }
 
     /// Where notifications arrive; needed before the driver starts the device.
-    pub(super) fn set_notify_region(&self, region: RegionId) {
-        self.kicks.set_region(region);
+    pub(super) fn set_doorbells(&self, region: RegionId, port: Option<RegionId>) {
+        self.kicks.set_doorbells(Doorbells { region, stride: self.parts.notify_stride, port });
     }
 
     /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
@@ -396,7 +404,7 @@ impl Notifier for Transport {
     }
 }
 
-/// The registers of BAR 4 by their place in it, 4 KiB each.
+/// The registers of BAR 4 by their place in it, 4 KiB each but for the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Window {
     Common,
@@ -407,10 +415,25 @@ pub(super) enum Window {
 
 impl Window {
     pub(super) const ALL: [Self; 4] = [Self::Common, Self::Isr, Self::Device, Self::Notify];
-    pub(super) const SIZE: u64 = 0x1000;
+    const SIZE: u64 = 0x1000;
 
     pub(super) fn offset(self) -> u64 {
         self as u64 * Self::SIZE
+    }
+
+    /// Its bytes, where the registers of two queues are `notify_stride` apart.
+    pub(super) fn size(self, notify_stride: u64) -> u64 {
+        match self {
+            Self::Notify => notify_stride * MAX_QUEUES,
+            _ => Self::SIZE,
+        }
+    }
+
+    /// The one at `offset` of the BAR, and the offset in it.
+    pub(super) fn at(offset: u64, notify_stride: u64) -> Option<(Self, u64)> {
+        let window = *Self::ALL.iter().rfind(|window| window.offset() <= offset)?;
+        let offset = offset - window.offset();
+        (offset < window.size(notify_stride)).then_some((window, offset))
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -446,7 +469,7 @@ impl RegionOps for WindowOps {
             Window::Device => self.transport.write_config(offset, size, value),
             Window::Notify => {
                 trace::emit!(virtio_pci_notify_write, offset, value, size);
-                if let Ok(queue) = u16::try_from(offset / NOTIFY_MULTIPLIER) {
+                if let Ok(queue) = u16::try_from(offset / self.transport.parts.notify_stride) {
                     self.transport.kick(queue);
                 }
             }
@@ -455,5 +478,25 @@ impl RegionOps for WindowOps {
 
     fn constraints(&self) -> AccessConstraints {
         AccessConstraints::new().valid(1, 8).implemented(1, 4)
+    }
+}
+
+/// The port to which drivers write the number of a queue (`modern-pio-notify`).
+pub(super) struct NotifyPort(pub(super) Arc<Transport>);
+
+impl RegionOps for NotifyPort {
+    fn read(&self, _offset: u64, _size: u8) -> u64 {
+        0
+    }
+
+    fn write(&self, _offset: u64, size: u8, value: u64) {
+        trace::emit!(virtio_pci_notify_write_pio, 0u64, value, size);
+        if let Ok(queue) = u16::try_from(value) {
+            self.0.kick(queue);
+        }
+    }
+
+    fn constraints(&self) -> AccessConstraints {
+        AccessConstraints::new().valid(1, 4).implemented(1, 4)
     }
 }

@@ -31,6 +31,7 @@ const FLAGS: [(u16, &str); 5] =
 #[derive(Debug, Clone, Copy)]
 struct Ring {
     enabled: bool,
+    packed: bool,
     size: u16,
     default_size: u16,
     desc: u64,
@@ -48,6 +49,7 @@ impl Ring {
         let address = |address: u64| if enabled { address } else { 0 };
         Self {
             enabled,
+            packed: queue.is_packed(),
             size: queue.size(),
             default_size: queue.default_size(),
             desc: address(queue.desc),
@@ -95,8 +97,8 @@ pub fn status(machine: &Machine, path: &str, queue: u16) -> Result<VirtQueueStat
     let ring = ring(&transport, queue).ok_or_else(|| no_queue(queue))?;
     // Of a ring that is served elsewhere only the other side knows how far it is.
     let elsewhere = backend.ring_server().is_some_and(|server| server.status().started);
-    let seen = || match ring.enabled {
-        // What the device would see now.
+    // What the device would see now. A packed ring has no index that runs ahead.
+    let seen = || match ring.enabled && !ring.packed {
         true => pair(&transport, ring.avail).map_or(ring.next_avail, |(_, index)| index),
         false => ring.next_avail,
     };
@@ -161,6 +163,9 @@ pub fn element(machine: &Machine, path: &str, queue: u16, index: Option<u16>) ->
     let ring = ring(&transport, queue).ok_or_else(|| no_queue(queue))?;
     if !ring.enabled {
         return Err(Error::generic("Region caches not initialized"));
+    }
+    if ring.packed {
+        return Err(Error::generic("Packed ring not supported"));
     }
     let unmapped = |what: &str| Error::generic(format!("Cannot map {what}"));
     let entry = index.unwrap_or(ring.next_avail) % ring.size.max(1);

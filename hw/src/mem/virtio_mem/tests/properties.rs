@@ -72,11 +72,6 @@ fn start_up_errors_are_qemus() {
             "'memdev' property memdev size has to be multiples of'block-size' (0x200000000)",
         ),
         (&[("memdev", "mem0"), ("frobnicate", "1")], "Property 'virtio-mem-pci.frobnicate' not found"),
-        (
-            &[("memdev", "mem0"), ("packed", "on")],
-            "'packed' property set to 'on' is not supported: only split virtqueues are",
-        ),
-        (&[("memdev", "mem0"), ("page-per-vq", "on")], "'page-per-vq' property set to 'on' is not supported"),
     ];
     for (options, text) in cases {
         assert_eq!(&rig.refused(options), text);
