@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use tests::pci::Function;
-use tests::virtio_mem::{BAR4, IDS, Kind, RING_EVENT_IDX, RING_PACKED, UNPLUGGED_INACCESSIBLE, VERSION_1, VirtioMem};
+use tests::virtio_mem::{
+    BAR4, IDS, Kind, RING_EVENT_IDX, RING_PACKED, UNPLUGGED_INACCESSIBLE, VERSION_1, VirtioMem,
+};
 use tests::{Peer, Vm, program};
 
 const PATH: &str = "/machine/peripheral/vm0/virtio-backend";
@@ -151,7 +153,7 @@ fn chains_that_make_no_sense_end() {
         // What the device has not plugged.
         (0x1_4000_0000, 32, "Cannot map indirect buffer"),
         // The device's registers are no memory.
-        (tests::virtio_mem::BAR4, 32, "Cannot map indirect buffer"),
+        (BAR4, 32, "Cannot map indirect buffer"),
     ] {
         put_descriptor(&mut vm, at(3), addr, len, INDIRECT, 0);
         assert_eq!(element(&mut vm), Err(error.into()), "{addr:#x}");

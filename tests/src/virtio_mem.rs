@@ -131,7 +131,18 @@ impl VirtioMem {
             "a modern device has all structures: {structures:x?}"
         );
         let ring = RING + 0x1_0000 * nth;
-        Self { function, common, isr, device, notify, ring, available: 0, packed: false, port: None, used_len: 0 }
+        Self {
+            function,
+            common,
+            isr,
+            device,
+            notify,
+            ring,
+            available: 0,
+            packed: false,
+            port: None,
+            used_len: 0,
+        }
     }
 
     /// Has the next initialisation put the queue and its buffers at `addr`.
@@ -295,12 +306,7 @@ impl VirtioMem {
     }
 
     /// The same with a packed ring: the two descriptors of a request, the second one first.
-    fn packed_request(
-        &mut self,
-        qtest: &mut Qtest,
-        request: &[u8],
-        room: Option<usize>,
-    ) -> Option<Vec<u8>> {
+    fn packed_request(&mut self, qtest: &mut Qtest, request: &[u8], room: Option<usize>) -> Option<Vec<u8>> {
         const SIZE: u16 = 128;
         const USED_BITS: u64 = 1 << 7 | 1 << 15;
         let [out, answer] = [REQUEST, RESPONSE].map(|offset| self.ring + offset);

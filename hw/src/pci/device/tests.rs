@@ -77,13 +77,7 @@ fn a_device_that_is_refused_leaves_nothing() {
     let rig = running();
     backend(&rig);
     let refused = |more: &str| rig.add(&format!("virtio-mem-pci,id=vm0,memdev=mem0{more}")).is_err();
-    let late = [
-        ",node=3",
-        ",requested-size=3M",
-        ",block-size=2G",
-        ",addr=1",
-        ",memaddr=1",
-    ];
+    let late = [",node=3", ",requested-size=3M", ",block-size=2G", ",addr=1", ",memaddr=1"];
     assert!(refused(late[0]));
     let before = traces(&rig);
     for more in late {

@@ -11,7 +11,6 @@ use mainloop::{Interest, Watch};
 use memory::{Memory, RegionId};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-
 /// See the module.
 #[derive(Default)]
 pub(super) struct Kicks(Mutex<Inner>);

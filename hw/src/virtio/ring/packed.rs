@@ -163,8 +163,7 @@ impl Packed {
     fn is_available<M: GuestMemory>(&self, memory: &M) -> Result<bool, Violation> {
         let at = GuestAddress(self.descriptor(self.avail.index) + FLAGS);
         // The driver writes the flags last: what is read after them belongs to them.
-        let flags: u16 =
-            memory.load(at, Ordering::Acquire).map_err(|_| Violation(UNREADABLE.into()))?;
+        let flags: u16 = memory.load(at, Ordering::Acquire).map_err(|_| Violation(UNREADABLE.into()))?;
         let flags = u16::from_le(flags);
         let (avail, used) = (flags & AVAIL != 0, flags & USED != 0);
         Ok(avail != used && avail == self.avail.wrap)
@@ -268,11 +267,7 @@ impl Packed {
 }
 
 /// Takes the descriptors of a table in; all of it is the buffer (§2.8.7).
-fn add_table<M: GuestMemory>(
-    memory: &M,
-    table: &Descriptor,
-    chain: &mut Chain<'_>,
-) -> Result<(), Violation> {
+fn add_table<M: GuestMemory>(memory: &M, table: &Descriptor, chain: &mut Chain<'_>) -> Result<(), Violation> {
     if table.len == 0 || !u64::from(table.len).is_multiple_of(DESCRIPTOR) {
         return Err(Violation("Invalid size for indirect buffer table".into()));
     }

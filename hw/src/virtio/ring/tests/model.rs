@@ -139,7 +139,11 @@ impl Driver {
             return false;
         }
         let before = self.added;
-        if self.packed { self.add_packed(buffer) } else { self.add_split(buffer) }
+        if self.packed {
+            self.add_packed(buffer)
+        } else {
+            self.add_split(buffer)
+        }
         self.unserved.push_back(buffer);
         let kick = self.should_notify(before);
         assert!(kick || !self.asleep, "the device sleeps and nobody wakes it");
