@@ -215,6 +215,9 @@ pub trait Accel: Send + Sync {
         None
     }
 
+    /// The machine has no interval timer. Before vCPUs run.
+    fn omit_pit(&self) {}
+
     /// What its vCPUs can have; asked for before there are any, too.
     fn supported_cpu(&self) -> &Supported;
 

@@ -1,16 +1,17 @@
-//! Virtio devices: transport-independent state, split and packed queues, and the modern PCI transport.
+//! Virtio devices: transport-independent state, split and packed queues, the modern PCI transport, and registers in memory.
 //!
 //! Specification: virtio 1.3. A device is two halves: a back end ([`VirtioDevice`], as `virtio-mem`) that knows what
-//! requests mean, and a proxy ([`pci`]) that owns registers, rings and interrupts. The proxy's lock comes before the
+//! requests mean, and a proxy ([`pci`], [`mmio`]) that owns registers, rings and interrupts. The proxy's lock comes before the
 //! back end's; the back end tells the proxy of changes through a [`Notifier`] after it let go of its own. A back end may have a
 //! [`RingServer`] serve its rings elsewhere ([`vhost`]).
 //!
-//! Left out: legacy and transitional devices, virtio-mmio.
+//! Left out: legacy and transitional PCI devices.
 
 mod backend;
 pub(crate) mod balloon;
 mod device;
 pub mod features;
+pub mod mmio;
 pub mod pci;
 pub mod query;
 pub mod ring;
@@ -35,6 +36,7 @@ pub(crate) fn unpoisoned<T>(lock: &std::sync::Mutex<T>) -> std::sync::MutexGuard
 pub fn register(registry: &mut qom::Registry) {
     registry.register(backend::class());
     pci::register(registry);
+    mmio::register(registry);
     vhost::register(registry);
     balloon::register(registry);
     rng::register(registry);

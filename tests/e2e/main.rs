@@ -22,6 +22,7 @@ mod inspect;
 mod kvm;
 mod lifecycle;
 mod memslots;
+mod microvm;
 mod mtree;
 mod multiple_monitors;
 mod out_of_band;

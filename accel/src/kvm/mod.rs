@@ -44,6 +44,7 @@ pub(crate) use kick::thread_id;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -121,6 +122,7 @@ pub(crate) struct Shared {
     gate: Arc<gate::Gate>,
     /// Empty until there is a PIT.
     pit_reset: OnceLock<kvm_pit_state2>,
+    omit_pit: AtomicBool,
     first_run: Once,
 }
 
@@ -131,6 +133,9 @@ impl Shared {
         self.first_run.call_once(|| {
             self.slots.start();
             self.chip.start();
+            if self.omit_pit.load(Ordering::Relaxed) {
+                return;
+            }
             match state::create_pit(&self.vm) {
                 Ok(reset) => _ = self.pit_reset.set(reset),
                 Err(error) => tracing::error!(%error, "the guest has no PIT"),
@@ -228,6 +233,7 @@ impl KvmAccel {
                 slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots),
                 gate,
                 pit_reset: OnceLock::new(),
+                omit_pit: AtomicBool::new(false),
                 first_run: Once::new(),
                 vm,
             }),
@@ -455,6 +461,10 @@ impl Accel for KvmAccel {
 
     fn irq(&self) -> Arc<dyn IrqChip> {
         Arc::<KvmIrqChip>::clone(&self.shared.chip)
+    }
+
+    fn omit_pit(&self) {
+        self.shared.omit_pit.store(true, Ordering::Relaxed);
     }
 
     fn supported_cpu(&self) -> &Supported {

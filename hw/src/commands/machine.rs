@@ -99,7 +99,7 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCPU>> {
-        if self.0.kind().board == Board::None {
+        if !self.0.kind().is_pc() {
             return Err(Error::generic("machine does not support hot-plugging CPUs"));
         }
         let paths = Cpus::paths(&self.0);
@@ -188,11 +188,11 @@ fn machine_info(kind: &MachineType, with_compat: bool) -> MachineInfo {
         alias: kind.alias().map(str::to_owned),
         is_default: kind.is_default().then_some(true),
         cpu_max: kind.max_cpus().cast_signed(),
-        hotpluggable_cpus: pc,
+        hotpluggable_cpus: kind.is_pc(),
         numa_mem_supported: kind.has_numa_mem(),
         deprecated: kind.is_deprecated(),
         default_cpu_type: pc.then(|| "qemu64-x86_64-cpu".into()),
-        default_ram_id: Some(if pc { "pc.ram" } else { "ram" }.into()),
+        default_ram_id: Some(kind.default_ram_id().into()),
         acpi: pc,
         compat_props: with_compat.then(|| kind.compat().map(compat).collect()),
     }

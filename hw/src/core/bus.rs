@@ -7,6 +7,7 @@ use qom::{Class, Object, ObjectCore, ObjectRef, TypeInfo, object};
 
 use super::device::Device;
 use super::hotplug::HotplugHandler;
+use super::machine::Machine;
 
 /// What a bus struct implements. Register it with `TypeInfo::cast::<T, dyn Bus>`.
 pub trait Bus: Object {
@@ -17,6 +18,17 @@ pub trait Bus: Object {
     fn max_devices(&self) -> Option<usize> {
         None
     }
+
+    /// A device on it was realized, hot-plugged or not.
+    ///
+    /// # Errors
+    /// The bus cannot have it; it is unrealized again.
+    fn device_realized(&self, _machine: &Arc<Machine>, _device: &Arc<dyn Device>) -> Result<()> {
+        Ok(())
+    }
+
+    /// A device on it is about to be unrealized.
+    fn device_unrealized(&self, _device: &Arc<dyn Device>) {}
 }
 
 /// What every bus carries.

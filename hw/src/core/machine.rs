@@ -365,6 +365,13 @@ impl Machine {
     pub fn add_serial(self: &Arc<Self>, id: &str) -> Result<()> {
         use super::qdev::{Place, build, find_bus};
         let Some(isa) = find_bus(self, "ISA") else { return Ok(()) };
+        if self.kind.board == BoardKind::Microvm {
+            // It has one port at most.
+            let taken = isa.bus().children().iter().any(|device| device.dev().type_name() == "isa-serial");
+            if taken || !self.properties().microvm().isa_serial() {
+                return Ok(());
+            }
+        }
         build(self, "isa-serial", Place::Unattached, Some(&isa), &[("chardev", id.into())]).map(drop)
     }
     /// The main system bus.

@@ -10,6 +10,7 @@ use qapi::{Error, Value};
 use qom::{ObjectCore, Property, Registry, TypeInfo, object};
 
 use super::machine_types::{Board, TYPES};
+pub use super::microvm_options::{MicrovmOptions, OnOffAuto};
 
 /// Values of `/machine`'s properties.
 pub struct MachineObject {
@@ -25,6 +26,7 @@ pub struct MachineObject {
     max_ram_below_4g: AtomicU64,
     mem_merge: AtomicBool,
     dump_guest_core: AtomicBool,
+    microvm: MicrovmOptions,
 }
 object!(MachineObject, core);
 
@@ -42,6 +44,7 @@ impl MachineObject {
             max_ram_below_4g: AtomicU64::new(0),
             mem_merge: AtomicBool::new(true),
             dump_guest_core: AtomicBool::new(true),
+            microvm: MicrovmOptions::default(),
         }
     }
 
@@ -77,6 +80,10 @@ impl MachineObject {
     pub fn acpi(&self) -> bool {
         self.acpi.load(Relaxed)
     }
+    /// What only `microvm` has.
+    pub fn microvm(&self) -> &MicrovmOptions {
+        &self.microvm
+    }
     /// `max-ram-below-4g=`, 0 for the board's own choice.
     pub fn max_ram_below_4g(&self) -> u64 {
         self.max_ram_below_4g.load(Relaxed)
@@ -102,11 +109,14 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(TypeInfo::new("machine").properties(common()));
     registry.register(TypeInfo::new("generic-pc-machine").parent("machine").properties(pc()));
     for kind in TYPES {
-        let parent = if kind.board == Board::None { "machine" } else { "generic-pc-machine" };
+        let parent = if kind.is_pc() { "generic-pc-machine" } else { "machine" };
+        let own = (kind.board == Board::Microvm)
+            .then(|| std::iter::once(acpi()).chain(super::microvm_options::properties()));
         registry.register(
             TypeInfo::new(kind.class)
                 .parent(parent)
                 .description(kind.description())
+                .properties(own.into_iter().flatten())
                 .instance(|class| Arc::new(MachineObject::new(ObjectCore::new(class)))),
         );
     }
@@ -134,16 +144,20 @@ fn common() -> Vec<Property> {
     ]
 }
 
+fn acpi() -> Property {
+    Property::new("acpi", "OnOffAuto")
+        .values(&ON_OFF_AUTO)
+        .description("Enable ACPI")
+        .get(|m: &MachineObject| Ok(if m.acpi() { "auto" } else { "off" }.into()))
+        .set(|m: &MachineObject, v, name| {
+            m.acpi.store(v.to_enum(name, &ON_OFF_AUTO)? != 2, Relaxed);
+            Ok(())
+        })
+}
+
 fn pc() -> Vec<Property> {
     vec![
-        Property::new("acpi", "OnOffAuto")
-            .values(&ON_OFF_AUTO)
-            .description("Enable ACPI")
-            .get(|m: &MachineObject| Ok(if m.acpi() { "auto" } else { "off" }.into()))
-            .set(|m: &MachineObject, v, name| {
-                m.acpi.store(v.to_enum(name, &ON_OFF_AUTO)? != 2, Relaxed);
-                Ok(())
-            }),
+        acpi(),
         Property::new("max-ram-below-4g", "size")
             .description("Maximum ram below the 4G boundary (32bit boundary)")
             .get(|m: &MachineObject| Ok(m.max_ram_below_4g().into()))

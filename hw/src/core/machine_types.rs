@@ -11,6 +11,8 @@ pub enum Board {
     I440fx,
     /// Q35 host bridge, ICH9 south bridge.
     Q35,
+    /// Registers of virtio devices in memory, without PCI.
+    Microvm,
     /// Nothing but empty address spaces.
     None,
 }
@@ -27,13 +29,13 @@ pub struct MachineType {
     pub class: &'static str,
     /// The board.
     pub board: Board,
-    /// Its release; `none` has the newest.
+    /// Its release; `microvm` and `none` have the newest.
     pub version: Version,
 }
 
 macro_rules! types {
     ($($board:ident $prefix:literal: $($version:literal $major:literal $minor:literal),+;)+) => {
-        &[$($(MachineType {
+        &[MachineType { name: "microvm", class: "microvm-machine", board: Board::Microvm, version: (10, 0) }, $($(MachineType {
             name: concat!($prefix, $version),
             class: concat!($prefix, $version, "-machine"),
             board: Board::$board,
@@ -85,6 +87,7 @@ impl MachineType {
         match self.board {
             Board::I440fx => "Standard PC (i440FX + PIIX, 1996)",
             Board::Q35 => "Standard PC (Q35 + ICH9, 2009)",
+            Board::Microvm => "microvm (i386)",
             Board::None => "empty machine",
         }
     }
@@ -95,6 +98,20 @@ impl MachineType {
             Board::I440fx if self.version == NEWEST => Some("pc"),
             Board::Q35 if self.version == NEWEST => Some("q35"),
             _ => None,
+        }
+    }
+
+    /// Whether it is a PC of some version.
+    pub fn is_pc(&self) -> bool {
+        matches!(self.board, Board::I440fx | Board::Q35)
+    }
+
+    /// The id of the backend that RAM has by default.
+    pub fn default_ram_id(&self) -> &'static str {
+        match self.board {
+            Board::I440fx | Board::Q35 => "pc.ram",
+            Board::Microvm => "microvm.ram",
+            Board::None => "ram",
         }
     }
 
@@ -135,7 +152,7 @@ impl MachineType {
     pub fn has_implicit_node(&self, sizes: &MemorySizes) -> bool {
         let slots = self.version >= (2, 11) && sizes.slots > 0;
         let room = self.version >= (5, 1) && sizes.max > sizes.ram;
-        self.board != Board::None && (slots || room)
+        self.is_pc() && (slots || room)
     }
 
     /// Whether RAM moves out of the way of the HyperTransport hole of AMD processors below 1 TiB.
@@ -156,6 +173,7 @@ impl MachineType {
             Board::Q35 if self.version >= (8, 1) => 1024,
             Board::Q35 if self.version >= (2, 8) => 288,
             Board::Q35 => 255,
+            Board::Microvm => 288,
             Board::None => 1,
         }
     }

@@ -11,6 +11,7 @@ pub mod link;
 pub mod machine;
 pub mod machine_object;
 pub mod machine_types;
+pub mod microvm_options;
 pub mod numa;
 pub mod qdev;
 pub mod qtree;

@@ -215,6 +215,12 @@ fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<(
         handler.pre_plug(machine, device)?;
     }
     Arc::clone(device).realize(machine)?;
+    if let Some(bus) = device.dev().parent_bus()
+        && let Err(error) = bus.device_realized(machine, device)
+    {
+        Arc::clone(device).unrealize(machine);
+        return Err(error);
+    }
     device.dev().set_realized(true);
     // Before `plug`: the guest must not be told of a device that is not in its power-on state.
     if device.dev().is_hotplugged() {
@@ -264,6 +270,9 @@ fn unrealize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     if device.dev().is_realized() {
         let id = id_text(device);
         trace::emit!(pliant_device_unrealize, trace::Id::of(&**device), device.dev().type_name(), &id);
+        if let Some(bus) = device.dev().parent_bus() {
+            bus.device_unrealized(device);
+        }
         Arc::clone(device).unrealize(machine);
         device.dev().set_realized(false);
     }

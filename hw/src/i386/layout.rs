@@ -74,7 +74,8 @@ impl Layout {
         let above_4g = sizes.ram - below_4g;
         let align = |a: u64| a.checked_next_multiple_of(GIB).ok_or_else(huge);
         let end = above_4g_start.checked_add(above_4g).ok_or_else(huge)?;
-        let (device_memory, end) = if sizes.max > sizes.ram {
+        // A microvm may be told of more memory, but has no place for it.
+        let (device_memory, end) = if sizes.max > sizes.ram && board != Board::Microvm {
             let base = align(end)?;
             let slots = sizes.slots.checked_mul(GIB).ok_or_else(huge)?;
             let size = (sizes.max - sizes.ram).checked_add(slots).ok_or_else(huge)?;
@@ -105,6 +106,7 @@ fn low_memory(board: Board, ram: u64, max_below: u64) -> u64 {
             let low = if max_below == 0 { 0xe000_0000 } else { max_below };
             if ram >= low { low.min(0xc000_0000) } else { low }
         }
+        Board::Microvm => 0xc000_0000,
         Board::None => u64::MAX,
     }
 }

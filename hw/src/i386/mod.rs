@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod firmware;
 pub mod host_bridge;
 pub mod layout;
+mod microvm;
 pub mod paging;
 mod pc;
 pub mod ram;
@@ -15,11 +16,13 @@ use qapi::{Error, Result};
 
 use crate::core::machine::{Board, Machine};
 use crate::core::machine_types::Board as Kind;
+pub(crate) use microvm::transports;
 
 /// Registers bridges and vCPUs.
 pub fn register(registry: &mut qom::Registry) {
     host_bridge::register(registry);
     cpu::register(registry);
+    microvm::register(registry);
 }
 
 /// Builds the board of a machine.
@@ -29,6 +32,7 @@ pub fn register(registry: &mut qom::Registry) {
 pub fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     match machine.kind().board {
         Kind::I440fx | Kind::Q35 => pc::build(machine),
+        Kind::Microvm => microvm::build(machine),
         Kind::None => {
             if machine.properties().kernel().is_some() {
                 return Err(Error::generic(

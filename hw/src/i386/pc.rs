@@ -213,6 +213,11 @@ impl HostCpu {
     }
 }
 
+/// Bits of the physical addresses of a machine's processors, as far as the host has them.
+pub(super) fn phys_bits(machine: &Machine) -> u32 {
+    machine.cpu().phys_bits(HostCpu::read().phys_bits)
+}
+
 /// The vendor that `-cpu` names, else under KVM the host's, else AMD, which `qemu64` is.
 fn is_amd(machine: &Machine, host: &HostCpu) -> bool {
     match machine.cpu().vendor() {

@@ -88,7 +88,7 @@ fn map_backend(machine: &Machine, id: &str) -> Result<RegionId> {
 }
 
 fn make_default(machine: &Machine, size: u64) -> Result<String> {
-    let id = if is_none(machine) { "ram" } else { "pc.ram" };
+    let id = machine.kind().default_ram_id();
     let properties = machine.properties();
     let values = [
         ("size", Value::from(size)),
@@ -110,7 +110,7 @@ fn nodes(machine: &Machine, ram: u64) -> Result<RegionId> {
     }
     let mut tx = machine.memory().transaction();
     let owner = Owner::of(&machine.object());
-    let all = tx.container(RegionDesc::new("pc.ram", ram.into()).owned_by(owner));
+    let all = tx.container(RegionDesc::new(machine.kind().default_ram_id(), ram.into()).owned_by(owner));
     let mut at = 0;
     for (region, size) in parts {
         tx.add_subregion(all, at, region, 0);

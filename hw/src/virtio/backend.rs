@@ -87,6 +87,11 @@ impl VirtioCommon {
         *self.lock()
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_packed(&self, packed: bool) {
+        self.lock().features.packed = packed;
+    }
+
     fn lock(&self) -> MutexGuard<'_, GenericProperties> {
         // Plain values, assigned whole.
         self.generic.lock().unwrap_or_else(PoisonError::into_inner)

@@ -17,8 +17,11 @@ mod transport;
 mod turns;
 
 pub use generic::{BackendPci, PCI_CLASS_OTHERS, PciBackend, ProxyClass};
+pub(super) use kicks::Doorbells;
 pub use proxy::{Proxy, VirtioPci, leading_properties};
+pub(super) use stop::follow_run_state;
 pub use transport::Transport;
+pub(super) use transport::{Parts, Wiring};
 
 /// Registers `virtio-bus`, `virtio-pci-bus` and `virtio-pci`.
 pub(super) fn register(registry: &mut qom::Registry) {

@@ -12,6 +12,7 @@ use qom::{ObjectRef, Resolve, Tree, cast};
 
 use super::backend::VirtioBackend;
 use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
+use super::mmio::VirtioMmio;
 use super::pci::{Proxy, Transport};
 use super::ring_server::RingServerStatus;
 use crate::core::{Device, Machine, qdev};
@@ -27,7 +28,10 @@ fn found(object: &ObjectRef) -> Option<Found> {
     let backend = cast::<dyn VirtioBackend>(object)?;
     let device: Arc<dyn Device> = Arc::clone(&backend) as Arc<dyn Device>;
     let proxy = device.dev().parent_bus()?.bus().parent()? as ObjectRef;
-    let transport = cast::<dyn Proxy>(&proxy)?.virtio().transport()?;
+    let transport = match cast::<dyn Proxy>(&proxy) {
+        Some(proxy) => proxy.virtio().transport()?,
+        None => proxy.downcast::<VirtioMmio>()?.transport()?,
+    };
     Some(Found { backend, transport, object: Arc::clone(object) })
 }
 

@@ -255,6 +255,11 @@ impl VirtioState {
         std::mem::take(&mut self.isr)
     }
 
+    /// The driver takes note of some causes, which clears them.
+    pub fn acknowledge(&mut self, causes: u8) {
+        self.isr &= !causes;
+    }
+
     /// Vector for configuration changes.
     pub fn config_vector(&self) -> u16 {
         self.config_vector

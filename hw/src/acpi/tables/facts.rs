@@ -9,7 +9,7 @@ use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::core::qdev;
 use crate::i386::layout::Layout;
-use crate::i386::{cpu, firmware};
+use crate::i386::{cpu, firmware, transports};
 use crate::pci::PciBus;
 
 /// What kind of machine it is.
@@ -20,7 +20,6 @@ pub(super) enum Platform {
     /// `q35`: MCH and ICH9.
     Q35,
     /// `microvm`: hardware-reduced, without PCI.
-    #[allow(dead_code, reason = "the board comes later; its tables are tested")]
     Microvm {
         /// Whether there is a second I/O APIC.
         second_ioapic: bool,
@@ -102,6 +101,7 @@ impl Facts {
         let platform = match machine.kind().board {
             Board::I440fx => Platform::Pc,
             Board::Q35 => Platform::Q35,
+            Board::Microvm => Platform::Microvm { second_ioapic: false },
             Board::None => return Err(Error::generic("this machine has no ACPI tables")),
         };
         let (numa, smp) = (machine.numa(), machine.smp());
@@ -129,7 +129,10 @@ impl Facts {
             fw_cfg: false,
             memory_slots: machine.sizes().slots.min(256) as u32,
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus)),
-            virtio_mmio: Vec::new(),
+            virtio_mmio: match platform {
+                Platform::Microvm { .. } => transports(machine),
+                Platform::Pc | Platform::Q35 => Vec::new(),
+            },
         })
     }
 }

@@ -158,7 +158,7 @@ impl Transport {
 
     /// Connects each queue's event to the queue's vector, whatever it was connected to before.
     pub(super) fn connect_calls(&self, external: &External) {
-        let Some(msix) = &self.parts.msix else { return };
+        let Some(msix) = self.parts.msix() else { return };
         let calls = external.lock().calls.clone();
         let vectors: Vec<_> =
             self.with_state(|state| state.queues().iter().map(|queue| queue.vector).collect());

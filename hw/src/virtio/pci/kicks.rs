@@ -25,21 +25,21 @@ struct Inner {
 
 /// Where a driver notifies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Doorbells {
-    /// Registers of the queues, one behind the other.
-    pub(super) region: RegionId,
-    /// Bytes from one to the next.
-    pub(super) stride: u64,
-    /// A port that takes the queue's number.
-    pub(super) port: Option<RegionId>,
+pub(in crate::virtio) struct Doorbells {
+    /// Registers of the queues, one behind the other: region, and bytes from one to the next.
+    pub(in crate::virtio) registers: Option<(RegionId, u64)>,
+    /// A register that takes the queue's number: region, offset and bytes.
+    pub(in crate::virtio) shared: Option<(RegionId, u64, u8)>,
 }
 
 impl Doorbells {
     /// Calls `each` for every place where the event of `queue` is signalled: region, offset, bytes, value.
     fn of(&self, queue: u16, mut each: impl FnMut(RegionId, u64, u8, Option<u64>)) {
-        each(self.region, u64::from(queue) * self.stride, 0, None);
-        if let Some(port) = self.port {
-            each(port, 0, 2, Some(queue.into()));
+        if let Some((region, stride)) = self.registers {
+            each(region, u64::from(queue) * stride, 0, None);
+        }
+        if let Some((region, offset, size)) = self.shared {
+            each(region, offset, size, Some(queue.into()));
         }
     }
 }

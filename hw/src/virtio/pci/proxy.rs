@@ -9,8 +9,9 @@ use memory::{RegionDesc, RegionId, RegionOps};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
+use super::kicks::Doorbells;
 use super::stop::follow_run_state;
-use super::transport::{NotifyPort, Parts, Transport, Window, WindowOps};
+use super::transport::{NotifyPort, Parts, Transport, Window, WindowOps, Wiring};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
 use crate::pci::config::{COMMAND_MASTER, reg};
@@ -206,10 +207,9 @@ impl VirtioPci {
         let space = self.pci.bus_master_space().ok_or_else(|| Error::generic("the proxy is on no bus"))?;
         let transport = Transport::new(Parts {
             backend: Arc::clone(backend),
-            function: Arc::downgrade(proxy),
+            wiring: Wiring::Pci(Arc::downgrade(proxy), self.pci.msix().cloned()),
             memory: Arc::downgrade(machine.memory()),
             space,
-            msix: self.pci.msix().cloned(),
             mainloop: machine.mainloop().clone(),
             ioeventfd: self.props().ioeventfd,
             notify_stride,
@@ -270,7 +270,10 @@ impl VirtioPci {
         });
         drop(tx);
         if let Some(notify) = notify {
-            transport.set_doorbells(notify, port_bar.map(|_| notify_port));
+            transport.set_doorbells(Doorbells {
+                registers: Some((notify, notify_stride)),
+                shared: port_bar.map(|_| (notify_port, 0, 2)),
+            });
         }
         if let Some(container) = port_bar {
             self.pci.add_bar(PORT_BAR, BarKind::Io, PORT_SIZE, container);

@@ -12,7 +12,7 @@ type List = Arc<Mutex<Vec<Weak<Transport>>>>;
 struct Transports(List);
 
 /// Tells `transport` whenever `machine` stops and goes on, as long as it lives.
-pub(super) fn follow_run_state(machine: &Machine, transport: &Arc<Transport>) {
+pub(in crate::virtio) fn follow_run_state(machine: &Machine, transport: &Arc<Transport>) {
     let transports = machine.extension(|| {
         let list = List::default();
         let stopped = Arc::clone(&list);

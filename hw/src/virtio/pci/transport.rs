@@ -6,12 +6,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use memory::{AccessConstraints, AddressSpace, Memory, RegionId, RegionOps};
+use memory::{AccessConstraints, AddressSpace, Memory, RegionOps};
 
 use super::common::{self, Effect, Selectors};
 use super::external::{External, QUEUE_VECTOR};
 use super::kicks::{Doorbells, Kicks};
 use super::turns::Turns;
+use crate::core::IrqLine;
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
 use crate::virtio::device::Notifier;
@@ -31,19 +32,35 @@ const TURN_TIME: Duration = Duration::from_millis(10);
 const MAX_QUEUES: u64 = 1024;
 
 /// What a transport is made from.
-pub(super) struct Parts {
-    pub(super) backend: Arc<dyn VirtioBackend>,
-    pub(super) function: Weak<dyn PciDevice>,
+pub(in crate::virtio) struct Parts {
+    pub(in crate::virtio) backend: Arc<dyn VirtioBackend>,
+    pub(in crate::virtio) wiring: Wiring,
     /// Weak, because the memory owns the regions that lead here.
-    pub(super) memory: Weak<Memory>,
+    pub(in crate::virtio) memory: Weak<Memory>,
     /// The device's view of memory.
-    pub(super) space: Arc<AddressSpace>,
-    pub(super) msix: Option<Arc<Msix>>,
-    pub(super) mainloop: mainloop::Handle,
+    pub(in crate::virtio) space: Arc<AddressSpace>,
+    pub(in crate::virtio) mainloop: mainloop::Handle,
     /// Whether notifications go through event descriptors.
-    pub(super) ioeventfd: bool,
-    /// Bytes between the notification registers of two queues.
-    pub(super) notify_stride: u64,
+    pub(in crate::virtio) ioeventfd: bool,
+    /// Bytes between the notification registers of two queues, if they have registers of their own.
+    pub(in crate::virtio) notify_stride: u64,
+}
+
+/// How interrupts go.
+pub(in crate::virtio) enum Wiring {
+    /// By messages, or the pin of a PCI function.
+    Pci(Weak<dyn PciDevice>, Option<Arc<Msix>>),
+    /// By a line of the board's, high while there is a cause.
+    Line(Arc<IrqLine>),
+}
+
+impl Parts {
+    pub(super) fn msix(&self) -> Option<&Arc<Msix>> {
+        match &self.wiring {
+            Wiring::Pci(_, msix) => msix.as_ref(),
+            Wiring::Line(_) => None,
+        }
+    }
 }
 
 /// See the module.
@@ -65,7 +82,7 @@ pub(super) struct Inner {
 }
 
 impl Transport {
-    pub(super) fn new(parts: Parts) -> Arc<Self> {
+    pub(in crate::virtio) fn new(parts: Parts) -> Arc<Self> {
         let generic = parts.backend.common().generic();
         let state = VirtioState::new(&*parts.backend, generic.features);
         let external = parts.backend.ring_server().map(External::new);
@@ -107,12 +124,12 @@ impl Transport {
 
     /// Interrupt vectors there are.
     fn vectors(&self) -> u16 {
-        self.parts.msix.as_ref().map_or(0, |msix| msix.vectors())
+        self.parts.msix().map_or(0, |msix| msix.vectors())
     }
 
     /// Where notifications arrive; needed before the driver starts the device.
-    pub(super) fn set_doorbells(&self, region: RegionId, port: Option<RegionId>) {
-        self.kicks.set_doorbells(Doorbells { region, stride: self.parts.notify_stride, port });
+    pub(in crate::virtio) fn set_doorbells(&self, doorbells: Doorbells) {
+        self.kicks.set_doorbells(doorbells);
     }
 
     /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
@@ -199,7 +216,7 @@ impl Transport {
         if due == Due::default() {
             return;
         }
-        match self.parts.msix.as_ref().filter(|msix| msix.is_enabled()) {
+        match self.parts.msix().filter(|msix| msix.is_enabled()) {
             Some(msix) => {
                 for vector in [due.queue, due.config].into_iter().flatten().filter(|v| *v != NO_VECTOR) {
                     trace::emit!(virtio_pci_notify, vector);
@@ -215,15 +232,21 @@ impl Transport {
 
     /// Sets the interrupt pin to what the causes say.
     pub(super) fn update_pin(&self) {
-        let Some(function) = self.parts.function.upgrade() else { return };
         let _ordered = unpoisoned(&self.pin);
-        let by_message = self.parts.msix.as_ref().is_some_and(|msix| msix.is_enabled());
-        let level = self.lock().state.isr() & 1 != 0 && !by_message;
-        function.pci().set_intx(level);
+        let isr = self.lock().state.isr();
+        match &self.parts.wiring {
+            Wiring::Pci(function, msix) => {
+                let by_message = msix.as_ref().is_some_and(|msix| msix.is_enabled());
+                if let Some(function) = function.upgrade() {
+                    function.pci().set_intx(isr & 1 != 0 && !by_message);
+                }
+            }
+            Wiring::Line(line) => line.set(isr != 0),
+        }
     }
 
     /// A reset of the machine or the bus.
-    pub(super) fn reset(&self) {
+    pub(in crate::virtio) fn reset(&self) {
         if let Some(external) = &self.external {
             external.server.reset_now();
         }
@@ -278,7 +301,7 @@ impl Transport {
 
     /// Ends it: nothing is served any more. A vCPU that is inside a register access now may still start the device; without a
     /// region there is nothing that it could map event descriptors on.
-    pub(super) fn shut_down(&self) {
+    pub(in crate::virtio) fn shut_down(&self) {
         self.kicks.stop(self.parts.memory.upgrade());
         {
             let _ordered = self.external.as_ref().map(External::order);
@@ -366,6 +389,30 @@ impl Transport {
         }
     }
 
+    /// Changes registers without any effect but on their values.
+    pub(in crate::virtio) fn change<T>(&self, change: impl FnOnce(&mut VirtioState) -> T) -> T {
+        change(&mut self.lock().state)
+    }
+
+    /// The same for a register that may break the device.
+    pub(in crate::virtio) fn finish_write(&self, change: impl FnOnce(&mut VirtioState) -> Served) {
+        let served = self.change(change);
+        self.finish(served);
+    }
+
+    /// A write to the status register of a transport that is not PCI.
+    pub(in crate::virtio) fn write_status(&self, value: u8) -> StatusChange {
+        let change = self.lock().state.set_status(&*self.parts.backend, value);
+        self.status_changed(change);
+        change
+    }
+
+    /// The driver saw these causes; the line falls with the last one.
+    pub(in crate::virtio) fn acknowledge(&self, causes: u8) {
+        self.lock().state.acknowledge(causes);
+        self.update_pin();
+    }
+
     /// Reading the causes clears them and lowers the pin.
     pub(super) fn read_isr(&self) -> u8 {
         let causes = self.lock().state.take_isr();
@@ -373,7 +420,7 @@ impl Transport {
         causes
     }
 
-    pub(super) fn read_config(&self, offset: u64, size: u8) -> u64 {
+    pub(in crate::virtio) fn read_config(&self, offset: u64, size: u8) -> u64 {
         let bytes = {
             // Under the transport's lock, so that the generation a driver reads belongs to what it reads.
             let _inner = self.lock();
@@ -383,7 +430,7 @@ impl Transport {
         (0..u64::from(size)).rev().fold(0, |value, i| value << 8 | u64::from(byte(offset + i)))
     }
 
-    pub(super) fn write_config(&self, offset: u64, size: u8, value: u64) {
+    pub(in crate::virtio) fn write_config(&self, offset: u64, size: u8, value: u64) {
         let bytes = value.to_le_bytes();
         if let Ok(offset) = usize::try_from(offset) {
             self.parts.backend.write_config(offset, &bytes[..usize::from(size.min(8))]);
