@@ -228,7 +228,8 @@ fn a_packed_ring_that_makes_no_sense_breaks_the_device() {
         put_descriptor(&mut vm, DESC + 16 * entry, 0x1000, 8, entry, NEXT | 1 << 7);
     }
     vm.qtest().write(BAR4 + 0x3000, 2, 0);
-    assert_eq!(driver.status(vm.qtest()) & NEEDS_RESET, NEEDS_RESET);
+    // Served in the main loop's next turn; each read is a turn at least.
+    assert!((0..100).any(|_| driver.status(vm.qtest()) & NEEDS_RESET != 0));
     assert!(vm.stderr().contains("Looped descriptor\n"), "{}", vm.stderr());
     assert!(driver.init(vm.qtest(), features));
     plug_and_unplug(&mut vm, &mut driver, 1);
