@@ -119,22 +119,22 @@ impl Boot {
         matches!(self.0, What::BuiltIn)
     }
 
-    /// Loads it and has the boot processor start there; at every reset.
+    /// Loads it and has the boot processor start there; at every reset. `more` is what the board adds to a kernel's command line.
     ///
     /// # Errors
     /// It does not fit, or a file is not what it was.
-    pub(super) fn load(&self, machine: &Arc<Machine>, layout: &Layout) -> Result<()> {
+    pub(super) fn load(&self, machine: &Arc<Machine>, layout: &Layout, more: &str) -> Result<()> {
         let ram = Ram::of(machine);
         match &self.0 {
             What::Nothing => Ok(()),
             What::BuiltIn => builtin::load(machine, &ram, guest::IMAGE, layout),
-            What::Kernel(kernel) => kernel.load(machine, &ram, layout),
+            What::Kernel(kernel) => kernel.load(machine, &ram, layout, more),
         }
     }
 }
 
 impl Kernel {
-    fn load(&self, machine: &Arc<Machine>, ram: &Ram, layout: &Layout) -> Result<()> {
+    fn load(&self, machine: &Arc<Machine>, ram: &Ram, layout: &Layout, more: &str) -> Result<()> {
         let (map, tables) = tables(machine, layout)?;
         let mut roms = Vec::new();
         let mut note = |address, size, name: &str| {
@@ -163,7 +163,8 @@ impl Kernel {
             note(map.tables(), blob.len() as u64, "ACPI tables");
             note(RSDP, rsdp.len() as u64, "ACPI root pointer");
         }
-        let environment = Environment { command_line: &self.command_line, initrd, rsdp, map: &map };
+        let command_line = format!("{}{more}", self.command_line);
+        let environment = Environment { command_line: &command_line, initrd, rsdp, map: &map };
         let state = match &self.kind {
             Kind::BzImage(image) => {
                 linux::enter(ram, &environment, Some(image.header()), space, image.entry(space.0))?

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Registry, TypeInfo};
 
+use super::boot::Boot;
 use super::layout::{Constraints, Layout};
-use super::{boot, cpu, ram};
+use super::{cpu, ram};
 use crate::acpi::ged::{self, Ged};
 use crate::core::bus::{self, Bus, PlainBus};
 use crate::core::device::{Device, DeviceClass, DeviceState};
@@ -30,6 +31,7 @@ const SLOTS_GSI_PIC: u32 = 5;
 /// The board.
 struct Microvm {
     layout: Layout,
+    boot: Boot,
     ged: Option<Arc<Ged>>,
 }
 
@@ -52,6 +54,7 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     }
     cpu::create(machine, limits.phys_bits)?;
     ram::map(machine, region, &layout);
+    let boot = Boot::open(machine)?;
     let root = machine.main_bus();
     let bridge = qdev::build(machine, "isabus-bridge", Place::Unattached, Some(&root), &[])?;
     slots(machine)?;
@@ -64,7 +67,7 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
             rtc.set_memory_size(layout.below_4g, layout.above_4g);
         }
     }
-    Ok(Arc::new(Microvm { layout, ged }))
+    Ok(Arc::new(Microvm { layout, boot, ged }))
 }
 
 /// Slots by number: address and line.
@@ -103,7 +106,6 @@ pub(crate) fn transports(machine: &Machine) -> Vec<(u32, u32)> {
 }
 
 /// What a kernel without ACPI is told of the slots that have a device, as the end of its command line.
-#[expect(dead_code, reason = "kernels come with their loader")]
 fn slots_text(machine: &Machine) -> String {
     let root = machine.main_bus();
     let full = |index: usize| {
@@ -117,10 +119,9 @@ fn slots_text(machine: &Machine) -> String {
 
 impl Board for Microvm {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
-        if !machine.config().boot_guest {
-            return Ok(());
-        }
-        boot::load(machine, guest::IMAGE, &self.layout)
+        let told = !machine.properties().acpi() && machine.properties().microvm().auto_kernel_cmdline();
+        let more = if told { slots_text(machine) } else { String::new() };
+        self.boot.load(machine, &self.layout, &more)
     }
 
     fn power_button(&self, _machine: &Arc<Machine>) {

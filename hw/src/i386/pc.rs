@@ -163,7 +163,7 @@ impl PcBoard {
 
 impl Board for PcBoard {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
-        self.boot.load(machine, &self.layout)
+        self.boot.load(machine, &self.layout, "")
     }
 
     fn firmware(&self, machine: &Arc<Machine>) {
