@@ -255,7 +255,6 @@ impl Device for VirtioBalloon {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        self.common.check()?;
         let the = machine.extension(TheBalloon::default);
         let mut the = unpoisoned(&the.0);
         if the.upgrade().is_some() {

@@ -142,7 +142,6 @@ impl Device for VirtioRng {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        self.common.check()?;
         {
             let config = self.config();
             if config.period == 0 {

@@ -167,7 +167,6 @@ impl Device for VirtioSerial {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        self.common.check()?;
         let max_ports = self.settings().max_ports;
         if max_ports == 0 {
             return Err(Error::generic("Maximum number of serial ports not specified"));
