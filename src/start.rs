@@ -225,6 +225,9 @@ fn build(
             numa::Numa::Distance { src, dst, val } => {
                 machine.add_numa_distance(src, dst, val).map_err(at)?;
             }
+            numa::Numa::Cpus(cpus) => machine.add_numa_cpus(&cpus).map_err(at)?,
+            numa::Numa::HmatLb(lb) => machine.add_hmat_lb(&lb).map_err(at)?,
+            numa::Numa::HmatCache(cache) => machine.add_hmat_cache(&cache).map_err(at)?,
         }
     }
     if mem_lock(line)? {

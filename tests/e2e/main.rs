@@ -25,6 +25,7 @@ mod memslots;
 mod microvm;
 mod mtree;
 mod multiple_monitors;
+mod numa;
 mod out_of_band;
 mod processors;
 mod properties;

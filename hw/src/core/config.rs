@@ -147,11 +147,12 @@ pub struct Smp {
 }
 
 impl SmpConfig {
-    /// Fills in what was left out, cores before sockets before threads, and checks it for `machine` with `limit` CPUs.
+    /// Fills in what was left out, cores before sockets before threads (sockets first if `prefer_sockets`), and checks it for
+    /// `machine` with `limit` CPUs.
     ///
     /// # Errors
     /// QEMU's texts about the topology.
-    pub fn check(&self, machine: &str, limit: u64) -> Result<Smp> {
+    pub fn check(&self, machine: &str, limit: u64, prefer_sockets: bool) -> Result<Smp> {
         let given =
             [self.cpus, self.sockets, self.dies, self.modules, self.cores, self.threads, self.maxcpus];
         if given.contains(&Some(0)) {
@@ -165,7 +166,12 @@ impl SmpConfig {
         let (mut sockets, mut cores, mut threads) = (self.sockets, self.cores, self.threads);
         let total = self.maxcpus.or(self.cpus);
         if let Some(total) = total {
-            if cores.is_none() {
+            if prefer_sockets && sockets.is_none() {
+                let (c, t) = (cores.unwrap_or(1), threads.unwrap_or(1));
+                cores = Some(c);
+                threads = Some(t);
+                sockets = Some(total / product(&[dies, modules, c, t])?);
+            } else if cores.is_none() {
                 let (s, t) = (sockets.unwrap_or(1), threads.unwrap_or(1));
                 sockets = Some(s);
                 threads = Some(t);

@@ -21,7 +21,8 @@ use super::device::Device;
 use super::globals::Globals;
 use super::machine_object::MachineObject;
 use super::machine_types::{Board as BoardKind, MachineType};
-use super::numa::{Numa, NumaNodeOptions};
+use super::numa::hmat::{HmatCache, HmatLb};
+use super::numa::{Numa, NumaCpuOptions, NumaNodeOptions};
 use super::runstate::RunControl;
 use crate::i386;
 use crate::pci::PciBus;
@@ -126,7 +127,7 @@ impl Machine {
         for (name, value) in &config.options {
             machine_object.set(name, Input::Option(value))?;
         }
-        let smp = config.smp.check(kind.name, kind.max_cpus())?;
+        let smp = config.smp.check(kind.name, kind.max_cpus(), kind.prefers_sockets())?;
         root.add_child("machine", Arc::clone(&machine_object))?;
         for name in ["unattached", "peripheral", "peripheral-anon"] {
             host.tree.container(&format!("/machine/{name}"));
@@ -177,6 +178,9 @@ impl Machine {
         self.numa_supported()?;
         let size = |id: &str| i386::ram::backend_size(self.tree(), id);
         let legacy = self.kind.has_numa_mem();
+        if options.initiator.is_some() {
+            self.hmat_enabled()?;
+        }
         let old_form = options.mem.is_some();
         self.numa_mut().add_node(options, self.smp.maxcpus, legacy, size)?;
         if old_form && !self.is_tested() {
@@ -213,6 +217,45 @@ impl Machine {
         self.numa_mut().add_distance(src, dst, val)
     }
 
+    /// Gives CPUs to a node, `-numa cpu,…`.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn add_numa_cpus(&self, options: &NumaCpuOptions) -> Result<()> {
+        self.numa_supported()?;
+        self.numa_mut().add_cpus(options, &self.smp)
+    }
+
+    /// Tells a latency or a bandwidth, `-numa hmat-lb,…`.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn add_hmat_lb(&self, lb: &HmatLb) -> Result<()> {
+        self.numa_supported()?;
+        self.hmat_enabled()?;
+        self.numa_mut().add_hmat_lb(lb)
+    }
+
+    /// Tells of a cache beside memory, `-numa hmat-cache,…`.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub fn add_hmat_cache(&self, cache: &HmatCache) -> Result<()> {
+        self.numa_supported()?;
+        self.hmat_enabled()?;
+        self.numa_mut().add_hmat_cache(cache)
+    }
+
+    fn hmat_enabled(&self) -> Result<()> {
+        if self.object.hmat() {
+            return Ok(());
+        }
+        Err(Error::generic(
+            "ACPI Heterogeneous Memory Attribute Table (HMAT) is disabled, enable it with -machine hmat=on before using \
+             any of hmat specific options",
+        ))
+    }
+
     fn numa_supported(&self) -> Result<()> {
         if self.kind.board == BoardKind::None {
             return Err(Error::generic("NUMA is not supported by this machine-type"));
@@ -233,7 +276,7 @@ impl Machine {
         if self.kind.has_implicit_node(&sizes) {
             self.numa_mut().add_implicit_node();
         }
-        let unclaimed = self.numa_mut().complete(sizes.ram, self.smp.maxcpus)?;
+        let unclaimed = self.numa_mut().complete(sizes.ram, &self.smp)?;
         self.warn_unclaimed(&unclaimed);
         self.host.accel.attach(&self.host.memory, &self.system_space, &self.io_space)?;
         let board = i386::build(self)?;

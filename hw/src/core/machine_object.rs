@@ -23,6 +23,7 @@ pub struct MachineObject {
     dtb: Mutex<Option<String>>,
     firmware: Mutex<Option<String>>,
     acpi: AtomicBool,
+    hmat: AtomicBool,
     max_ram_below_4g: AtomicU64,
     mem_merge: AtomicBool,
     dump_guest_core: AtomicBool,
@@ -41,6 +42,7 @@ impl MachineObject {
             dtb: Mutex::default(),
             firmware: Mutex::default(),
             acpi: AtomicBool::new(true),
+            hmat: AtomicBool::new(false),
             max_ram_below_4g: AtomicU64::new(0),
             mem_merge: AtomicBool::new(true),
             dump_guest_core: AtomicBool::new(true),
@@ -83,6 +85,10 @@ impl MachineObject {
     /// What only `microvm` has.
     pub fn microvm(&self) -> &MicrovmOptions {
         &self.microvm
+    }
+    /// `hmat=`: whether the guest is told how fast memory is.
+    pub fn hmat(&self) -> bool {
+        self.hmat.load(Relaxed)
     }
     /// `max-ram-below-4g=`, 0 for the board's own choice.
     pub fn max_ram_below_4g(&self) -> u64 {
@@ -171,6 +177,9 @@ fn pc() -> Vec<Property> {
                 m.max_ram_below_4g.store(size, Relaxed);
                 Ok(())
             }),
+        flag("hmat", "Set on/off to enable/disable ACPI Heterogeneous Memory Attribute Table (HMAT)", |m| {
+            &m.hmat
+        }),
         fixed_flag("hpet", "Enable/disable high precision event timer emulation"),
         fixed_flag("sata", "Enable/disable Serial ATA bus"),
         fixed_flag("smbus", "Enable/disable system management bus"),

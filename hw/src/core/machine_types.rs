@@ -165,6 +165,12 @@ impl MachineType {
         self.board != Board::None
     }
 
+    /// Whether vCPUs that `-smp` says no more of are sockets; later they are cores of one.
+    #[doc(alias = "prefer_sockets")]
+    pub fn prefers_sockets(&self) -> bool {
+        self.version <= (6, 1)
+    }
+
     /// vCPUs at most.
     pub fn max_cpus(&self) -> u64 {
         match self.board {

@@ -24,7 +24,7 @@ pub use globals::Global;
 pub use hotplug::{HotplugHandler, Unplug};
 pub use irq::IrqLine;
 pub use machine::{Board, DeviceMemory, EventSink, Host, Machine};
-pub use numa::{Numa, NumaNode, NumaNodeOptions};
+pub use numa::{Numa, NumaCpuOptions, NumaNode, NumaNodeOptions};
 
 /// Registers the abstract classes, the plain buses and the machine types.
 pub fn register(registry: &mut qom::Registry) {

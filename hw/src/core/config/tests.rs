@@ -31,12 +31,16 @@ fn ram_is_rounded_up_and_zero_is_the_default() {
 
 #[test]
 fn topology_is_completed_and_checked() {
-    let smp =
-        SmpConfig { sockets: Some(2), cores: Some(2), ..SmpConfig::default() }.check("pc", 255).unwrap();
+    let smp = SmpConfig { sockets: Some(2), cores: Some(2), ..SmpConfig::default() }
+        .check("pc", 255, false)
+        .unwrap();
     assert_eq!((smp.cpus, smp.maxcpus, smp.threads), (4, 4, 1));
-    let smp = SmpConfig { cpus: Some(6), ..SmpConfig::default() }.check("pc", 255).unwrap();
+    let smp = SmpConfig { cpus: Some(6), ..SmpConfig::default() }.check("pc", 255, false).unwrap();
     assert_eq!((smp.sockets, smp.cores), (1, 6));
-    let text = |c: SmpConfig| c.check("pc-i440fx-10.0", 255).unwrap_err().desc().to_owned();
+    let old =
+        SmpConfig { cpus: Some(6), threads: Some(2), ..SmpConfig::default() }.check("pc", 255, true).unwrap();
+    assert_eq!((old.sockets, old.cores, old.threads), (3, 1, 2));
+    let text = |c: SmpConfig| c.check("pc-i440fx-10.0", 255, false).unwrap_err().desc().to_owned();
     let given = |n| SmpConfig { cpus: Some(n), ..SmpConfig::default() };
     assert_eq!(text(given(0)), "Invalid CPU topology: CPU topology parameters must be greater than zero");
     assert_eq!(
