@@ -1,9 +1,8 @@
 //! CPU models: the text of `-cpu`, and what a model means for the registers that tell what a processor can do.
 //!
-//! Models: `host` and `max` (all that the accelerator can give), `qemu64` alias `qemu64-v1` (the default, a small 64-bit
-//! processor) and `base` (nothing at all, what static expansions build on). [`features`] and [`SETTINGS`] are what can be
-//! changed of one; [`CpuModel::facts`] is what comes of it under an accelerator. Names and messages are QEMU 10's. Left out: all other
-//! models, Hyper-V's features, cache topology options (refused as unknown properties).
+//! Models: `host` and `max` (all that the accelerator can give), `base` (nothing at all, what static expansions build on) and
+//! QEMU's named ones with their versions, `qemu64` being the default. [`features`] and [`SETTINGS`] are what can be
+//! changed of one; [`CpuModel::facts`] is what comes of it under an accelerator. Names and messages are QEMU 10's. Left out: Hyper-V's features, cache topology options (refused as unknown properties).
 //!
 //! ```
 //! use accel::cpu::{CpuModel, Supported, feature};
@@ -19,12 +18,14 @@
 mod facts;
 mod features;
 mod model;
+mod named;
 mod settings;
 mod words;
 
 pub use facts::{Facts, Missing, Supported, Unavailable, words_value};
 pub use features::{ALIASES, Feature, feature, features};
 pub use model::{Base, CpuModel, help};
+pub use named::Named;
 pub use settings::{SETTINGS, Setting, Shown};
 pub(crate) use words::word_at;
 pub use words::{COUNT, MsrForm, NAMED, Register, Source, WORDS, Word, Words};

@@ -51,26 +51,56 @@ use memory::{AddressSpace, Memory};
 
 pub use chips::{Chips, IoApic, LocalApic, Pic};
 pub use cpu::CpuModel;
-use cpu::Supported;
+use cpu::{Facts, Supported};
 pub use irq::{Interrupt, IrqChip, LineStatistics, MsiMessage, MsiRoute, UserIrqChip};
 pub use registers::{DescriptorTable, Fpu, Registers, Segment};
 pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
 use stats::{Stat, StatTarget};
 
+/// What a package (a socket) is made of. All numbers are at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Dies in a package.
+    pub dies: u32,
+    /// Modules in a die.
+    pub modules: u32,
+    /// Cores in a module.
+    pub cores: u32,
+    /// Threads in a core.
+    pub threads: u32,
+}
+
+impl Topology {
+    /// CPUs in a package.
+    #[must_use]
+    pub fn package_size(&self) -> u32 {
+        [self.dies, self.modules, self.cores, self.threads].into_iter().fold(1, u32::saturating_mul)
+    }
+}
+
 /// The vCPUs to create.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct VcpuConfig {
     /// APIC ID of each vCPU in order of index; the first is the boot processor. Never empty.
     pub apic_ids: Vec<u32>,
-    /// Model and features, from `-cpu`.
-    pub cpu: CpuModel,
+    /// What the IDs are made of.
+    pub topology: Topology,
+    /// What `-cpu` comes to here, the same for all.
+    pub facts: Arc<Facts>,
+    /// Physical address bits.
+    pub phys_bits: u32,
 }
 
 impl VcpuConfig {
-    /// `count` vCPUs (at least one) with consecutive APIC IDs.
+    /// `count` vCPUs (at least one) of a model under `accel`, cores of one package with consecutive APIC IDs.
     #[must_use]
-    pub fn new(count: u32, cpu: CpuModel) -> Self {
-        Self { apic_ids: (0..count.max(1)).collect(), cpu }
+    pub fn new(count: u32, cpu: &CpuModel, accel: &dyn Accel) -> Self {
+        let count = count.max(1);
+        let topology = Topology { dies: 1, modules: 1, cores: count, threads: 1 };
+        let mut facts = cpu.facts(accel.supported_cpu());
+        facts.realize(&topology);
+        let phys_bits = cpu.phys_bits(accel.host_phys_bits().unwrap_or(0));
+        Self { apic_ids: (0..count).collect(), topology, facts: Arc::new(facts), phys_bits }
     }
 }
 
@@ -236,6 +266,11 @@ pub trait Accel: Send + Sync {
 
     /// Physical address bits of the host's processor as guests can have them, if this accelerator runs on it.
     fn host_phys_bits(&self) -> Option<u32> {
+        None
+    }
+
+    /// Physical address bits of the host's processor itself, if this accelerator runs on it.
+    fn processor_phys_bits(&self) -> Option<u32> {
         None
     }
 

@@ -72,7 +72,7 @@ impl Guest {
         let io = tx.address_space("I/O", io_root);
         tx.commit();
         accel.attach(memory, system, &io).expect("a fresh VM");
-        let vcpus = VcpuConfig::new(1, CpuModel::default());
+        let vcpus = VcpuConfig::new(1, &CpuModel::default(), &*accel);
         accel.create_vcpus(vcpus, Arc::new(Quiet)).expect("one vCPU");
         accel.reset();
         accel.resume();

@@ -55,7 +55,8 @@ fn numa_options_are_read_by_type() {
             nodeid: Some(1),
             cpus: vec![0, 1, 4],
             mem: None,
-            memdev: Some("ram0".into())
+            memdev: Some("ram0".into()),
+            initiator: None,
         }))
     );
     assert_eq!(numa_of("dist,src=0,dst=1,val=20"), Ok(numa::Numa::Distance { src: 0, dst: 1, val: 20 }));

@@ -40,8 +40,13 @@ fn every_model_is_written_out_as_by_qemu() {
         return;
     }
     let (mut ours, mut theirs) = (none("kvm"), real("kvm", "-machine none"));
-    for name in ["max", "host", "base", "qemu64-v1", "qemu64"] {
-        assert_eq!(definition(&mut ours, name), definition(&mut theirs, name));
+    let list = |vm: &mut Vm| vm.qmp().ok("query-cpu-definitions", json!({})).as_array().unwrap().clone();
+    let (a, b) = (list(&mut ours), list(&mut theirs));
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!(a, b);
+    }
+    for name in a.iter().map(|model| model["name"].as_str().unwrap()) {
         for props in
             [json!({}), json!({ "avx2": true, "sse3": false, "family": 7, "model-id": "x", "pmu": false })]
         {
@@ -182,7 +187,8 @@ fn the_classes_tell_of_the_same_properties_as_qemus() {
         }
     }
     let types = ours.qmp().ok("qom-list-types", json!({ "implements": "cpu", "abstract": false }));
-    assert_eq!(types.as_array().unwrap().len(), 5);
+    let theirs = theirs.qmp().ok("qom-list-types", json!({ "implements": "cpu", "abstract": false }));
+    assert_eq!(types.as_array().unwrap().len(), theirs.as_array().unwrap().len());
 }
 
 #[test]

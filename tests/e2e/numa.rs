@@ -82,7 +82,7 @@ fn cpus_are_on_the_nodes_where_qemu_has_them() {
                 // Paths and threads are each program's own.
                 for cpu in answer.as_array_mut().into_iter().flatten() {
                     let cpu = cpu.as_object_mut().unwrap();
-                    ["qom-path", "thread-id"].map(|key| cpu.remove(key));
+                    ["qom-path", "thread-id"].iter().for_each(|key| drop(cpu.remove(*key)));
                 }
                 answer
             };

@@ -2,43 +2,14 @@
 
 use std::fmt;
 
-use qapi::{Dict, Value};
+use qapi::{Dict, Error, Result, Value};
 
-use super::features::{Feature, feature, features, words_of};
+use super::features::{Feature, feature, features};
 use super::model::{Base, CpuModel};
+use super::named::Named;
 use super::words::{COUNT, NAMED, Register, Source, WORDS, Words, word_at};
+use crate::Topology;
 
-/// What `qemu64` has under every accelerator.
-const QEMU64: &[&str] = &[
-    "fpu",
-    "de",
-    "pse",
-    "tsc",
-    "msr",
-    "pae",
-    "mce",
-    "cx8",
-    "apic",
-    "sep",
-    "mtrr",
-    "pge",
-    "mca",
-    "cmov",
-    "pat",
-    "pse36",
-    "clflush",
-    "mmx",
-    "fxsr",
-    "sse",
-    "sse2",
-    "pni",
-    "cx16",
-    "hypervisor",
-    "syscall",
-    "nx",
-    "lm",
-    "lahf-lm",
-];
 /// What named models have under KVM besides: the local APIC has x2APIC mode anyway, and these of KVM's own cost nothing.
 const KVM_DEFAULTS: &[&str] = &[
     "x2apic",
@@ -49,17 +20,19 @@ const KVM_DEFAULTS: &[&str] = &[
     "kvm-pv-eoi",
     "kvmclock-stable-bit",
 ];
-/// What they have elsewhere.
-const OTHER_DEFAULTS: &[&str] = &["svm"];
+/// What KVM takes from named models unless it is asked for: guests are to find no virtualization and no such power states.
+const NOT_UNDER_KVM: &[&str] = &["svm", "monitor", "acpi"];
+/// What named models do not have elsewhere, where nothing knows it.
+const ONLY_UNDER_KVM: &[&str] = &["vme"];
 /// What ties a guest to its host.
 const UNMIGRATABLE: &[&str] = &["invtsc"];
 /// What `host` and `max` have only if asked for: it is about the place of a processor among others, and ours is another.
 const NOT_OF_ITSELF: &[&str] = &["topoext"];
 
-const QEMU64_LEVEL: u32 = 0xd;
-const QEMU64_XLEVEL: u32 = 0x8000_000a;
-const QEMU64_NUMBERS: [u32; 3] = [15, 107, 1];
-const QEMU64_ID: &str = "QEMU Virtual CPU version 2.5+";
+const NOMINAL_NUMBERS: [u32; 3] = [15, 107, 1];
+const NOMINAL_ID: &str = "QEMU Virtual CPU version 2.5+";
+/// The leaf of levels between the core and the package.
+const TOPOLOGY_LEAF: u32 = 0x1f;
 const AMD: [u8; 12] = *b"AuthenticAMD";
 
 /// What an accelerator can give its guests.
@@ -94,8 +67,8 @@ impl Supported {
         }
         Self {
             vendor: AMD,
-            numbers: QEMU64_NUMBERS,
-            model_id: QEMU64_ID.into(),
+            numbers: NOMINAL_NUMBERS,
+            model_id: NOMINAL_ID.into(),
             level: required_level(&words, 0),
             xlevel: required_level(&words, 0x8000_0000),
             kvm: false,
@@ -174,6 +147,10 @@ pub struct Facts {
     pub tsc_frequency: u64,
     /// Whether what cannot be migrated was left out.
     pub migratable: bool,
+    /// Whether there is a third level of caches.
+    pub l3_cache: bool,
+    /// Whether the caches are the host's.
+    pub host_cache_info: bool,
     /// Whether the guest sees performance counters.
     pub pmu: bool,
     /// Whether the guest sees that there is KVM.
@@ -182,6 +159,34 @@ pub struct Facts {
     pub check: bool,
     /// Whether missing features end the program.
     pub enforce: bool,
+}
+
+impl Named {
+    /// Under KVM a guest is told the host's vendor, so that it takes the right path for the processor that it runs on.
+    fn vendor(&self, supported: &Supported) -> [u8; 12] {
+        if supported.kvm { supported.vendor } else { self.vendor }
+    }
+}
+
+impl Base {
+    fn vendor(self, supported: &Supported) -> [u8; 12] {
+        match self {
+            Self::Max | Self::Host => supported.vendor,
+            Self::Base => [0; 12],
+            Self::Named(named) => named.vendor(supported),
+        }
+    }
+
+    /// Whether the model says which parts of VMX it has.
+    fn tells_of_vmx(self) -> bool {
+        match self {
+            Self::Max | Self::Host => true,
+            Self::Base => false,
+            Self::Named(named) => {
+                WORDS.iter().zip(named.features).any(|(word, value)| word.needs == Some("vmx") && value != 0)
+            }
+        }
+    }
 }
 
 impl CpuModel {
@@ -208,7 +213,7 @@ impl CpuModel {
         let lost = features().filter(|f| filtered[f.word] & f.mask != 0);
         missing.extend(lost.map(|feature| Missing { feature, why: Unavailable::Unsupported }));
         follow_xsave(&mut words);
-        if is_amd(&self.vendor.unwrap_or(if self.base == Base::Base { [0; 12] } else { supported.vendor })) {
+        if is_amd(&self.vendor.unwrap_or(self.base.vendor(supported))) {
             repeat_for_amd(&mut words);
         }
         self.numbers(supported, wanted, words, filtered, missing)
@@ -222,12 +227,20 @@ impl CpuModel {
                 words
             }
             Base::Base => [0; COUNT],
-            Base::Qemu64 | Base::Qemu64V1 => {
-                let also = if supported.kvm { KVM_DEFAULTS } else { OTHER_DEFAULTS };
-                words_of(&[QEMU64, also].concat())
+            Base::Named(named) => {
+                let mut words = named.features;
+                let (more, less) =
+                    if supported.kvm { (KVM_DEFAULTS, NOT_UNDER_KVM) } else { (&[][..], ONLY_UNDER_KVM) };
+                more.iter().filter_map(|n| feature(n)).for_each(|f| f.switch(&mut words, true));
+                less.iter().filter_map(|n| feature(n)).for_each(|f| f.switch(&mut words, false));
+                words
             }
         };
         if self.migratable {
+            // What has no name could not be asked of another host.
+            for (at, word) in WORDS.iter().enumerate().filter(|(_, word)| !is_xsave_state(word.source)) {
+                words[at] &= if matches!(word.source, Source::Cpuid { .. }) { NAMED[at] } else { u64::MAX };
+            }
             UNMIGRATABLE.iter().filter_map(|name| feature(name)).for_each(|f| f.switch(&mut words, false));
         }
         words
@@ -245,12 +258,12 @@ impl CpuModel {
         }
     }
 
-    /// A named model with `vmx` has all of it that there is, as its parts are not told one by one. What has no name
+    /// A named model with `vmx` has all of it that there is, unless the model tells of its parts one by one. What has no name
     /// follows `xsave`.
     fn take_defaults_of_words(&self, supported: &Supported, wanted: &mut Words) {
         let [vmx, xsave] = ["vmx", "xsave"].map(|name| feature(name).is_some_and(|f| f.is_in(wanted)));
         for (at, word) in WORDS.iter().enumerate() {
-            let whole = vmx && word.needs == Some("vmx") && !self.base.is_max();
+            let whole = vmx && word.needs == Some("vmx") && !self.base.tells_of_vmx();
             if whole || (xsave && is_xsave_state(word.source)) {
                 let off =
                     self.switched().filter(|(f, on)| f.word == at && !on).fold(0, |m, (f, _)| m | f.mask);
@@ -276,8 +289,8 @@ impl CpuModel {
                 supported.xlevel,
             ),
             Base::Base => ([0; 3], "", [0; 12], 0, 0),
-            Base::Qemu64 | Base::Qemu64V1 => {
-                (QEMU64_NUMBERS, QEMU64_ID, supported.vendor, QEMU64_LEVEL, QEMU64_XLEVEL)
+            Base::Named(named) => {
+                (named.numbers, named.model_id, named.vendor(supported), named.min_level, named.min_xlevel)
             }
         };
         let min_level = self.min_level.unwrap_or(min_level).max(required_level(&wanted, 0));
@@ -297,6 +310,8 @@ impl CpuModel {
             host_phys_bits: self.host_phys_bits,
             tsc_frequency: self.tsc_frequency,
             migratable: self.migratable,
+            l3_cache: self.l3_cache,
+            host_cache_info: self.host_cache_info,
             pmu: self.pmu,
             kvm: self.kvm,
             check: self.check,
@@ -396,13 +411,52 @@ impl Facts {
         String::from_utf8_lossy(&self.vendor).trim_end_matches('\0').to_owned()
     }
 
-    /// The processor of which there are `count`: threads of one package say so.
-    pub fn realize(&mut self, count: u32) {
-        let names = [("ht", true), ("cmp-legacy", is_amd(&self.vendor))];
-        for feature in names.into_iter().filter(|(_, is)| *is && count > 1).filter_map(|(n, _)| feature(n)) {
+    /// Whether it is taken for one of AMD's.
+    #[must_use]
+    pub fn is_amd(&self) -> bool {
+        is_amd(&self.vendor)
+    }
+
+    /// Puts the processor into a package: threads of one say so, and what lies between the core and the package needs a leaf.
+    pub fn realize(&mut self, topology: &Topology) {
+        let several = topology.package_size() > 1;
+        let names = [("ht", true), ("cmp-legacy", self.is_amd())];
+        for feature in names.into_iter().filter(|(_, is)| *is && several).filter_map(|(n, _)| feature(n)) {
             feature.switch(&mut self.words, true);
             feature.switch(&mut self.filtered, false);
         }
+        let between = topology.dies > 1 || topology.modules > 1;
+        if between && &self.vendor == b"GenuineIntel" && self.level == self.min_level {
+            self.min_level = self.min_level.max(TOPOLOGY_LEAF);
+            self.level = self.min_level;
+        }
+    }
+
+    /// Warns of what the processor was to have and has not, and of a topology that such a processor does not have.
+    ///
+    /// # Errors
+    /// All of it was to be there (`enforce`).
+    pub fn report(&self, topology: &Topology, host_phys_bits: Option<u32>) -> Result<()> {
+        if self.check || self.enforce {
+            self.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
+        }
+        let asked = Some(self.phys_bits).filter(|bits| *bits != 0 && !self.host_phys_bits);
+        if let (Some(host), Some(asked)) = (host_phys_bits, asked)
+            && host != asked
+        {
+            tracing::warn!("Host physical bits ({host}) does not match phys-bits property ({asked})");
+        }
+        if self.enforce && !self.missing.is_empty() {
+            return Err(Error::generic("Host doesn't support requested features"));
+        }
+        let threads = topology.threads;
+        if threads > 1 && self.is_amd() && !feature("topoext").is_some_and(|f| f.is_in(&self.words)) {
+            tracing::warn!(
+                "This family of AMD CPU doesn't support hyperthreading({threads}). Please configure -smp options \
+                 properly or try enabling topoext feature."
+            );
+        }
+        Ok(())
     }
 }
 

@@ -104,10 +104,3 @@ pub fn feature(name: &str) -> Option<&'static Feature> {
 pub(super) fn feature_of_option(name: &str) -> Option<&'static Feature> {
     feature(name).or_else(|| feature(&name.replace('_', "-")))
 }
-
-/// Takes `names` together.
-pub(super) fn words_of(names: &[&str]) -> Words {
-    let mut words = Words::from([0; super::words::COUNT]);
-    names.iter().filter_map(|name| feature(name)).for_each(|feature| feature.switch(&mut words, true));
-    words
-}

@@ -4,9 +4,12 @@ use qapi::{Error, Result};
 use qom::Input;
 
 use super::features::{Feature, feature, feature_of_option, features};
+use super::named::{Named, named_models};
 use super::settings::{self, setting};
 
-/// Physical address bits of `qemu64` and `base`.
+/// The model of a command line without `-cpu`.
+const DEFAULT: &str = "qemu64";
+/// Physical address bits of named models and `base`.
 const PLAIN_PHYS_BITS: u32 = 40;
 
 /// A processor: a base model and what was changed of it.
@@ -31,6 +34,8 @@ pub struct CpuModel {
     /// Hz; 0 is the host's.
     pub(super) tsc_frequency: u64,
     pub(super) migratable: bool,
+    pub(super) l3_cache: bool,
+    pub(super) host_cache_info: bool,
     pub(super) pmu: bool,
     pub(super) kvm: bool,
     pub(super) check: bool,
@@ -46,15 +51,15 @@ pub enum Base {
     Host,
     /// A processor without any feature.
     Base,
-    /// The one version of `qemu64`.
-    Qemu64V1,
-    /// The default.
-    Qemu64,
+    /// A model with features of its own.
+    Named(&'static Named),
 }
 
 impl Base {
     /// All models, in the order of `query-cpu-definitions`.
-    pub const ALL: [Self; 5] = [Self::Max, Self::Host, Self::Base, Self::Qemu64V1, Self::Qemu64];
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Max, Self::Host, Self::Base].into_iter().chain(named_models().iter().map(Self::Named))
+    }
 
     /// The model's name in `-cpu`.
     #[must_use]
@@ -63,8 +68,7 @@ impl Base {
             Self::Max => "max",
             Self::Host => "host",
             Self::Base => "base",
-            Self::Qemu64V1 => "qemu64-v1",
-            Self::Qemu64 => "qemu64",
+            Self::Named(named) => named.name,
         }
     }
 
@@ -75,15 +79,14 @@ impl Base {
             Self::Max => "max-x86_64-cpu",
             Self::Host => "host-x86_64-cpu",
             Self::Base => "base-x86_64-cpu",
-            Self::Qemu64V1 => "qemu64-v1-x86_64-cpu",
-            Self::Qemu64 => "qemu64-x86_64-cpu",
+            Self::Named(named) => named.class_name,
         }
     }
 
     /// The model of that name.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|base| base.name() == name)
+        Self::all().find(|base| base.name() == name)
     }
 
     /// Whether it is whatever the accelerator can give.
@@ -94,17 +97,29 @@ impl Base {
 
     /// The model that the name stands for, if it is a second name.
     #[must_use]
-    pub fn alias_of(self) -> Option<Self> {
-        (self == Self::Qemu64).then_some(Self::Qemu64V1)
+    pub fn alias_of(self) -> Option<&'static str> {
+        match self {
+            Self::Named(named) => named.alias_of,
+            _ => None,
+        }
     }
 
-    fn help(self) -> &'static str {
+    fn help(self) -> String {
         match self {
-            Self::Max => "everything that the accelerator can give",
-            Self::Host => "the host's processor with all that KVM can give a guest",
-            Self::Base => "a processor without any feature, to add some to",
-            Self::Qemu64V1 => "a plain 64-bit processor",
-            Self::Qemu64 => "the same, the default (alias of qemu64-v1)",
+            Self::Max => "everything that the accelerator can give".into(),
+            Self::Host => "the host's processor with all that KVM can give a guest".into(),
+            Self::Base => "a processor without any feature, to add some to".into(),
+            Self::Named(Named { alias_of: Some(model), name, .. }) => {
+                // The name itself stands for one of its versions, which machine types may choose.
+                let versions = model.strip_prefix(name).is_some_and(|rest| rest.starts_with("-v"));
+                if versions {
+                    "(alias configured by machine type)".into()
+                } else {
+                    format!("(alias of {model})")
+                }
+            }
+            Self::Named(Named { model_id, note: "", .. }) => (*model_id).into(),
+            Self::Named(Named { model_id, note, .. }) => format!("{model_id} {note}"),
         }
     }
 }
@@ -113,7 +128,10 @@ impl Base {
 #[must_use]
 pub fn help() -> String {
     let mut text = String::from("Available CPUs:\n");
-    for base in Base::ALL {
+    let mut models: Vec<Base> = Base::all().collect();
+    // What has no name of its own comes last, as in QEMU.
+    models.sort_by_key(|base| (!matches!(base, Base::Named(_)), base.name()));
+    for base in models {
         text.push_str(&format!("  {:<20}  {}\n", base.name(), base.help()));
     }
     text.push_str("\nRecognized CPUID flags:\n");
@@ -134,7 +152,7 @@ pub fn help() -> String {
 
 impl Default for CpuModel {
     fn default() -> Self {
-        Self::base(Base::Qemu64)
+        Self::base(Base::find(DEFAULT).unwrap_or(Base::Base))
     }
 }
 
@@ -159,6 +177,8 @@ impl CpuModel {
             min_xlevel: None,
             tsc_frequency: 0,
             migratable: base.is_max(),
+            l3_cache: true,
+            host_cache_info: false,
             pmu: base.is_max(),
             kvm: true,
             check: true,
@@ -299,12 +319,6 @@ impl CpuModel {
     #[must_use]
     pub fn vendor(&self) -> Option<&[u8; 12]> {
         self.vendor.as_ref()
-    }
-
-    /// Whether what the accelerator cannot give is warned about, and whether it ends the program.
-    #[must_use]
-    pub fn checks(&self) -> (bool, bool) {
-        (self.check || self.enforce, self.enforce)
     }
 
     /// Features that were switched by name.

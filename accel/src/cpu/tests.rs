@@ -1,6 +1,7 @@
 //! Claims about `-cpu` texts, names of features, and what models come to.
 
 use super::*;
+use crate::Topology;
 use qapi::Value;
 use qom::Input;
 
@@ -234,8 +235,9 @@ fn nobody_sees_what_is_hidden() {
 fn several_vcpus_say_that_they_share_a_package() {
     let mut one = facts("qemu64,vendor=AuthenticAMD", &[]);
     let mut two = one.clone();
-    one.realize(1);
-    two.realize(2);
+    let alone = Topology { dies: 1, modules: 1, cores: 1, threads: 1 };
+    one.realize(&alone);
+    two.realize(&Topology { cores: 2, ..alone });
     let both = |f: &Facts| ["ht", "cmp-legacy"].map(|n| has(&f.words, n));
     assert_eq!((both(&one), both(&two)), ([false; 2], [true; 2]));
 }

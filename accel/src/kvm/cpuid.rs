@@ -1,12 +1,14 @@
 //! CPUID tables: what KVM supports, cut down to what a processor is to have and made this vCPU's own.
 //!
 //! Sources: Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E, KVM's `Documentation/virt/kvm/x86/cpuid.rst` (leaves
-//! 4000_0000 and 4000_0001 come from the kernel). All vCPUs appear as cores of one package; cache sharing is
-//! told as the host has it.
+//! 4000_0000 and 4000_0001 come from the kernel). A vCPU's place among the others and the caches are in [`topology`].
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
+use crate::Topology;
 use crate::cpu::{Facts, Register, Source, WORDS, word_at};
+
+mod topology;
 
 /// What a small processor's leaves without features may tell: caches and TLBs, the monitor, power, its own names.
 const PLAIN_LEAVES: [u32; 19] = [
@@ -42,10 +44,8 @@ const XSAVE_HEAD: u32 = 576;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
     pub(crate) apic_id: u32,
-    /// Highest APIC ID of all vCPUs.
-    pub(crate) max_apic_id: u32,
-    /// vCPUs in all.
-    pub(crate) count: u32,
+    /// What a package is made of.
+    pub(crate) topology: Topology,
     /// Physical address bits.
     pub(crate) phys_bits: u32,
 }
@@ -85,10 +85,9 @@ pub(crate) fn build(
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
     let mut entries: Vec<kvm_cpuid_entry2> =
         supported.as_slice().iter().filter(|entry| keeps(facts, entry)).copied().collect();
+    entries.extend(topology::leaves(facts, identity).into_iter().filter(|e| in_range(facts, e.function)));
     for entry in &mut entries {
-        if !facts.base.is_max() {
-            cut(entry, facts);
-        }
+        cut(entry, facts);
         features(entry, facts);
         name(entry, facts);
         personalise(entry, identity);
@@ -113,15 +112,18 @@ fn has_features(facts: &Facts, function: u32, of_index: Option<u32>) -> bool {
     })
 }
 
-/// Whether the entry is in the processor's table at all.
-fn keeps(facts: &Facts, entry: &kvm_cpuid_entry2) -> bool {
-    let function = entry.function;
-    let in_range = match function {
+fn in_range(facts: &Facts, function: u32) -> bool {
+    match function {
         0..0x4000_0000 => function <= facts.level,
         0x4000_0000..0x8000_0000 => facts.kvm,
         0x8000_0000..0xc000_0000 => function == 0x8000_0000 || function <= facts.xlevel,
         _ => facts.base.is_max() || has_features(facts, 0xc000_0001, None),
-    };
+    }
+}
+
+/// Whether the entry of the host's table is in the processor's at all.
+fn keeps(facts: &Facts, entry: &kvm_cpuid_entry2) -> bool {
+    let function = entry.function;
     let hidden = function == PERFORMANCE_COUNTERS && !facts.pmu;
     // A part of the extended state: bits of both masks, user's and supervisor's.
     let part = function == 0xd && entry.index >= 2 && !state_has(facts, entry.index);
@@ -131,7 +133,7 @@ fn keeps(facts: &Facts, entry: &kvm_cpuid_entry2) -> bool {
         || (PLAIN_LEAVES.contains(&function) && !(function == 7 && entry.index > 0))
         || (function == PERFORMANCE_COUNTERS && facts.pmu)
         || has_features(facts, function, (function == 7).then_some(entry.index));
-    in_range && !hidden && !part && plain
+    in_range(facts, function) && !topology::replaces(facts, function) && !hidden && !part && plain
 }
 
 fn state_has(facts: &Facts, part: u32) -> bool {
@@ -143,11 +145,14 @@ fn state_has(facts: &Facts, part: u32) -> bool {
     (low | high << 32).checked_shr(part).is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Leaves of a named model that tell more than features.
+/// Leaves that tell more than features.
 fn cut(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
+    let named = !facts.base.is_max();
     match entry.function {
-        6 | 0x8000_0007 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        7 if entry.index == 0 => {
+        // How the host's package is called.
+        0x8000_0001 => entry.ebx = 0,
+        6 | 0x8000_0007 if named => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        7 if named && entry.index == 0 => {
             entry.eax = (1..=2).rev().find(|index| has_features(facts, 7, Some(*index))).unwrap_or(0);
         }
         0xd if !has_features(facts, 0xd, Some(0)) => {
@@ -225,35 +230,15 @@ fn xsave_size(entries: &mut [kvm_cpuid_entry2]) {
 }
 
 fn personalise(entry: &mut kvm_cpuid_entry2, identity: &Identity) {
-    // Bits of an APIC ID that tell cores of one package apart.
-    let core_bits = u32::BITS - identity.max_apic_id.leading_zeros();
     match entry.function {
-        1 => {
-            let logical = identity.count.min(255) << 16;
-            entry.ebx = (entry.ebx & 0xffff) | logical | identity.apic_id << 24;
-        }
-        // Cores of the package, less one.
+        1 => entry.ebx = topology::logical(entry.ebx, identity),
+        // The host's, where the processor has its caches.
         4 if entry.eax & 0x1f != 0 => {
-            let cores = (1 << core_bits.min(6)) - 1u32;
-            entry.eax = (entry.eax & 0x03ff_ffff) | cores << 26;
-        }
-        0xb | 0x1f => {
-            entry.edx = identity.apic_id;
-            let level = entry.index & 0xff;
-            (entry.eax, entry.ebx, entry.ecx) = match level {
-                0 => (0, 1, level | 1 << 8),
-                1 => (core_bits, identity.count, level | 2 << 8),
-                _ => (0, 0, level),
-            };
+            entry.eax = entry.eax & 0x03ff_ffff | topology::cores_of_package(&identity.topology);
         }
         0x8000_0008 => {
             entry.eax = (entry.eax & !0xff) | identity.phys_bits;
-            entry.ecx = if identity.count > 1 { core_bits << 12 | (identity.count - 1).min(0xff) } else { 0 };
-        }
-        0x8000_001e => {
-            entry.eax = identity.apic_id;
-            entry.ebx = identity.apic_id & 0xff;
-            entry.ecx = 0;
+            entry.ecx = topology::package_size(&identity.topology);
         }
         _ => {}
     }

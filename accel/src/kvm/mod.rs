@@ -54,7 +54,7 @@ use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
 
 use crate::control::{Control, Snapshot};
-use crate::cpu::{Facts, Supported};
+use crate::cpu::Supported;
 use crate::stats::{Stat, StatTarget};
 use crate::{
     Accel, BootState, Chips, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo,
@@ -251,41 +251,16 @@ impl KvmAccel {
         }
     }
 
-    /// What the model comes to, with a warning for each feature that it does not have although it was to.
-    fn facts(&self, config: &VcpuConfig) -> Result<Facts> {
-        let mut facts = config.cpu.facts(&self.supported);
-        facts.realize(u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX));
-        let (warn, enforce) = config.cpu.checks();
-        if warn {
-            facts.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
-        }
-        if facts.phys_bits != 0 && !facts.host_phys_bits {
-            let (host, asked) = (features::host_phys_bits(), facts.phys_bits);
-            if host != asked {
-                tracing::warn!("Host physical bits ({host}) does not match phys-bits property ({asked})");
-            }
-        }
-        if enforce && !facts.missing.is_empty() {
-            return Err(Error::generic("Host doesn't support requested features"));
-        }
-        Ok(facts)
-    }
-
     fn create_vcpu(
         &self,
         index: u32,
         config: &VcpuConfig,
-        facts: &Facts,
         msrs: &MsrIndices,
         events: &Arc<dyn VcpuEvents>,
     ) -> io::Result<(VcpuInfo, JoinHandle<()>, Option<StatsFile>)> {
         let apic_id = config.apic_ids[index as usize];
-        let identity = cpuid::Identity {
-            apic_id,
-            max_apic_id: config.apic_ids.iter().copied().max().unwrap_or(0),
-            count: u32::try_from(config.apic_ids.len()).unwrap_or(u32::MAX),
-            phys_bits: config.cpu.phys_bits(cpuid::phys_bits(&self.cpuid)),
-        };
+        let facts = &config.facts;
+        let identity = cpuid::Identity { apic_id, topology: config.topology, phys_bits: config.phys_bits };
         let fd = self.shared.vm.create_vcpu(u64::from(apic_id)).map_err(os_error)?;
         let table = cpuid::build(&self.cpuid, facts, &identity)
             .map_err(|error| io::Error::other(format!("CPUID table: {error:?}")))?;
@@ -368,10 +343,9 @@ impl Accel for KvmAccel {
         }
         kick::install().map_err(|error| Error::generic(format!("kvm: cannot handle signals: {error}")))?;
         let msrs = MsrIndices::of(&self.kvm);
-        let facts = self.facts(&config)?;
         for index in 0..count as u32 {
             let (info, thread, stats) =
-                self.create_vcpu(index, &config, &facts, &msrs, &events).map_err(|error| {
+                self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
                     Error::generic(format!(
                         "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
                         config.apic_ids[index as usize],
@@ -496,6 +470,10 @@ impl Accel for KvmAccel {
 
     fn host_phys_bits(&self) -> Option<u32> {
         Some(cpuid::phys_bits(&self.cpuid))
+    }
+
+    fn processor_phys_bits(&self) -> Option<u32> {
+        Some(features::host_phys_bits())
     }
 
     fn memory_slots(&self) -> Option<MemorySlots> {

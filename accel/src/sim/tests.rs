@@ -49,7 +49,10 @@ impl Rig {
         let accel = SimAccel::new();
         accel.attach(&memory, &system, &io).unwrap();
         accel
-            .create_vcpus(VcpuConfig::new(2, CpuModel::default()), Arc::new(Events(Mutex::new(error_sender))))
+            .create_vcpus(
+                VcpuConfig::new(2, &CpuModel::default(), &*accel),
+                Arc::new(Events(Mutex::new(error_sender))),
+            )
             .unwrap();
         Self { accel, serial, console, errors, system }
     }

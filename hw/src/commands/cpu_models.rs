@@ -33,10 +33,10 @@ impl MachineTargetCommands for MachineHandlers {
             static_: base == Base::Base,
             unavailable_features: Some(missing(base)),
             typename: base.class_name().into(),
-            alias_of: base.alias_of().map(|base| base.name().into()),
+            alias_of: base.alias_of().map(str::to_owned),
             deprecated: false,
         };
-        Ok(Base::ALL.into_iter().map(info).collect())
+        Ok(Base::all().map(info).collect())
     }
 
     fn query_cpu_model_expansion(

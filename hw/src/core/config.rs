@@ -220,6 +220,12 @@ impl SmpConfig {
 }
 
 impl Smp {
+    /// What a socket is made of.
+    pub fn package(&self) -> accel::Topology {
+        let Self { dies, modules, cores, threads, .. } = *self;
+        accel::Topology { dies, modules, cores, threads }
+    }
+
     /// (socket, die, module, core, thread) of vCPU `index`.
     pub fn position(&self, index: u32) -> [u32; 5] {
         let thread = index % self.threads;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use accel::cpu::Facts;
 use accel::{Accel, CpuModel, IrqChip, VcpuConfig};
 use chardev::ChardevSet;
 use memory::{AddressSpace, Memory, RegionDesc, RegionId, SIZE_ALL, UnassignedIo};
@@ -305,10 +306,10 @@ impl Machine {
         self.reset_devices(super::device::ResetKind::Cold)
     }
 
-    /// Creates the vCPUs; the board calls it when the order of `/machine/unattached` wants them.
-    pub(crate) fn create_vcpus(self: &Arc<Self>) -> Result<()> {
+    /// Creates the vCPUs with the numbers `facts`; the board calls it when the order of `/machine/unattached` wants them.
+    pub(crate) fn create_vcpus(self: &Arc<Self>, facts: Arc<Facts>, phys_bits: u32) -> Result<()> {
         let apic_ids = (0..self.smp.cpus).map(|i| self.smp.apic_id(i)).collect();
-        let config = VcpuConfig { apic_ids, cpu: self.cpu().clone() };
+        let config = VcpuConfig { apic_ids, topology: self.smp.package(), facts, phys_bits };
         self.host.accel.create_vcpus(config, super::runstate::vcpu_events(self))
     }
 

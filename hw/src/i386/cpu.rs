@@ -39,7 +39,7 @@ pub(super) fn register(registry: &mut Registry) {
                     .get(|c: &Cpu| Ok(c.facts()?.unavailable().collect::<Vec<_>>().into())),
             ),
     );
-    for base in Base::ALL {
+    for base in Base::all() {
         let aliases = ALIASES.iter().filter_map(|(alias, name)| Some((*alias, feature(name)?)));
         let of_max = SETTINGS.iter().filter(|setting| setting.of_max && setting.is_of(base));
         registry.register(
@@ -158,9 +158,16 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     if machine.cpu().base_model() == Base::Host && !accel.is_kvm() {
         return Err(Error::generic("CPU model 'host' requires KVM or HVF"));
     }
-    machine.create_vcpus()?;
+    let topology = machine.smp().package();
     let mut facts = machine.cpu().facts(accel.supported_cpu());
-    facts.realize(machine.smp().cpus);
+    facts.realize(&topology);
+    if accel.is_kvm() {
+        facts.report(&topology, accel.processor_phys_bits())?;
+    }
+    machine.create_vcpus(
+        Arc::new(facts.clone()),
+        machine.cpu().phys_bits(accel.host_phys_bits().unwrap_or(phys_bits)),
+    )?;
     facts.phys_bits = phys_bits;
     facts.tsc_frequency = accel.tsc_frequency().unwrap_or(facts.tsc_frequency);
     let facts = Arc::new(facts);

@@ -209,7 +209,9 @@ fn vcpus_are_threads_with_qemus_names() {
 #[test]
 fn vcpus_are_created_once_and_not_too_many() {
     let Some(rig) = Rig::new(&[0xf4], 1, false) else { return };
-    let create = |count| rig.accel.create_vcpus(VcpuConfig::new(count, CpuModel::default()), rig.events());
+    let create = |count| {
+        rig.accel.create_vcpus(VcpuConfig::new(count, &CpuModel::default(), &*rig.accel), rig.events())
+    };
     let error = create(1_000_000).unwrap_err();
     let text = error.desc();
     let start = "Number of SMP cpus requested (1000000) exceeds the maximum cpus supported by KVM (";

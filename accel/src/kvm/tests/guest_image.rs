@@ -89,7 +89,7 @@ pub(super) fn machine(cpu: &str, events: Arc<dyn VcpuEvents>) -> Option<Machine>
     let io = tx.address_space("I/O", io_root);
     tx.commit();
     accel.attach(&memory, &system, &io).unwrap();
-    accel.create_vcpus(VcpuConfig::new(1, CpuModel::parse(cpu).unwrap()), events).unwrap();
+    accel.create_vcpus(VcpuConfig::new(1, &CpuModel::parse(cpu).unwrap(), &*accel), events).unwrap();
     let entry = load(&system);
     accel.set_boot(Some(BootState::Pvh { entry, start_info: START_INFO }));
     accel.reset();

@@ -144,7 +144,7 @@ impl Rig {
         tx.commit();
         accel.attach(&memory, &system, &io).unwrap();
         let events = Arc::new(Events(Mutex::new(sender.clone())));
-        accel.create_vcpus(VcpuConfig::new(cpus, CpuModel::default()), events).unwrap();
+        accel.create_vcpus(VcpuConfig::new(cpus, &CpuModel::default(), &*accel), events).unwrap();
         if pvh {
             accel.set_boot(Some(BootState::Pvh { entry: ROM as u32, start_info: 0x1234 }));
         }
