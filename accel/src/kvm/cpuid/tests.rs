@@ -62,7 +62,7 @@ fn build_text(text: &str) -> CpuId {
 
 #[test]
 fn host_keeps_features_and_tells_its_own_apic_id() {
-    let table = build_text("host");
+    let table = build_text("host,migratable=off");
     let one = leaf(&table, 1, 0).unwrap();
     assert_eq!((one.eax, one.ecx, one.edx), (0x0008_06f8, u32::MAX, u32::MAX));
     assert_eq!(one.ebx, 1 << 24 | 3 << 16 | 0xff00);
