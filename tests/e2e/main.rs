@@ -29,6 +29,7 @@ mod numa;
 mod out_of_band;
 mod processors;
 mod properties;
+mod pvpanic;
 mod qmp_protocol;
 mod qmp_shell;
 mod replay;

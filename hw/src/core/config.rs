@@ -39,7 +39,7 @@ pub struct Actions {
     pub reboot: RebootAction,
     /// When it switches itself off.
     pub shutdown: ShutdownAction,
-    /// When it tells that it panicked. There is no device yet through which it could.
+    /// When it tells that it panicked (`pvpanic`).
     pub panic: PanicAction,
     /// When its watchdog expires. There is none yet.
     pub watchdog: WatchdogAction,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use accel::VcpuEvents;
 use qapi::events::Event;
-use qapi::types::{RebootAction, RunState, ShutdownAction, ShutdownCause};
+use qapi::types::{GuestPanicAction, PanicAction, RebootAction, RunState, ShutdownAction, ShutdownCause};
 use qapi::{Enum, Error, Result};
 
 use super::config::Actions;
@@ -32,6 +32,7 @@ struct Inner {
     reset: Option<ShutdownCause>,
     shutdown: Option<ShutdownCause>,
     powerdown: bool,
+    panicked: bool,
     ended: bool,
     /// Whether the board's firmware has to run before the guest does.
     firmware_due: bool,
@@ -47,6 +48,7 @@ impl RunControl {
             reset: None,
             shutdown: None,
             powerdown: false,
+            panicked: false,
             ended: false,
             firmware_due: false,
             resets_held: false,
@@ -236,6 +238,46 @@ impl Machine {
         self.mainloop().quit(1);
     }
 
+    /// The guest's kernel told that it panicked. Any thread; `-action panic=` is carried out on the main loop's.
+    pub fn guest_panicked(self: &Arc<Self>) {
+        trace::guest_error!("Guest crashed");
+        if !std::mem::replace(&mut self.run.lock().panicked, true) {
+            self.post(Self::run_panic);
+        }
+    }
+
+    /// It panicked, and its crash kernel follows.
+    pub fn guest_crash_loaded(self: &Arc<Self>) {
+        trace::guest_error!("Guest crash loaded");
+        self.post(|machine| machine.send(Event::GuestCrashloaded { action: GuestPanicAction::Run }));
+    }
+
+    /// It told that it shuts the machine down, which is carried out for it.
+    pub fn guest_shutdown_announced(self: &Arc<Self>) {
+        self.post(|machine| {
+            machine.send(Event::GuestPvshutdown);
+            machine.request_shutdown(ShutdownCause::GuestShutdown);
+        });
+    }
+
+    fn run_panic(self: &Arc<Self>) {
+        let actions = {
+            let mut inner = self.run.lock();
+            if !std::mem::take(&mut inner.panicked) || inner.ended {
+                return;
+            }
+            inner.actions
+        };
+        let action = panic_action(&actions);
+        self.send(Event::GuestPanicked { action });
+        if action != GuestPanicAction::Run {
+            self.vm_stop(RunState::GuestPanicked);
+        }
+        if action == GuestPanicAction::Poweroff {
+            self.request_shutdown(ShutdownCause::GuestPanic);
+        }
+    }
+
     fn run_shutdown(self: &Arc<Self>) {
         let (cause, pause) = {
             let mut inner = self.run.lock();
@@ -253,7 +295,9 @@ impl Machine {
             self.vm_stop(RunState::Shutdown);
         } else {
             self.accel().pause();
-            self.mainloop().quit(0);
+            let failed =
+                cause == ShutdownCause::GuestPanic && self.actions().panic == PanicAction::ExitFailure;
+            self.mainloop().quit(failed.into());
         }
     }
 
@@ -311,6 +355,15 @@ impl Machine {
     /// Ends the vCPU threads; the last thing that is done with a machine.
     pub fn shut_down(&self) {
         self.accel().shutdown();
+    }
+}
+
+/// What a panic comes to. Who wants the machine to stay when it is shut down wants to see it as it panicked.
+fn panic_action(actions: &Actions) -> GuestPanicAction {
+    match (actions.panic, actions.shutdown) {
+        (PanicAction::Pause, _) | (PanicAction::Shutdown, ShutdownAction::Pause) => GuestPanicAction::Pause,
+        (PanicAction::Shutdown | PanicAction::ExitFailure, _) => GuestPanicAction::Poweroff,
+        (PanicAction::None, _) => GuestPanicAction::Run,
     }
 }
 

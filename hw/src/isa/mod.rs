@@ -1,4 +1,4 @@
-//! Devices with fixed ports behind the south bridge: keyboard controller (reset only), port 92, real-time clock, debug exit,
+//! Devices with fixed ports behind the south bridge: keyboard controller (reset only), port 92, real-time clock, debug exit, pvpanic,
 //! and the south bridges themselves.
 //!
 //! Interrupt controllers and timer are the accelerator's (`kvm`: in the kernel). Left out: DMA, floppy, parallel port, PS/2
@@ -9,6 +9,7 @@ pub mod i8042;
 pub mod pirq;
 pub mod port92;
 pub mod ports;
+pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
 pub mod south_bridge;
@@ -23,6 +24,7 @@ pub fn register(registry: &mut qom::Registry) {
     debug_exit::register(registry);
     i8042::register(registry);
     port92::register(registry);
+    pvpanic::register(registry);
     rtc::register(registry);
     south_bridge::register(registry);
 }

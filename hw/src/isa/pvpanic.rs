@@ -1,0 +1,126 @@
+//! `pvpanic`: a port through which a guest's kernel tells that it panicked, that it goes on to its crash kernel, or that it shuts
+//! down (QEMU `docs/specs/pvpanic`). Reading gives the events that the host listens to.
+//!
+//! What follows a panic is `-action panic=`, carried out on the main loop thread; the guest's kernel may run on until then.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use memory::{AccessConstraints, RegionOps};
+use qapi::Result;
+use qom::{Class, Property, Registry, TypeInfo};
+
+use super::Ports;
+use crate::core::device::{Device, DeviceClass, DeviceState};
+use crate::core::machine::Machine;
+
+/// The kernel panicked, and nothing of it follows.
+const PANICKED: u8 = 1 << 0;
+/// The kernel panicked, and its crash kernel follows.
+const CRASH_LOADED: u8 = 1 << 1;
+/// The kernel shuts the machine down.
+const SHUTDOWN: u8 = 1 << 2;
+/// Every event that there is.
+const EVENTS: u8 = PANICKED | CRASH_LOADED | SHUTDOWN;
+/// The usual port.
+const PORT: u16 = 0x505;
+
+/// The device.
+pub struct PvPanic {
+    dev: DeviceState,
+    ioport: AtomicU32,
+    events: AtomicU8,
+    ports: Ports,
+}
+crate::device_object!(PvPanic, dev);
+
+pub(super) fn register(registry: &mut Registry) {
+    registry.register(
+        TypeInfo::new("pvpanic")
+            .parent("device")
+            .extension(DeviceClass::on("ISA"))
+            .instance(PvPanic::new)
+            .cast::<PvPanic, dyn Device>(|d| d)
+            .property(
+                Property::new("ioport", "uint16")
+                    .default(PORT)
+                    .get(|d: &PvPanic| Ok(d.ioport.load(Relaxed).into()))
+                    .set(|d: &PvPanic, v, name| {
+                        d.ioport.store(v.to_uint(name, 16)? as u32, Relaxed);
+                        Ok(())
+                    }),
+            )
+            .property(
+                Property::new("events", "uint8")
+                    .default(EVENTS)
+                    .get(|d: &PvPanic| Ok(d.events.load(Relaxed).into()))
+                    .set(|d: &PvPanic, v, name| {
+                        d.events.store(v.to_uint(name, 8)? as u8, Relaxed);
+                        Ok(())
+                    }),
+            ),
+    );
+}
+
+impl PvPanic {
+    fn new(class: &Arc<Class>) -> Arc<Self> {
+        Arc::new(Self {
+            dev: DeviceState::new(class),
+            ioport: AtomicU32::new(PORT.into()),
+            events: AtomicU8::new(EVENTS),
+            ports: Ports::default(),
+        })
+    }
+
+    /// The port, for the guest's ACPI tables.
+    pub fn ioport(&self) -> u16 {
+        self.ioport.load(Relaxed) as u16
+    }
+}
+
+impl Device for PvPanic {
+    fn dev(&self) -> &DeviceState {
+        &self.dev
+    }
+
+    fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        let ops = Arc::new(Port { machine: Arc::downgrade(machine), events: self.events.load(Relaxed) });
+        let owner: qom::ObjectRef = Arc::<Self>::clone(&self);
+        self.ports.map(machine, &owner, "pvpanic", self.ioport().into(), 1, ops);
+        Ok(())
+    }
+
+    fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
+        self.ports.unmap(machine);
+    }
+}
+
+struct Port {
+    machine: Weak<Machine>,
+    events: u8,
+}
+
+impl RegionOps for Port {
+    fn read(&self, _offset: u64, _size: u8) -> u64 {
+        self.events.into()
+    }
+
+    fn write(&self, _offset: u64, _size: u8, value: u64) {
+        let (value, Some(machine)) = (value as u8, self.machine.upgrade()) else { return };
+        if value & !EVENTS != 0 {
+            trace::guest_error!("pvpanic: unknown event {value:#x}");
+        }
+        // One event at a time: the gravest.
+        if value & PANICKED != 0 {
+            machine.guest_panicked();
+        } else if value & CRASH_LOADED != 0 {
+            machine.guest_crash_loaded();
+        } else if value & SHUTDOWN != 0 {
+            machine.guest_shutdown_announced();
+        }
+    }
+
+    fn constraints(&self) -> AccessConstraints {
+        AccessConstraints::new().valid(1, 1)
+    }
+}

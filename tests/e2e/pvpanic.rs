@@ -1,0 +1,98 @@
+//! A guest that tells of its panic: what `-action panic=` makes of it. The port is written from the console, as a guest would.
+
+use serde_json::{Value, json};
+use tests::{Exited, Need, Vm, have};
+
+/// A machine with the device; `options` besides.
+fn machine(options: &str) -> Vm {
+    Vm::new().accel("kvm").line("-machine q35 -m 64M -device pvpanic").line(options).qmp().start()
+}
+
+/// The console's answer, which may not come if the program ends meanwhile.
+fn write(vm: &mut Vm, value: u8) {
+    let line = json!({ "command-line": format!("o /b 0x505 {value}") });
+    let request = json!({ "execute": "human-monitor-command", "arguments": line });
+    vm.qmp().send_raw(request.to_string().as_bytes()).unwrap();
+}
+
+fn event(vm: &mut Vm, name: &str) -> Value {
+    vm.qmp().wait_event(name, |_| true)["data"].clone()
+}
+
+fn ended(vm: Vm) -> (Option<i32>, Option<i32>) {
+    let Exited { code, signal, .. } = vm.wait();
+    (code, signal)
+}
+
+#[test]
+fn a_panic_ends_the_program_unless_it_is_told_otherwise() {
+    if !have(&[Need::Kvm]) {
+        return;
+    }
+    for (options, status) in [("", 0), ("-action panic=exit-failure", 1), ("-action panic=shutdown", 0)] {
+        let mut vm = machine(options);
+        write(&mut vm, 1);
+        assert_eq!(event(&mut vm, "GUEST_PANICKED"), json!({ "action": "poweroff" }), "{options}");
+        event(&mut vm, "STOP");
+        assert_eq!(
+            event(&mut vm, "SHUTDOWN"),
+            json!({ "guest": true, "reason": "guest-panic" }),
+            "{options}"
+        );
+        assert_eq!(ended(vm), (Some(status), None), "{options}");
+    }
+}
+
+#[test]
+fn a_panicked_guest_stays_to_be_looked_at() {
+    if !have(&[Need::Kvm]) {
+        return;
+    }
+    for options in ["-action panic=pause", "-no-shutdown", "-action shutdown=pause,panic=shutdown"] {
+        let mut vm = machine(options);
+        write(&mut vm, 1);
+        assert_eq!(event(&mut vm, "GUEST_PANICKED"), json!({ "action": "pause" }), "{options}");
+        event(&mut vm, "STOP");
+        let status = vm.qmp().ok("query-status", json!({}));
+        assert_eq!(status, json!({ "status": "guest-panicked", "running": false }), "{options}");
+        vm.qmp().ok("cont", json!({}));
+        assert_eq!(vm.qmp().ok("query-status", json!({}))["status"], "running");
+    }
+}
+
+#[test]
+fn what_else_a_kernel_tells_is_an_event() {
+    if !have(&[Need::Kvm]) {
+        return;
+    }
+    let mut vm = machine("-action panic=none");
+    write(&mut vm, 1);
+    assert_eq!(event(&mut vm, "GUEST_PANICKED"), json!({ "action": "run" }));
+    // Of several events the gravest counts.
+    write(&mut vm, 6);
+    assert_eq!(event(&mut vm, "GUEST_CRASHLOADED"), json!({ "action": "run" }));
+    assert_eq!(vm.qmp().ok("query-status", json!({}))["status"], "running");
+    write(&mut vm, 4);
+    vm.qmp().wait_event("GUEST_PVSHUTDOWN", |_| true);
+    assert_eq!(event(&mut vm, "SHUTDOWN"), json!({ "guest": true, "reason": "guest-shutdown" }));
+    assert_eq!(ended(vm), (Some(0), None));
+}
+
+#[test]
+fn the_port_says_which_events_the_host_listens_to() {
+    if !have(&[Need::Kvm]) {
+        return;
+    }
+    let mut vm = Vm::new()
+        .accel("kvm")
+        .line("-machine pc -m 64M -device pvpanic,ioport=0x510e,events=3")
+        .line("-device pvpanic,ioport=0x510d")
+        .qmp()
+        .start();
+    for (port, events) in [("0x510e", "0x03"), ("0x510d", "0x07")] {
+        let line = json!({ "command-line": format!("i /b {port}") });
+        let said = vm.qmp().ok("human-monitor-command", line);
+        let said = said.as_str().unwrap().trim();
+        assert!(said.ends_with(events), "{said}");
+    }
+}
