@@ -1,7 +1,7 @@
 //! What a guest reads of the machine: the tables of ACPI 6.5 §5, made anew for each start of the guest.
 //!
 //! [`facts`] looks at the machine, everything else is a function of what it found: [`fixed`] tables that are lists,
-//! [`affinity`] those about NUMA, [`dsdt`] the one that is a program. Left out: sleep states other than S5, which the machine
+//! [`affinity`] and [`hmat`] those about NUMA, [`dsdt`] the one that is a program. Left out: sleep states other than S5, which the machine
 //! does not have; HPET; a keyboard controller, since none that a driver would find is modelled.
 
 mod affinity;
@@ -9,6 +9,7 @@ mod code;
 mod dsdt;
 mod facts;
 mod fixed;
+mod hmat;
 
 use std::sync::Arc;
 
@@ -61,6 +62,7 @@ fn assemble(facts: &Facts, base: u64) -> Tables {
     let dsdt = blob.push(&dsdt::dsdt(facts));
     let mut tables = vec![fixed::fadt(facts, dsdt, facs), fixed::madt(facts)];
     tables.extend(affinity::tables(facts));
+    tables.extend(hmat::hmat(facts));
     tables.extend(fixed::mcfg(facts));
     tables.extend(fixed::waet(facts));
     let mut root = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);

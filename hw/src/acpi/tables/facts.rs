@@ -5,6 +5,7 @@ use std::sync::Arc;
 use qapi::{Error, Result};
 use qom::ObjectRef;
 
+use super::hmat::Performance;
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::core::qdev;
@@ -82,6 +83,8 @@ pub(super) struct Facts {
     pub(super) nodes: Vec<u64>,
     /// Distances from each node to each, if any is given.
     pub(super) distances: Option<Vec<Vec<u8>>>,
+    /// How fast memory is, if that is told.
+    pub(super) performance: Option<Performance>,
     pub(super) serial: Vec<Serial>,
     pub(super) rtc: bool,
     pub(super) fw_cfg: bool,
@@ -124,6 +127,7 @@ impl Facts {
             processors: (0..smp.maxcpus).map(processor).collect(),
             nodes: numa.nodes().map(|(_, node)| node.size).collect(),
             distances,
+            performance: None,
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
             fw_cfg: false,

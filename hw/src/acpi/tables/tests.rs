@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Bus, Facts, Platform, Processor, Serial};
+use super::hmat::{Locality, Performance, SideCache};
 use super::*;
 use crate::testing::{Rig, config};
 
@@ -22,6 +23,7 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         processors: (0..cpus).map(processor).collect(),
         nodes: Vec::new(),
         distances: None,
+        performance: None,
         serial: vec![Serial { index: 0, base: 0x3f8, irq: 4 }],
         rtc: true,
         fw_cfg: true,
@@ -184,6 +186,75 @@ fn a_built_board_has_tables_and_none_has_not() {
     assert_eq!(error.desc(), "this machine has no ACPI tables");
 }
 
+/// As QEMU's table of the same two nodes, latencies, bandwidths and cache.
+fn performance() -> Performance {
+    let locality = |data_type, unit, near, far| Locality {
+        hierarchy: 0,
+        data_type,
+        unit,
+        entries: vec![vec![near, far], vec![far, near]],
+    };
+    Performance {
+        attached: vec![Some(0), Some(1)],
+        initiators: vec![0, 1],
+        localities: vec![locality(0, 10, 1, 2), locality(3, GIB, 10, 5)],
+        caches: vec![SideCache {
+            node: 0,
+            size: 32 << 10,
+            levels: 1,
+            level: 1,
+            associativity: 1,
+            policy: 1,
+            line: 8,
+        }],
+    }
+}
+
+#[test]
+fn how_fast_memory_is_is_told_in_structures() {
+    let mut facts = facts(Platform::Q35, 4);
+    facts.nodes = vec![GIB, 3 * GIB];
+    facts.performance = Some(performance());
+    let hmat = read(&assemble(&facts, BASE), BASE).remove("HMAT").unwrap();
+    assert_eq!((hmat.len(), hmat[8]), (264, 2));
+    // Node 1: its own processors are next to its memory.
+    assert_eq!([80, 84, 88, 92, 96].map(|at| word(&hmat, at)), [0, 40, 1, 1, 1]);
+    // Latencies in units of 10 ns, bandwidths of 1 GiB/s.
+    assert_eq!([120, 124, 128, 132, 136].map(|at| word(&hmat, at)), [1, 56, 0, 2, 2]);
+    assert_eq!((long(&hmat, 144), &hmat[168..176]), (10_000, [1, 0, 2, 0, 2, 0, 1, 0].as_slice()));
+    assert_eq!((hmat[185], long(&hmat, 200), &hmat[224..228]), (3, 1024, [10, 0, 5, 0].as_slice()));
+    assert_eq!(
+        (word(&hmat, 232), word(&hmat, 236), long(&hmat, 248), word(&hmat, 256)),
+        (2, 32, 0x8000, 0x8_1111)
+    );
+}
+
+#[test]
+fn nodes_have_the_memory_that_was_given_to_them() {
+    let mut facts = facts(Platform::Q35, 2);
+    (facts.nodes, facts.processors[1].node) = (vec![GIB, 3 * GIB], Some(1));
+    facts.distances = Some(vec![vec![10, 21], vec![31, 10]]);
+    let mut tables = read(&assemble(&facts, BASE), BASE);
+    let srat = entries(&tables.remove("SRAT").unwrap(), 48);
+    let cpus: Vec<(u8, u8)> = srat.iter().filter(|(kind, _)| *kind == 0).map(|(_, e)| (e[2], e[3])).collect();
+    assert_eq!(cpus, [(0, 0), (1, 1)]);
+    let memory = srat.iter().filter(|(kind, _)| *kind == 1);
+    let memory: Vec<_> = memory.map(|(_, e)| (word(e, 2), long(e, 8), long(e, 16), word(e, 28))).collect();
+    assert_eq!(
+        memory,
+        [
+            (0, 0, 0xa_0000, 1),
+            (0, 0x10_0000, GIB - 0x10_0000, 1),
+            (1, GIB, GIB, 1),
+            (1, 4 * GIB, 2 * GIB, 1),
+            // What may come, of the last node and hot-pluggable.
+            (1, 6 * GIB, 16 * GIB, 3),
+        ]
+    );
+    let slit = tables.remove("SLIT").unwrap();
+    assert_eq!((long(&slit, 36), &slit[44..]), (2, [10, 21, 31, 10].as_slice()));
+}
+
 /// Writes the tables for `iasl` when `PLIANT_ACPI_DUMP` names a directory.
 #[test]
 fn tables_for_people() {
@@ -196,6 +267,7 @@ fn tables_for_people() {
         let mut facts = facts(platform, 4);
         facts.nodes = vec![GIB, 3 * GIB];
         facts.distances = Some(vec![vec![10, 20], vec![20, 10]]);
+        facts.performance = Some(performance());
         facts.virtio_mmio = vec![(0xfeb0_0000, 5)];
         (facts.layout.below_4g, facts.layout.above_4g) = (GIB, 0);
         if platform == Platform::Pc {
