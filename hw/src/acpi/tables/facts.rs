@@ -127,7 +127,7 @@ impl Facts {
             processors: (0..smp.maxcpus).map(processor).collect(),
             nodes: numa.nodes().map(|(_, node)| node.size).collect(),
             distances,
-            performance: None,
+            performance: Performance::of(machine),
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
             fw_cfg: false,

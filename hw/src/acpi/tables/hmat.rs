@@ -2,6 +2,8 @@
 
 use super::facts::Facts;
 use super::table;
+use crate::core::machine::Machine;
+use crate::core::numa::hmat::{DataType, Hierarchy, HmatCache, LbTable};
 
 /// Picoseconds in the nanosecond that latencies come in.
 const PICOSECONDS: u64 = 1000;
@@ -48,6 +50,43 @@ pub(super) struct Performance {
     pub(super) initiators: Vec<u32>,
     pub(super) localities: Vec<Locality>,
     pub(super) caches: Vec<SideCache>,
+}
+
+impl Performance {
+    /// What `-numa` says, if the machine tells it.
+    pub(super) fn of(machine: &Machine) -> Option<Self> {
+        if !machine.properties().hmat() {
+            return None;
+        }
+        let numa = machine.numa();
+        let initiators: Vec<u16> =
+            numa.nodes().filter(|(_, node)| !node.cpus.is_empty()).map(|(id, _)| id).collect();
+        let targets: Vec<u16> = numa.nodes().map(|(id, _)| id).collect();
+        let locality = |(hierarchy, data_type, table): (Hierarchy, DataType, &LbTable)| Locality {
+            hierarchy: hierarchy as u8,
+            data_type: data_type as u8,
+            unit: table.unit(data_type),
+            entries: initiators
+                .iter()
+                .map(|from| targets.iter().map(|to| table.entry(data_type, *from, *to)).collect())
+                .collect(),
+        };
+        let cache = |told: &HmatCache| SideCache {
+            node: told.node_id.into(),
+            size: told.size,
+            levels: numa.hmat().levels_of(told.node_id) as u8,
+            level: told.level,
+            associativity: told.associativity as u8,
+            policy: told.policy as u8,
+            line: told.line,
+        };
+        Some(Self {
+            attached: targets.iter().map(|node| numa.initiator_of(*node).map(u32::from)).collect(),
+            localities: numa.hmat().tables().map(locality).collect(),
+            caches: numa.hmat().caches().map(cache).collect(),
+            initiators: initiators.into_iter().map(u32::from).collect(),
+        })
+    }
 }
 
 /// The table, if it is wanted.
