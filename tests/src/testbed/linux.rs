@@ -209,6 +209,20 @@ impl Linux {
         self.take(text, patience()).unwrap_or_else(|e| panic!("{}", short(&e)))
     }
 
+    /// Takes in what the console says until the VMM ends. A socket that nobody reads is full after a few hundred characters, and then the guest waits.
+    ///
+    /// # Panics
+    ///
+    /// If the VMM does not end in time.
+    pub fn see_the_end(&mut self) -> &str {
+        match self.vm.serial().rest() {
+            Ok(rest) => self.console.push_str(&String::from_utf8_lossy(&rest)),
+            Err(e) => panic!("{}", short(&e)),
+        }
+        self.over = true;
+        &self.console
+    }
+
     /// The VMM.
     pub fn vm(&mut self) -> &mut Vm {
         &mut self.vm
@@ -227,11 +241,6 @@ impl Linux {
     /// The kernels and initial file systems.
     pub fn images(&self) -> &Images {
         &self.images
-    }
-
-    /// The machine has ended by the claim's own doing.
-    pub fn ended(&mut self) {
-        self.over = true;
     }
 
     /// Whether the machine has ended.
@@ -261,7 +270,10 @@ impl Linux {
 
     /// What can be learned of a guest in which a claim failed: its console, the end of its kernel's log, its VMM's words and vCPUs.
     pub fn autopsy(&mut self) -> String {
-        let rest = self.vm.serial().take("whatever there is", |got| Some(got.len()));
+        let serial = self.vm.serial();
+        // Takes in all that was said by now; that it does not end is no surprise.
+        let _ = serial.take_by(Instant::now(), "whatever there is", |_| None);
+        let rest = serial.take("whatever there is", |got| Some(got.len()));
         self.console.push_str(&String::from_utf8_lossy(&rest.unwrap_or_default()));
         let mut text = String::from("$ ");
         text.push_str(&self.vm.command_line().join(" "));

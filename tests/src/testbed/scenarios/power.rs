@@ -25,7 +25,7 @@ pub(super) fn guest_powers_off(guest: &mut Linux) {
 
 /// The VMM says why it ends, and ends well.
 fn it_ends(guest: &mut Linux, reason: &str) {
-    guest.ended();
+    guest.see_the_end();
     let event = guest.vm().qmp().wait_event("SHUTDOWN", |_| true);
     assert_eq!(event["data"], json!({ "guest": true, "reason": reason }));
     let exited = guest.vm().wait_mut();
@@ -52,9 +52,9 @@ pub(super) fn reboot(guest: &mut Linux, at_reset: impl FnOnce(&mut Linux)) {
 pub(super) fn panic_is_reported(guest: &mut Linux) {
     guest.run("echo 1 >/proc/sys/kernel/sysrq");
     guest.send("echo c >/proc/sysrq-trigger").expect("the guest runs");
-    let event = guest.vm().qmp().wait_event("GUEST_PANICKED", |_| true);
-    assert_eq!(event["data"], json!({ "action": "pause" }));
-    it_ends(guest, "guest-panic");
-    let console = guest.autopsy();
+    let console = guest.see_the_end();
     assert!(console.contains("sysrq triggered crash"), "{console}");
+    let event = guest.vm().qmp().wait_event("GUEST_PANICKED", |_| true);
+    assert_eq!(event["data"], json!({ "action": "poweroff" }));
+    it_ends(guest, "guest-panic");
 }
