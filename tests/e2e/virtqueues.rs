@@ -205,7 +205,7 @@ fn a_packed_ring_plugs_memory_for_many_rounds() {
         plug_and_unplug(&mut vm, &mut driver, 100);
         // The wish to be notified: of everything, or of the descriptor that comes next.
         let wish = vm.qtest().read(DESC + 0x2000, 4);
-        let next = if more == 0 { 0 } else { 2 << 16 | 400 % 128 | u64::from((400 / 128) % 2 == 0) << 15 };
+        let next = if more == 0 { 0 } else { 2 << 16 | (400 % 128) | u64::from((400 / 128) % 2 == 0) << 15 };
         assert_eq!(wish, next, "{wish:#x}");
         let status = vm.qmp().ok("x-query-virtio-queue-status", json!({"path": PATH, "queue": 0}));
         let indices = ["last-avail-idx", "shadow-avail-idx", "used-idx"].map(|name| status[name].clone());

@@ -241,7 +241,7 @@ impl Driver {
         }
         if self.packed {
             let wrap = u64::from(self.wraps(self.event)) << 15;
-            self.put(DRIVER, (self.event % self.size | wrap) as u16);
+            self.put(DRIVER, ((self.event % self.size) | wrap) as u16);
             self.put(DRIVER + 2, 2u16);
         } else {
             self.put(DRIVER + 4 + 2 * self.size, self.event as u16);
