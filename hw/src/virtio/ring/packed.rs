@@ -75,7 +75,8 @@ impl Descriptor {
     fn read<M: GuestMemory>(memory: &M, table: u64, index: u32) -> Result<Self, Violation> {
         let mut bytes = [0; DESCRIPTOR as usize];
         let at = table.checked_add(DESCRIPTOR * u64::from(index));
-        if !at.is_some_and(|at| memory.read_slice(&mut bytes, GuestAddress(at)).is_ok()) {
+        let read = at.is_some_and(|at| memory.read_slice(&mut bytes, GuestAddress(at)).is_ok());
+        if !read {
             return Err(Violation(UNREADABLE.into()));
         }
         let whole = u128::from_le_bytes(bytes);

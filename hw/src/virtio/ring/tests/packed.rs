@@ -76,7 +76,7 @@ fn an_endless_table_is_looked_at_as_far_as_a_chain_may_be_long() {
     for i in 0..0x1000 {
         descriptor(&memory, TABLE + 16 * i, BUFFER, 4, 0, WRITE);
     }
-    descriptor(&memory, RING, TABLE, u32::MAX & !15, 0, AVAIL | INDIRECT);
+    descriptor(&memory, RING, TABLE, !15, 0, AVAIL | INDIRECT);
     let error = queue_at(RING, false).pop(&memory, true).err().unwrap();
     assert_eq!(error.0, "Virtqueue size exceeded");
 }
@@ -99,7 +99,7 @@ fn rings_outside_of_memory_and_areas_out_of_line_are_refused() {
     let memory = memory();
     let mut queue = queue_at(0xfff_0000, false);
     assert_eq!(queue.pop(&memory, true).err().unwrap().0, UNREADABLE);
-    assert!(!queue_at(u64::MAX & !15, false).is_enabled(), "it would reach beyond the last address");
+    assert!(!queue_at(!15, false).is_enabled(), "it would reach beyond the last address");
     assert!(!queue_at(RING + 8, false).is_enabled());
     assert!(!queue_at(0, false).is_enabled());
     for (avail, used) in [(DRIVER + 2, DEVICE), (DRIVER, DEVICE + 2)] {
@@ -109,7 +109,7 @@ fn rings_outside_of_memory_and_areas_out_of_line_are_refused() {
     }
     // The wishes lie nowhere: no interrupt, no notification, no panic.
     let mut queue = VirtQueue::new(SIZE);
-    (queue.desc, queue.avail, queue.used) = (RING, u64::MAX & !3, u64::MAX & !3);
+    (queue.desc, queue.avail, queue.used) = (RING, !3, !3);
     assert!(queue.enable(RING_PACKED));
     assert!(!queue.rearm(&memory) && !queue.should_interrupt(&memory));
 }
