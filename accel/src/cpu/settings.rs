@@ -171,12 +171,15 @@ pub static SETTINGS: &[Setting] = &[
     switch("enforce", false, |f| f.enforce.into(), |m, v, path| v.to_bool(path).map(|on| m.enforce = on)),
     switch("kvm", true, |f| f.kvm.into(), |m, v, path| v.to_bool(path).map(|on| m.kvm = on)),
     switch("l3-cache", true, |f| f.l3_cache.into(), |m, v, path| v.to_bool(path).map(|on| m.l3_cache = on)),
-    switch(
-        "host-cache-info",
-        false,
-        |f| f.host_cache_info.into(),
-        |m, v, path| v.to_bool(path).map(|on| m.host_cache_info = on),
-    ),
+    Setting {
+        of_max: true,
+        ..switch(
+            "host-cache-info",
+            false,
+            |f| f.host_cache_info.into(),
+            |m, v, path| v.to_bool(path).map(|on| m.host_cache_info = on),
+        )
+    },
     switch("pmu", false, |f| f.pmu.into(), |m, v, path| v.to_bool(path).map(|on| m.pmu = on)),
     Setting {
         of_max: true,

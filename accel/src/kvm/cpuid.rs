@@ -151,6 +151,7 @@ fn cut(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
     match entry.function {
         // How the host's package is called.
         0x8000_0001 => entry.ebx = 0,
+        0x8000_0021 => (entry.ecx, entry.edx) = (0, 0),
         6 | 0x8000_0007 if named => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         7 if named && entry.index == 0 => {
             entry.eax = (1..=2).rev().find(|index| has_features(facts, 7, Some(*index))).unwrap_or(0);
