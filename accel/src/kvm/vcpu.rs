@@ -178,12 +178,12 @@ impl Running {
         }
     }
 
-    /// What firmware would have done, if a kernel is entered without.
+    /// What firmware would have done, if a kernel is entered without. The built-in guest sets its processor up itself.
     fn boot(&self) -> Result<(), kvm_ioctls::Error> {
         let Some(state) = *lock(&self.shared.boot) else { return Ok(()) };
         let fd = &self.runner.fd;
-        boot::local_interrupts(fd, self.index == 0)?;
         if let Some(window) = *lock(&self.shared.device_window) {
+            boot::local_interrupts(fd, self.index == 0)?;
             boot::set_memory_types(fd, window)?;
         }
         if self.index == 0 { boot::enter(fd, &state) } else { Ok(()) }
