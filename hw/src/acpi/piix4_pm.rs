@@ -2,16 +2,16 @@
 //!
 //! Intel 82371AB (PIIX4) datasheet §7. Left out: SMBus, device monitors, suspend.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use memory::{RegionDesc, RegionId};
 use qapi::Result;
-use qom::{Class, ObjectRef, Registry};
+use qom::{Class, ObjectRef, Property, Registry};
 
 use super::memhp::MemoryHotplug;
-use super::pcihp::{AcpiPciHotplug, REGISTERS, Registers};
+use super::pcihp::AcpiPciHotplug;
 use super::pm::{Pm, SCI};
-use crate::core::bus::Bus;
 use crate::core::device::ResetKind;
 use crate::core::machine::Machine;
 use crate::pci::{PciBus, PciDevice, PciInfo, PciState, chipset_class};
@@ -29,6 +29,9 @@ pub const PCI_HOTPLUG_BASE: u64 = 0xae00;
 /// The function.
 pub struct Piix4Pm {
     pci: PciState,
+    /// Whether ACPI plugs on the root bus, and behind bridges.
+    root_hotplug: AtomicBool,
+    bridge_hotplug: AtomicBool,
     parts: OnceLock<Parts>,
 }
 crate::pci_device!(Piix4Pm, pci);
@@ -36,15 +39,35 @@ crate::pci_device!(Piix4Pm, pci);
 struct Parts {
     machine: std::sync::Weak<Machine>,
     pm: Arc<Pm>,
-    hotplug: Arc<AcpiPciHotplug>,
+    hotplug: Option<Arc<AcpiPciHotplug>>,
     /// `piix4-pm`.
     region: RegionId,
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    registry.register(chipset_class::<Piix4Pm>("PIIX4_PM").instance(|class: &Arc<Class>| {
-        Arc::new(Piix4Pm { pci: PciState::new(class), parts: OnceLock::new() })
-    }));
+    let class = chipset_class::<Piix4Pm>("PIIX4_PM").instance(|class: &Arc<Class>| {
+        Arc::new(Piix4Pm {
+            pci: PciState::new(class),
+            root_hotplug: AtomicBool::new(true),
+            bridge_hotplug: AtomicBool::new(true),
+            parts: OnceLock::new(),
+        })
+    });
+    registry.register(class.properties([
+        switch("acpi-pci-hotplug-with-bridge-support", |d| &d.bridge_hotplug),
+        switch("acpi-root-pci-hotplug", |d| &d.root_hotplug),
+    ]));
+}
+
+fn switch(name: &'static str, field: fn(&Piix4Pm) -> &AtomicBool) -> Property {
+    Property::new(name, "bool")
+        .description("on/off")
+        .default(true)
+        .get(move |d: &Piix4Pm| Ok(field(d).load(Relaxed).into()))
+        .set(move |d: &Piix4Pm, value, name| {
+            field(d).store(value.to_bool(name)?, Relaxed);
+            Ok(())
+        })
 }
 
 impl Piix4Pm {
@@ -87,13 +110,11 @@ impl PciDevice for Piix4Pm {
         let bus = self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         let bus = bus.ok_or_else(|| qapi::Error::generic("PIIX4_PM needs a PCI bus"))?;
         MemoryHotplug::install(machine, &pm, owner.clone());
-        let hotplug = AcpiPciHotplug::new(machine, &bus, &pm);
-        let mut tx = machine.memory().transaction();
-        let desc = RegionDesc::new("acpi-pci-hotplug", REGISTERS.into()).owned_by(owner);
-        let ports = tx.io(desc, Arc::new(Registers(Arc::clone(&hotplug))));
-        tx.add_subregion(machine.io_region(), PCI_HOTPLUG_BASE, ports, 0);
-        tx.commit();
-        bus.bus().set_hotplug_handler(Arc::<AcpiPciHotplug>::clone(&hotplug));
+        let (on_root, bridges) = (self.root_hotplug.load(Relaxed), self.bridge_hotplug.load(Relaxed));
+        let hotplug = (on_root || bridges).then(|| {
+            let at = (PCI_HOTPLUG_BASE, &owner);
+            AcpiPciHotplug::install(machine, &bus, &pm, (on_root, bridges), at)
+        });
         self.pci.with_config(|c| {
             c.set32(PMBASE, 1);
             c.set_writable(PMBASE, &[0xc0, 0xff, 0, 0]);
@@ -110,7 +131,9 @@ impl PciDevice for Piix4Pm {
         self.update();
         if let Some(parts) = self.parts.get() {
             parts.pm.reset();
-            parts.hotplug.reset();
+            if let Some(hotplug) = &parts.hotplug {
+                hotplug.reset();
+            }
         }
     }
 

@@ -154,6 +154,13 @@ pub fn attach(device: &Arc<dyn Device>, child_name: &str, bus: Arc<dyn Bus>) -> 
     Ok(())
 }
 
+/// Undoes [`attach`]; nothing is on the bus any more.
+pub fn detach(device: &Arc<dyn Device>, bus: &Arc<dyn Bus>) {
+    device.dev().remove_bus(bus);
+    let object: ObjectRef = Arc::clone(device) as ObjectRef;
+    object.remove_child(&bus.core().name());
+}
+
 /// Calls `visit` for `bus` and the buses below it, depth first, until it gives something.
 pub fn find<T>(bus: &Arc<dyn Bus>, visit: &mut dyn FnMut(&Arc<dyn Bus>) -> Option<T>) -> Option<T> {
     if let Some(found) = visit(bus) {

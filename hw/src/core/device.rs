@@ -19,6 +19,8 @@ pub enum ResetKind {
     Cold,
     /// Resume from suspend-to-RAM; memory devices keep their memory.
     Wakeup,
+    /// The guest reset the bus that the device is on, or switched its power off; memory devices keep their memory.
+    Bus,
 }
 
 /// What a device struct implements. Register it with `TypeInfo::cast::<T, dyn Device>`.
@@ -182,6 +184,8 @@ struct Life {
     realized: bool,
     hotplugged: bool,
     unplug_pending: bool,
+    /// From when on an unplug may be asked for again, in milliseconds of the guest's time; never without.
+    unplug_expiry: Option<i64>,
     bus: Option<Weak<dyn Bus>>,
     buses: Vec<Arc<dyn Bus>>,
     machine: Weak<Machine>,
@@ -243,6 +247,17 @@ impl DeviceState {
         self.life().unplug_pending = pending;
     }
 
+    /// Says from when on an unplug that waits may be asked for once more, in milliseconds of the guest's time. 0, as in QEMU, is never.
+    pub fn set_unplug_expiry(&self, ms: i64) {
+        self.life().unplug_expiry = (ms != 0).then_some(ms);
+    }
+
+    /// Whether an accepted `device_del` waits for the guest so that there is no use in another at `now_ms`.
+    pub fn unplug_refused(&self, now_ms: i64) -> bool {
+        let life = self.life();
+        life.unplug_pending && life.unplug_expiry.is_none_or(|expiry| expiry > now_ms)
+    }
+
     pub(super) fn set_id(&self, id: Option<String>) {
         self.life().id = id;
     }
@@ -257,6 +272,9 @@ impl DeviceState {
     }
     pub(super) fn set_machine(&self, machine: &Arc<Machine>) {
         self.life().machine = Arc::downgrade(machine);
+    }
+    pub(super) fn remove_bus(&self, bus: &Arc<dyn Bus>) {
+        self.life().buses.retain(|b| !Arc::ptr_eq(b, bus));
     }
     pub(super) fn push_bus(&self, bus: Arc<dyn Bus>) {
         self.life().buses.push(bus);

@@ -324,7 +324,7 @@ pub(crate) fn undo_realize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
 pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     let device = find_device(machine, id)?;
     let dev = device.dev();
-    if dev.unplug_pending() {
+    if dev.unplug_refused(machine.mainloop().now_ns(mainloop::Clock::Virtual) / 1_000_000) {
         return Err(Error::generic(format!("Device {id} is already in the process of unplug")));
     }
     let bus = dev.parent_bus();
@@ -385,22 +385,28 @@ pub fn complete_unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     unrealize(machine, device);
     leave_bus(device);
     device.dev().set_unplug_pending(false);
-    let object = Arc::clone(device) as ObjectRef;
-    if let Some(parent) = object.core().parent() {
-        parent.remove_child(&object.core().name());
-    }
-    for (id, path) in gone {
+    remove_from_tree(device);
+    for (device, id, path) in gone {
+        // What sat behind a bridge is gone with it; the rest is below the device.
+        remove_from_tree(&device);
         machine.send_device_deleted(id, path);
     }
 }
 
-fn collect(device: &Arc<dyn Device>, out: &mut Vec<(Option<String>, String)>) {
+fn remove_from_tree(device: &Arc<dyn Device>) {
+    let object = Arc::clone(device) as ObjectRef;
+    if let Some(parent) = object.core().parent() {
+        parent.remove_child(&object.core().name());
+    }
+}
+
+fn collect(device: &Arc<dyn Device>, out: &mut Vec<(Arc<dyn Device>, Option<String>, String)>) {
     for bus in device.dev().buses() {
         for child in bus.bus().children() {
             collect(&child, out);
         }
     }
-    out.push((device.dev().id(), (Arc::clone(device) as ObjectRef).path()));
+    out.push((Arc::clone(device), device.dev().id(), (Arc::clone(device) as ObjectRef).path()));
 }
 
 /// Resets `device` after the devices on its buses.

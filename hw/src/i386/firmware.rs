@@ -6,11 +6,17 @@
 use std::sync::Arc;
 
 use super::layout::{AMD_HT_START, Layout};
-use crate::pci::config::{COMMAND_IO, COMMAND_MEMORY, reg};
+use crate::core::bus::Bus as _;
+use crate::pci::bridge::{Reserve, Window};
+use crate::pci::bus::swizzle;
+use crate::pci::config::{COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, reg};
 use crate::pci::device::config_write;
 use crate::pci::{Bar, BarKind, PciBus, PciDevice};
 
 const IO_START: u64 = 0xc000;
+/// Where the windows of bridges for ports are: what is below 1000h and from a000h on belongs to the board.
+const IO_WINDOWS_START: u64 = 0x1000;
+const IO_WINDOWS_END: u64 = 0xa000;
 /// The window for 64-bit BARs is told to be no larger.
 const MEMORY64_MOST: u64 = 1 << 40;
 const MEMORY32_END: u64 = 0xfec0_0000;
@@ -34,71 +40,244 @@ pub fn memory64_window(layout: &Layout, phys_bits: u32) -> (u64, u64) {
     (start, top.min(reserved).max(least) - 1)
 }
 
-/// Gives every BAR on `bus` an address and switches decoding on. Bus mastering is the driver's to switch on.
-pub fn assign_bars(bus: &PciBus, memory64: u64) {
-    let functions = bus.functions();
-    let bars = |wanted: fn(BarKind) -> bool| {
-        let mut list: Vec<(Arc<dyn PciDevice>, Bar)> = functions
-            .iter()
-            .flat_map(|(_, f)| f.pci().bars().into_iter().map(|bar| (Arc::clone(f), bar)))
-            .filter(|(_, bar)| wanted(bar.kind))
-            .collect();
-        // Largest first: then each is aligned by itself. Sorting is stable, so equals stay in slot order.
-        list.sort_by_key(|(_, bar)| std::cmp::Reverse(bar.size));
-        list
+/// Numbers the buses behind the bridges of `root`, gives every BAR an address and switches decoding on. Bus mastering is the driver's to
+/// switch on, but for bridges.
+pub fn assign_bars(root: &Arc<PciBus>, memory64: u64) {
+    number_buses(root, 0);
+    let memory32 = Plan::of(root, Space::Memory32);
+    let memory32_start = MEMORY32_END.saturating_sub(memory32.size()) & !(memory32.align() - 1);
+    memory32.place(memory32_start, MEMORY32_END);
+    Plan::of(root, Space::Memory64).place(memory64, 1 << 46);
+    let (windows, bars): (Vec<_>, Vec<_>) =
+        Plan::of(root, Space::Io).0.into_iter().partition(|r| matches!(r.what, What::Window(..)));
+    Plan(bars).place(IO_START, 0x1_0000);
+    Plan(windows).place(IO_WINDOWS_START, IO_WINDOWS_END);
+    switch_on(root);
+}
+
+/// Gives the buses behind `bus`, whose number is `number`, those that follow, depth first, and returns the last one.
+fn number_buses(bus: &Arc<PciBus>, number: u8) -> u8 {
+    let mut last = number;
+    for (function, bridge, behind) in bridges(bus) {
+        let Some(next) = last.checked_add(1) else { break };
+        let write = |register, value: u8| config_write(&function, register, 1, value.into());
+        write(reg::PRIMARY_BUS, number);
+        write(reg::SECONDARY_BUS, next);
+        // All that follow, until it is known how many are behind.
+        write(reg::SUBORDINATE_BUS, u8::MAX);
+        let reserved = u8::try_from(bridge.buses.unwrap_or(0)).unwrap_or(0);
+        last = number_buses(&behind, next).max(next.saturating_add(reserved));
+        write(reg::SUBORDINATE_BUS, last);
+    }
+    last
+}
+
+fn bridges(bus: &PciBus) -> Vec<(Arc<dyn PciDevice>, Reserve, Arc<PciBus>)> {
+    let part = |(_, f): (u8, Arc<dyn PciDevice>)| {
+        let (reserve, bus) = (f.bridge()?.reserve(), f.bridge()?.bus()?);
+        Some((f, reserve, bus))
     };
-    place(bars(|k| k == BarKind::Io), IO_START);
-    let memory32 = bars(|k| k == BarKind::Memory32);
-    let total: u64 = memory32.iter().map(|(_, bar)| bar.size).sum();
-    let largest = memory32.first().map_or(1, |(_, bar)| bar.size);
-    place(memory32, MEMORY32_END.saturating_sub(total) & !(largest - 1));
-    place(bars(|k| matches!(k, BarKind::Memory64 { .. })), memory64);
-    for (devfn, function) in &functions {
-        let command = function.pci().with_config(|c| c.command()) | COMMAND_IO | COMMAND_MEMORY;
-        config_write(function, reg::COMMAND, 2, command.into());
-        let pin = function.pci().with_config(|c| c.read(reg::INTERRUPT_PIN, 1)) as u8;
-        if let Some(pin) = pin.checked_sub(1) {
-            let line = interrupt_line(bus.is_express(), devfn >> 3, pin);
-            config_write(function, reg::INTERRUPT_LINE, 1, line.into());
+    bus.functions().into_iter().filter_map(part).collect()
+}
+
+/// Switches decoding on everywhere, and says where interrupt pins end.
+fn switch_on(bus: &PciBus) {
+    for (devfn, function) in bus.functions() {
+        switch_on_one(bus, devfn, &function);
+        if let Some(behind) = function.bridge().and_then(|b| b.bus()) {
+            switch_on(&behind);
         }
     }
 }
 
-/// Gives the BARs of one device that was added later addresses that no other has.
-pub fn assign_late(bus: &PciBus, device: &Arc<dyn PciDevice>, memory64: u64) {
-    let taken: Vec<(BarKind, u64, u64)> = bus
-        .functions()
-        .iter()
-        .flat_map(|(_, f)| f.pci().bars())
-        .filter_map(|bar| Some((bar.kind, bar.mapped?, bar.size)))
-        .collect();
-    for bar in device.pci().bars() {
-        let wide = matches!(bar.kind, BarKind::Memory64 { .. });
-        let mut others = taken.iter().filter(|(kind, _, _)| matches!(kind, BarKind::Memory64 { .. }) == wide);
-        let address = match bar.kind {
-            BarKind::Memory32 => {
-                let lowest = others.filter(|(k, _, _)| *k == BarKind::Memory32).map(|(_, a, _)| *a).min();
-                (lowest.unwrap_or(MEMORY32_END) - bar.size) & !(bar.size - 1)
-            }
-            BarKind::Memory64 { .. } => {
-                others.by_ref().map(|(_, a, s)| a + s).max().unwrap_or(memory64).next_multiple_of(bar.size)
-            }
-            BarKind::Io => {
-                let highest = others.filter(|(k, _, _)| *k == BarKind::Io).map(|(_, a, s)| a + s).max();
-                highest.unwrap_or(IO_START).next_multiple_of(bar.size)
-            }
-        };
-        device.pci().assign_bar(bar.index, address);
+fn switch_on_one(bus: &PciBus, devfn: u8, function: &Arc<dyn PciDevice>) {
+    let master = if function.bridge().is_some() { COMMAND_MASTER } else { 0 };
+    let command = function.pci().with_config(|c| c.command()) | COMMAND_IO | COMMAND_MEMORY | master;
+    config_write(function, reg::COMMAND, 2, command.into());
+    let pin = function.pci().with_config(|c| c.read(reg::INTERRUPT_PIN, 1)) as u8;
+    if let Some(line) = pin.checked_sub(1).and_then(|pin| line_of(bus, devfn >> 3, pin)) {
+        config_write(function, reg::INTERRUPT_LINE, 1, line.into());
     }
-    let command = device.pci().with_config(|c| c.command()) | COMMAND_IO | COMMAND_MEMORY;
-    config_write(device, reg::COMMAND, 2, command.into());
 }
 
-fn place(list: Vec<(Arc<dyn PciDevice>, Bar)>, mut at: u64) {
-    for (device, bar) in list {
-        at = at.next_multiple_of(bar.size);
-        device.pci().assign_bar(bar.index, at);
-        at += bar.size;
+/// The interrupt that a pin of a slot on any bus ends at.
+fn line_of(bus: &PciBus, slot: u8, pin: u8) -> Option<u8> {
+    let Some(bridge) = bus.bridge() else { return Some(interrupt_line(bus.is_express(), slot, pin)) };
+    let (above, devfn) = bridge.pci().bus_and_devfn()?;
+    line_of(&above, devfn >> 3, swizzle(slot, pin))
+}
+
+/// What addresses are given out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Space {
+    Io,
+    Memory32,
+    Memory64,
+}
+
+impl Space {
+    fn window(self) -> Window {
+        match self {
+            Self::Io => Window::Io,
+            Self::Memory32 => Window::Memory,
+            Self::Memory64 => Window::Prefetch,
+        }
+    }
+
+    /// Whether a BAR is placed here; behind a bridge only what may be read ahead is in wide memory.
+    fn takes(self, kind: BarKind, root: bool) -> bool {
+        match kind {
+            BarKind::Io => self == Self::Io,
+            BarKind::Memory32 => self == Self::Memory32,
+            BarKind::Memory64 { prefetch } if prefetch || root => self == Self::Memory64,
+            BarKind::Memory64 { .. } => self == Self::Memory32,
+        }
+    }
+
+    /// What a bridge behind which devices can be plugged is left, as SeaBIOS leaves it.
+    fn spare(self) -> u64 {
+        if self == Self::Io { 0x1000 } else { 2 << 20 }
+    }
+}
+
+/// Something that needs addresses.
+struct Request {
+    size: u64,
+    align: u64,
+    what: What,
+}
+
+enum What {
+    Bar(Arc<dyn PciDevice>, u8),
+    /// A window of a bridge, and what lies in it.
+    Window(Arc<dyn PciDevice>, Window, Plan),
+}
+
+/// What lies in one window, or in all of a space; largest alignment first, so that nothing is wasted. Equals stay in slot order.
+struct Plan(Vec<Request>);
+
+impl Plan {
+    fn of(bus: &PciBus, space: Space) -> Self {
+        let mut list = Vec::new();
+        for (_, function) in bus.functions() {
+            for bar in function.pci().bars().into_iter().filter(|b| space.takes(b.kind, bus.is_root())) {
+                let what = What::Bar(Arc::clone(&function), bar.index);
+                list.push(Request { size: bar.size, align: bar.size, what });
+            }
+        }
+        for (function, reserve, behind) in bridges(bus) {
+            let inner = Self::of(&behind, space);
+            let window = space.window();
+            let asked = match space {
+                Space::Io => reserve.io,
+                Space::Memory32 => reserve.memory,
+                Space::Memory64 => reserve.prefetch,
+            };
+            let spare = if behind.bus().is_hotpluggable() { space.spare() } else { 0 };
+            let least = asked.unwrap_or(spare);
+            let align = inner.align().max(window.unit());
+            let size = inner.size().max(least).checked_next_multiple_of(window.unit());
+            // More than there can be is left closed.
+            let size = size.filter(|size| *size <= 1 << 46).unwrap_or(0);
+            list.push(Request { size, align, what: What::Window(function, window, inner) });
+        }
+        list.sort_by_key(|r| std::cmp::Reverse((r.align, r.size)));
+        Self(list)
+    }
+
+    fn align(&self) -> u64 {
+        self.0.iter().map(|r| r.align).max().unwrap_or(1)
+    }
+
+    /// Bytes with what alignment costs.
+    fn size(&self) -> u64 {
+        self.0.iter().fold(0u64, |at, r| at.next_multiple_of(r.align).saturating_add(r.size))
+    }
+
+    /// Gives out addresses from `at`; what does not fit below `end` gets none.
+    fn place(self, mut at: u64, end: u64) {
+        for Request { size, align, what } in self.0 {
+            let start = at.next_multiple_of(align);
+            let fits = size > 0 && start.checked_add(size).is_some_and(|next| next <= end);
+            match what {
+                What::Bar(device, index) if fits => device.pci().assign_bar(index, start),
+                What::Bar(..) => {}
+                What::Window(device, window, inner) => {
+                    let range = fits.then(|| (start, start + size - 1));
+                    device.pci().with_config(|config| window.assign(config, range));
+                    if fits {
+                        inner.place(start, start + size);
+                    }
+                }
+            }
+            if fits {
+                at = start + size;
+            }
+        }
+    }
+}
+
+/// Gives the BARs of one device that was added later addresses that no other has: on the root bus beside those of the others, behind a
+/// bridge in its windows.
+pub fn assign_late(device: &Arc<dyn PciDevice>, memory64: u64) {
+    let Some((bus, devfn)) = device.pci().bus_and_devfn() else { return };
+    let mut taken: Vec<(BarKind, u64, u64)> = Vec::new();
+    for (_, function) in bus.functions() {
+        let bars = function.pci().bars().into_iter();
+        taken.extend(bars.filter_map(|bar| Some((bar.kind, bar.mapped?, bar.size))));
+        if function.bridge().is_some() {
+            let windows = function.pci().with_config(|c| Window::ALL.map(|w| w.range(c)));
+            let kinds = [BarKind::Io, BarKind::Memory32, BarKind::Memory64 { prefetch: true }];
+            let open = kinds.into_iter().zip(windows).filter(|(_, (first, last))| first <= last);
+            taken.extend(open.map(|(kind, (first, last))| (kind, first, last - first + 1)));
+        }
+    }
+    for bar in device.pci().bars() {
+        let address = match bus.bridge() {
+            Some(bridge) => late_in_window(&bridge, &bar, &taken),
+            None => Some(late_on_root(&bar, &taken, memory64)),
+        };
+        if let Some(address) = address {
+            device.pci().assign_bar(bar.index, address);
+            taken.push((bar.kind, address, bar.size));
+        }
+    }
+    switch_on_one(&bus, devfn, device);
+}
+
+/// The lowest place in the bridge's window that nothing is in.
+fn late_in_window(bridge: &Arc<dyn PciDevice>, bar: &Bar, taken: &[(BarKind, u64, u64)]) -> Option<u64> {
+    let spaces = [Space::Io, Space::Memory32, Space::Memory64];
+    let window = spaces.into_iter().find(|space| space.takes(bar.kind, false))?.window();
+    let (first, last) = bridge.pci().with_config(|config| window.range(config));
+    let is_io = bar.kind == BarKind::Io;
+    let mut at = first.max(1).next_multiple_of(bar.size);
+    // Every step passes one that is taken.
+    for _ in 0..=taken.len() {
+        let end = at.checked_add(bar.size - 1).filter(|end| *end <= last)?;
+        let hit = taken.iter().find(|(k, a, s)| (*k == BarKind::Io) == is_io && *a <= end && at < *a + *s);
+        let Some((_, start, size)) = hit else { return Some(at) };
+        at = (start + size).next_multiple_of(bar.size);
+    }
+    None
+}
+
+fn late_on_root(bar: &Bar, taken: &[(BarKind, u64, u64)], memory64: u64) -> u64 {
+    let wide = matches!(bar.kind, BarKind::Memory64 { .. });
+    let mut others = taken.iter().filter(|(kind, _, _)| matches!(kind, BarKind::Memory64 { .. }) == wide);
+    match bar.kind {
+        BarKind::Memory32 => {
+            let lowest = others.filter(|(k, _, _)| *k == BarKind::Memory32).map(|(_, a, _)| *a).min();
+            (lowest.unwrap_or(MEMORY32_END) - bar.size) & !(bar.size - 1)
+        }
+        BarKind::Memory64 { .. } => {
+            others.by_ref().map(|(_, a, s)| a + s).max().unwrap_or(memory64).next_multiple_of(bar.size)
+        }
+        BarKind::Io => {
+            let highest =
+                others.filter(|(k, a, _)| *k == BarKind::Io && *a >= IO_START).map(|(_, a, s)| a + s).max();
+            highest.unwrap_or(IO_START).next_multiple_of(bar.size)
+        }
     }
 }
 

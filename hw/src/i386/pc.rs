@@ -189,7 +189,7 @@ impl Board for PcBoard {
         if self.boot.is_built_in()
             && let Some(pci) = qom::cast::<dyn PciDevice>(&object)
         {
-            firmware::assign_late(&self.bus, &pci, self.memory64());
+            firmware::assign_late(&pci, self.memory64());
         }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! Intel 82371SB (PIIX3) §3, Intel ICH9 datasheet §13. Left out: USB, IDE, SATA, SMBus, TCO watchdog, SMI.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 use memory::{RegionDesc, RegionId};
 use qapi::{Error, Result};
-use qom::{Class, ObjectRef, Registry};
+use qom::{Class, ObjectRef, Property, Registry};
 
 use super::pirq::{Pirq, Wiring};
 use super::reset_control::{self, ResetControl};
 use crate::acpi::memhp::MemoryHotplug;
+use crate::acpi::pcihp::{self, AcpiPciHotplug};
 use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
 use crate::core::bus::{self, Bus, PlainBus};
-use crate::core::device::{Device, ResetKind};
+use crate::core::device::{Category, Device, DeviceClass, ResetKind};
 use crate::core::machine::Machine;
 use crate::pci::{PciDevice, PciInfo, PciState, chipset_class};
 
@@ -27,12 +29,16 @@ pub const ICH9_PMBASE: u16 = 0x40;
 pub const ICH9_ACPI_CNTL: u16 = 0x44;
 const ICH9_PM_PORTS: u64 = 128;
 const ACPI_ENABLE: u8 = 0x80;
+/// The property that says whether ACPI or the ports plug behind bridges.
+const ACPI_HOTPLUG: &str = "acpi-pci-hotplug-with-bridge-support";
 const ROUTE_NOWHERE: u8 = 0x80;
 
 /// A south bridge's ISA function.
 pub struct SouthBridge {
     pci: PciState,
     wiring: Wiring,
+    /// ICH9: whether ACPI plugs behind bridges.
+    acpi_hotplug: AtomicBool,
     parts: OnceLock<Parts>,
 }
 crate::pci_device!(SouthBridge, pci);
@@ -42,15 +48,35 @@ struct Parts {
     pirq: Arc<Pirq>,
     reset: Arc<ResetControl>,
     isa: Arc<dyn Bus>,
+    /// ICH9, where ACPI plugs.
+    hotplug: Option<Arc<AcpiPciHotplug>>,
     /// ICH9 only.
     power: Option<(Arc<Pm>, RegionId)>,
 }
 
 pub(super) fn register(registry: &mut Registry) {
     for (name, wiring) in [("PIIX3", Wiring::Piix), ("ICH9-LPC", Wiring::Ich9)] {
-        registry.register(chipset_class::<SouthBridge>(name).instance(move |class: &Arc<Class>| {
-            Arc::new(SouthBridge { pci: PciState::new(class), wiring, parts: OnceLock::new() })
-        }));
+        let mut class = chipset_class::<SouthBridge>(name).instance(move |class: &Arc<Class>| {
+            Arc::new(SouthBridge {
+                pci: PciState::new(class),
+                wiring,
+                acpi_hotplug: AtomicBool::new(true),
+                parts: OnceLock::new(),
+            })
+        });
+        if wiring == Wiring::Ich9 {
+            let mut device = DeviceClass::internal_on("PCI").category(Category::Bridge).hide(&[ACPI_HOTPLUG]);
+            device.hotpluggable = false;
+            class = class.extension(device).property(
+                Property::new(ACPI_HOTPLUG, "bool")
+                    .get(|d: &SouthBridge| Ok(d.acpi_hotplug.load(Relaxed).into()))
+                    .set(|d: &SouthBridge, value, name| {
+                        d.acpi_hotplug.store(value.to_bool(name)?, Relaxed);
+                        Ok(())
+                    }),
+            );
+        }
+        registry.register(class);
     }
 }
 
@@ -139,7 +165,19 @@ impl PciDevice for SouthBridge {
             Wiring::Ich9 if machine.properties().acpi() => Some(self.make_power(machine)),
             _ => None,
         };
-        self.parts.get_or_init(|| Parts { machine: Arc::downgrade(machine), pirq, reset, isa, power });
+        let on = self.acpi_hotplug.load(Relaxed);
+        let hotplug = power.as_ref().filter(|_| on).map(|(pm, _)| {
+            let at = (pcihp::ICH9_BASE, &self.pci.owner());
+            AcpiPciHotplug::install(machine, &parent, pm, (false, true), at)
+        });
+        self.parts.get_or_init(|| Parts {
+            machine: Arc::downgrade(machine),
+            pirq,
+            reset,
+            isa,
+            hotplug,
+            power,
+        });
         Ok(())
     }
 
@@ -161,6 +199,9 @@ impl PciDevice for SouthBridge {
             parts.reset.reset();
             if let Some((pm, _)) = &parts.power {
                 pm.reset();
+            }
+            if let Some(hotplug) = &parts.hotplug {
+                hotplug.reset();
             }
         }
     }

@@ -1,13 +1,14 @@
-//! A root bus: which function is in which slot, and how interrupt pins become lines.
+//! A bus: which function is in which slot, how interrupt pins become lines, and which buses are behind bridges.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use memory::RegionId;
 use qapi::{Error, Result};
 use qom::{Class, Object, ObjectCore, Registry, TypeInfo};
 
 use super::bar::BarKind;
+use super::config::reg;
 use super::device::PciDevice;
 use crate::core::bus::{Bus, BusState};
 
@@ -19,7 +20,7 @@ pub trait IntxRouter: Send + Sync {
     fn set(&self, line: u8, level: bool);
 }
 
-/// What a root bus is connected to.
+/// What a bus is connected to.
 pub struct PciBusWiring {
     /// Where memory BARs are mapped.
     pub memory: RegionId,
@@ -27,11 +28,15 @@ pub struct PciBusWiring {
     pub io: RegionId,
 }
 
-/// A root bus, number 0.
+/// A root bus, number 0, or one behind a bridge.
 pub struct PciBus {
     bus: BusState,
     wiring: OnceLock<PciBusWiring>,
     router: OnceLock<Arc<dyn IntxRouter>>,
+    /// The bridge that it is behind; a root bus has none.
+    bridge: OnceLock<Weak<dyn PciDevice>>,
+    /// What the registers of ACPI hot-plug call it.
+    hotplug_number: OnceLock<u32>,
     inner: Mutex<Inner>,
 }
 
@@ -75,6 +80,8 @@ impl PciBus {
             bus: BusState::new(class, name),
             wiring: OnceLock::new(),
             router: OnceLock::new(),
+            bridge: OnceLock::new(),
+            hotplug_number: OnceLock::new(),
             inner: Mutex::default(),
         })
     }
@@ -87,6 +94,56 @@ impl PciBus {
     /// Says who takes interrupt pins (the south bridge); a second call changes nothing.
     pub fn route_interrupts(&self, router: Arc<dyn IntxRouter>) {
         let _ = self.router.set(router);
+    }
+
+    /// Says which bridge it is behind; before any device is on it.
+    pub(super) fn put_behind(&self, bridge: &Arc<dyn PciDevice>) {
+        let _ = self.bridge.set(Arc::downgrade(bridge));
+    }
+
+    /// The bridge that it is behind, while that exists.
+    pub fn bridge(&self) -> Option<Arc<dyn PciDevice>> {
+        self.bridge.get()?.upgrade()
+    }
+
+    /// Whether it hangs on the host bridge.
+    pub fn is_root(&self) -> bool {
+        self.bridge.get().is_none()
+    }
+
+    /// The number that firmware or the guest gave it; 0 for a root bus.
+    pub fn number(&self) -> u8 {
+        self.bridge().map_or(0, |b| b.pci().with_config(|c| c.read(reg::SECONDARY_BUS, 1)) as u8)
+    }
+
+    /// What the registers of ACPI hot-plug call it (QEMU's `acpi-pcihp-bsel`); nothing where ACPI does not plug.
+    pub fn hotplug_number(&self) -> Option<u32> {
+        self.hotplug_number.get().copied()
+    }
+
+    /// Sets that, for good.
+    pub(crate) fn set_hotplug_number(&self, number: u32) {
+        let _ = self.hotplug_number.set(number);
+    }
+
+    /// Buses behind bridges on this one, in the order of their bridges' slots.
+    pub fn behind(&self) -> Vec<Arc<PciBus>> {
+        self.functions().iter().filter_map(|(_, f)| f.bridge()?.bus()).collect()
+    }
+
+    /// The bus that accesses for bus `number` reach through this one, `self` being the root.
+    pub(super) fn behind_with_number(&self, number: u8) -> Option<Arc<PciBus>> {
+        self.functions().iter().find_map(|(devfn, function)| {
+            let bus = function.bridge()?.bus()?;
+            self.visible(*devfn)?;
+            let (first, last) = function.pci().with_config(|c| {
+                (c.read(reg::SECONDARY_BUS, 1) as u8, c.read(reg::SUBORDINATE_BUS, 1) as u8)
+            });
+            if first == 0 || !(first..=last).contains(&number) {
+                return None;
+            }
+            if first == number { Some(bus) } else { bus.behind_with_number(number) }
+        })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -206,6 +263,14 @@ impl PciBus {
     /// A function's pin (1 for INTA#) changed; the line is up while any function raises it.
     pub(super) fn change_intx(&self, devfn: u8, pin: u8, level: bool) {
         let Some(pin) = pin.checked_sub(1) else { return };
+        if let Some(bridge) = self.bridge() {
+            // PCI-to-PCI Bridge 1.2 §9.1: the pin turns with the slot.
+            let pin = swizzle(devfn >> 3, pin) + 1;
+            if let Some((bus, devfn)) = bridge.pci().bus_and_devfn() {
+                bus.change_intx(devfn, pin, level);
+            }
+            return;
+        }
         let Some(router) = self.router.get() else { return };
         let line = router.line(devfn >> 3, pin) & 7;
         let mut inner = self.inner();
@@ -214,4 +279,9 @@ impl PciBus {
         // Under the lock: two functions on one line must not pass each other on the way to the controller.
         router.set(line, *raised > 0);
     }
+}
+
+/// The pin of a bridge (0 for INTA#) that pin `pin` of `slot` behind it becomes.
+pub fn swizzle(slot: u8, pin: u8) -> u8 {
+    pin.wrapping_add(slot) & 3
 }

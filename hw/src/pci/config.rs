@@ -1,8 +1,9 @@
 //! Configuration space of one function: bytes, which of them the guest may write, the capability list.
 //!
-//! PCI Local Bus 3.0 §6.1, §6.2, §6.7. Left out: extended capabilities (a device may fill them in by hand).
+//! PCI Local Bus 3.0 §6.1, §6.2, §6.7; PCI-to-PCI Bridge 1.2 §3.2 for the header of bridges. Extended capabilities are the device's
+//! to place.
 
-/// Offsets of header registers (type 0).
+/// Offsets of header registers (type 0, and what differs in type 1).
 pub mod reg {
     /// Vendor ID.
     pub const VENDOR_ID: u16 = 0x00;
@@ -32,6 +33,24 @@ pub mod reg {
     pub const INTERRUPT_LINE: u16 = 0x3c;
     /// Interrupt pin.
     pub const INTERRUPT_PIN: u16 = 0x3d;
+    /// Bridges: number of the bus the bridge is on.
+    pub const PRIMARY_BUS: u16 = 0x18;
+    /// Bridges: number of the bus behind.
+    pub const SECONDARY_BUS: u16 = 0x19;
+    /// Bridges: highest number of a bus behind.
+    pub const SUBORDINATE_BUS: u16 = 0x1a;
+    /// Bridges: first and last port of the window, a byte each.
+    pub const IO_BASE: u16 = 0x1c;
+    /// Bridges: status of the bus behind.
+    pub const SECONDARY_STATUS: u16 = 0x1e;
+    /// Bridges: first and last MiB of the window for registers, a word each.
+    pub const MEMORY_BASE: u16 = 0x20;
+    /// Bridges: the same for memory that may be read ahead.
+    pub const PREFETCH_BASE: u16 = 0x24;
+    /// Bridges: upper halves of first and last address of the latter, a double word each.
+    pub const PREFETCH_BASE_UPPER: u16 = 0x28;
+    /// Bridges: control.
+    pub const BRIDGE_CONTROL: u16 = 0x3e;
 }
 
 /// Command bit: answers port accesses.
@@ -48,6 +67,9 @@ const STATUS_CAP_LIST: u16 = 1 << 4;
 /// Status bits that the guest clears by writing one.
 const STATUS_W1C: u16 = 0xf900;
 const HEADER_SIZE: usize = 0x40;
+const HEADER_BRIDGE: u8 = 1;
+/// Header type bit: there are more functions in the slot.
+pub const HEADER_MULTIFUNCTION: u8 = 0x80;
 
 /// Identity of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +90,8 @@ pub struct PciInfo {
     pub interrupt_pin: u8,
     /// Whether there are 4096 bytes of configuration space instead of 256.
     pub express: bool,
+    /// Whether it is a bridge to another bus, with a header of type 1.
+    pub bridge: bool,
 }
 
 impl PciInfo {
@@ -82,6 +106,7 @@ impl PciInfo {
             subsystem: (0x1af4, 0x1100),
             interrupt_pin: 0,
             express: false,
+            bridge: false,
         }
     }
 }
@@ -112,8 +137,12 @@ impl ConfigSpace {
         space.set8(reg::REVISION, info.revision);
         space.set8(reg::CLASS, info.prog_if);
         space.set16(reg::CLASS + 1, info.class);
-        space.set16(reg::SUBSYSTEM_VENDOR, info.subsystem.0);
-        space.set16(reg::SUBSYSTEM, info.subsystem.1);
+        if info.bridge {
+            space.make_bridge();
+        } else {
+            space.set16(reg::SUBSYSTEM_VENDOR, info.subsystem.0);
+            space.set16(reg::SUBSYSTEM, info.subsystem.1);
+        }
         space.set8(reg::INTERRUPT_PIN, info.interrupt_pin);
         let command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_SERR | COMMAND_INTX_DISABLE;
         space.set_writable(reg::COMMAND, &command.to_le_bytes());
@@ -123,6 +152,21 @@ impl ConfigSpace {
         space.writable[HEADER_SIZE..].fill(0xff);
         space.write_1_clears[usize::from(reg::STATUS)..][..2].copy_from_slice(&STATUS_W1C.to_le_bytes());
         space
+    }
+
+    /// What the header of a bridge has instead.
+    fn make_bridge(&mut self) {
+        self.set8(reg::HEADER_TYPE, HEADER_BRIDGE);
+        self.set_writable(reg::PRIMARY_BUS, &[0xff; 3]);
+        self.set_writable(reg::IO_BASE, &[0xf0; 2]);
+        self.set_writable(reg::MEMORY_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
+        self.set_writable(reg::PREFETCH_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
+        self.set_writable(reg::PREFETCH_BASE_UPPER, &[0xff; 8]);
+        self.write_1_clears[usize::from(reg::SECONDARY_STATUS)..][..2]
+            .copy_from_slice(&STATUS_W1C.to_le_bytes());
+        // The window has 64-bit addresses.
+        self.set16(reg::PREFETCH_BASE, 1);
+        self.set16(reg::PREFETCH_BASE + 2, 1);
     }
 
     /// Bytes of configuration space, 256 or 4096.
@@ -186,6 +230,25 @@ impl ConfigSpace {
         if let Some(target) = self.writable.get_mut(at..at + mask.len()) {
             target.copy_from_slice(mask);
         }
+    }
+
+    /// Says which bits the guest clears by writing ones; they are not writable otherwise.
+    pub fn set_write_1_clears(&mut self, offset: u16, mask: &[u8]) {
+        let at = usize::from(offset);
+        if let Some(target) = self.write_1_clears.get_mut(at..at + mask.len()) {
+            target.copy_from_slice(mask);
+        }
+    }
+
+    /// Puts an extended capability (PCI Express 3.0 §7.9.1) of version `version` at `offset`, read-only over `size` bytes, with the next
+    /// one at `next` (0 for none).
+    pub fn add_extended(&mut self, offset: u16, id: u16, version: u8, next: u16, size: u16) {
+        let at = usize::from(offset);
+        if let Some(target) = self.writable.get_mut(at..at + usize::from(size)) {
+            target.fill(0);
+        }
+        self.set16(offset, id);
+        self.set16(offset + 2, u16::from(version & 0xf) | next << 4);
     }
 
     /// The command register.

@@ -10,8 +10,9 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
 
 use super::bar::{Bar, BarKind};
+use super::bridge::Bridge;
 use super::bus::PciBus;
-use super::config::{COMMAND_INTX_DISABLE, COMMAND_MASTER, ConfigSpace, PciInfo, reg};
+use super::config::{COMMAND_INTX_DISABLE, COMMAND_MASTER, ConfigSpace, HEADER_MULTIFUNCTION, PciInfo, reg};
 use super::msix::{MAX_VECTORS, Msix, MsixLayout, PendingOps, TableOps};
 use super::properties::PciProperties;
 use crate::core::device::{Device, DeviceState, ResetKind};
@@ -51,6 +52,14 @@ pub trait PciDevice: Device {
 
     /// Told after configuration space was written and everything common was done.
     fn config_written(&self, _offset: u16, _size: u8, _value: u32) {}
+
+    /// The part of a bridge.
+    fn bridge(&self) -> Option<&Bridge> {
+        None
+    }
+
+    /// Bridges with a slot: a function was plugged behind it by somebody else, who wants the slot to have power.
+    fn supply_slot(&self) {}
 
     /// Lines of `info qtree` about GPIO lines.
     fn pci_qtree_gpios(&self) -> Vec<String> {
@@ -180,9 +189,25 @@ impl PciState {
         self.place().map(|p| p.devfn)
     }
 
-    /// `0000:00:02.0`, for names that must be stable across a migration.
+    /// The bus it is on, and slot and function there.
+    pub fn bus_and_devfn(&self) -> Option<(Arc<PciBus>, u8)> {
+        self.place().map(|p| (p.bus, p.devfn))
+    }
+
+    /// Number of the bus it is on.
+    pub fn bus_number(&self) -> u8 {
+        self.place().map_or(0, |p| p.bus.number())
+    }
+
+    /// `0000:00:02.0`, for names that must be stable across a migration: behind a bridge the bridge's slot comes first, as
+    /// `0000:00:01.0:00.0`.
     pub fn address_text(&self) -> Option<String> {
-        self.place().map(|p| format!("0000:00:{:02x}.{:x}", p.devfn >> 3, p.devfn & 7))
+        let place = self.place()?;
+        let above = match place.bus.bridge() {
+            Some(bridge) => bridge.pci().address_text()?,
+            None => "0000:00".into(),
+        };
+        Some(format!("{above}:{:02x}.{:x}", place.devfn >> 3, place.devfn & 7))
     }
 
     /// The memory as the device reaches it: nothing while the guest has bus mastering off.
@@ -445,8 +470,10 @@ pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<(
     {
         let mut inner = state.inner();
         inner.config = ConfigSpace::new(&info);
-        let header = if state.props.multifunction() { 0x80 } else { 0 };
-        inner.config.set8(reg::HEADER_TYPE, header);
+        if state.props.multifunction() {
+            let header = inner.config.read(reg::HEADER_TYPE, 1) as u8 | HEADER_MULTIFUNCTION;
+            inner.config.set8(reg::HEADER_TYPE, header);
+        }
     }
     let owner = state.owner();
     let mut tx = machine.memory().transaction();

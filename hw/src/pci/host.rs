@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use memory::{AccessConstraints, Owner, RegionDesc, RegionId, RegionOps};
 
 use super::bus::PciBus;
-use super::device::{config_read, config_write};
+use super::device::{PciDevice, config_read, config_write};
 use crate::core::machine::Machine;
 
 /// Port of the address register.
@@ -15,9 +15,13 @@ pub const CONFIG_ADDRESS: u64 = 0xcf8;
 pub const CONFIG_DATA: u64 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 
+/// The function at an address, if there is one that the guest may find.
+fn find(root: &PciBus, number: u8, devfn: u8) -> Option<Arc<dyn PciDevice>> {
+    if number == 0 { root.visible(devfn) } else { root.behind_with_number(number)?.visible(devfn) }
+}
+
 fn read(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8) -> u32 {
-    // There is one bus; what would be behind a bridge is not there.
-    let device = bus.visible(devfn).filter(|_| number == 0);
+    let device = find(bus, number, devfn);
     let value = device.as_ref().map_or(u32::MAX, |device| config_read(device, offset, size));
     if let Some(device) = device {
         let name = device.dev().type_name();
@@ -27,7 +31,7 @@ fn read(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8) -> u32 {
 }
 
 fn write(bus: &PciBus, number: u8, devfn: u8, offset: u16, size: u8, value: u32) {
-    if let Some(device) = bus.visible(devfn).filter(|_| number == 0) {
+    if let Some(device) = find(bus, number, devfn) {
         let name = device.dev().type_name();
         trace::emit!(pci_cfg_write, name, number, devfn >> 3, devfn & 7, offset, value);
         config_write(&device, offset, size, value);

@@ -1,8 +1,12 @@
 //! What monitors are told about PCI: `query-pci`, and the lines of `info qtree`.
 
-use qapi::types::{PciDeviceClass, PciDeviceId, PciDeviceInfo, PciInfo as PciBusReport, PciMemoryRegion};
+use qapi::types::{
+    PciBridgeInfo, PciBusInfo, PciDeviceClass, PciDeviceId, PciDeviceInfo, PciInfo as PciBusReport,
+    PciMemoryRange, PciMemoryRegion,
+};
 
 use super::bar::BarKind;
+use super::bridge::Window;
 use super::bus::PciBus;
 use super::config::reg;
 use super::device::{PciDevice, PciState};
@@ -29,30 +33,60 @@ fn class_name(class: u16) -> Option<&'static str> {
 
 /// The answer of `query-pci` for one bus.
 pub fn bus_info(bus: &PciBus) -> PciBusReport {
-    let devices = bus.functions().into_iter().map(|(devfn, f)| device_info(devfn, &*f)).collect();
-    PciBusReport { bus: 0, devices }
+    let number = bus.number();
+    PciBusReport { bus: number.into(), devices: devices(bus, number) }
 }
 
-fn device_info(devfn: u8, device: &dyn PciDevice) -> PciDeviceInfo {
+fn devices(bus: &PciBus, number: u8) -> Vec<PciDeviceInfo> {
+    bus.functions().into_iter().map(|(devfn, f)| device_info(number, devfn, &*f)).collect()
+}
+
+/// What is behind a bridge.
+fn bridge_info(device: &dyn PciDevice) -> Option<PciBridgeInfo> {
+    let behind = device.bridge()?.bus()?;
+    let (numbers, windows) = device.pci().with_config(|c| {
+        let number = |at| i64::from(c.read(at, 1));
+        let numbers = [reg::PRIMARY_BUS, reg::SECONDARY_BUS, reg::SUBORDINATE_BUS].map(number);
+        (numbers, Window::ALL.map(|w| w.range(c)))
+    });
+    let [io_range, memory_range, prefetchable_range] =
+        windows.map(|(base, limit)| PciMemoryRange { base: base.cast_signed(), limit: limit.cast_signed() });
+    // A bus that nobody numbered cannot be looked at.
+    let found = numbers[1] != 0;
+    Some(PciBridgeInfo {
+        bus: PciBusInfo {
+            number: numbers[0],
+            secondary: numbers[1],
+            subordinate: numbers[2],
+            io_range,
+            memory_range,
+            prefetchable_range,
+        },
+        devices: found.then(|| devices(&behind, numbers[1] as u8)),
+    })
+}
+
+fn device_info(number: u8, devfn: u8, device: &dyn PciDevice) -> PciDeviceInfo {
     let state = device.pci();
     let word = |offset: u16| i64::from(state.with_config(|c| c.get16(offset)));
     let class = word(reg::CLASS + 1);
     let (line, pin) = state.with_config(|c| (c.read(reg::INTERRUPT_LINE, 1), c.read(reg::INTERRUPT_PIN, 1)));
+    let header_bridge = device.bridge().is_some();
     PciDeviceInfo {
-        bus: 0,
+        bus: number.into(),
         slot: i64::from(devfn >> 3),
         function: i64::from(devfn & 7),
         class_info: PciDeviceClass { desc: class_name(class as u16).map(str::to_owned), class },
         id: PciDeviceId {
             device: word(reg::DEVICE_ID),
             vendor: word(reg::VENDOR_ID),
-            subsystem: Some(word(reg::SUBSYSTEM)),
-            subsystem_vendor: Some(word(reg::SUBSYSTEM_VENDOR)),
+            subsystem: (!header_bridge).then(|| word(reg::SUBSYSTEM)),
+            subsystem_vendor: (!header_bridge).then(|| word(reg::SUBSYSTEM_VENDOR)),
         },
         irq: (pin != 0).then_some(i64::from(line)),
         irq_pin: i64::from(pin),
         qdev_id: device.dev().id().unwrap_or_default(),
-        pci_bridge: None,
+        pci_bridge: bridge_info(device),
         regions: regions(state),
     }
 }
@@ -84,15 +118,19 @@ pub fn qtree_lines(state: &PciState) -> Vec<String> {
     let word = |offset: u16| state.with_config(|c| c.get16(offset));
     let class = word(reg::CLASS + 1);
     let name = class_name(class).map_or_else(|| format!("Class {class:04x}"), str::to_owned);
+    // Where devices have it, bridges have other registers.
+    let bridge = state.with_config(|c| c.read(reg::HEADER_TYPE, 1)) & 0x7f == 1;
+    let subsystem = |offset| if bridge { 0 } else { word(offset) };
     let devfn = state.devfn().unwrap_or_default();
     let mut lines = vec![format!(
-        "class {name}, addr 00:{:02x}.{:x}, pci id {:04x}:{:04x} (sub {:04x}:{:04x})",
+        "class {name}, addr {:02x}:{:02x}.{:x}, pci id {:04x}:{:04x} (sub {:04x}:{:04x})",
+        state.bus_number(),
         devfn >> 3,
         devfn & 7,
         word(reg::VENDOR_ID),
         word(reg::DEVICE_ID),
-        word(reg::SUBSYSTEM_VENDOR),
-        word(reg::SUBSYSTEM)
+        subsystem(reg::SUBSYSTEM_VENDOR),
+        subsystem(reg::SUBSYSTEM)
     )];
     let mut bars = state.bars();
     bars.sort_by_key(|b| b.index);

@@ -1,18 +1,24 @@
-//! PCI: configuration space, BARs, MSI-X, interrupt pins, the root buses of the boards.
+//! PCI: configuration space, BARs, MSI-X, interrupt pins, the root buses of the boards, bridges and the buses behind them.
 //!
 //! A device is a struct with a [`PciState`], implements [`PciDevice`], and is declared with [`pci_device!`](crate::pci_device).
-//! Left out: bridges and root ports, SR-IOV, power management, AER, option ROMs.
+//! Left out: SR-IOV, error injection, option ROMs, the standard hot-plug controller (SHPC) of conventional bridges.
 
 pub mod bar;
+pub mod bridge;
 pub mod bus;
 pub mod config;
 pub mod device;
+pub mod express;
 pub mod host;
 pub mod info;
 pub mod msix;
+mod pci_bridge;
 pub mod properties;
+mod root_port;
+pub mod slot;
 
 pub use bar::{Bar, BarKind};
+pub use bridge::Bridge;
 pub use bus::{IntxRouter, PciBus};
 pub use config::{ConfigSpace, PciInfo};
 pub use device::{PciDevice, PciState};
@@ -36,4 +42,6 @@ pub(crate) fn chipset_class<T: PciDevice>(name: &'static str) -> qom::TypeInfo {
 pub fn register(registry: &mut qom::Registry) {
     bus::register(registry);
     registry.register(qom::TypeInfo::new("pci-device").parent("device").properties(properties::all()));
+    root_port::register(registry);
+    pci_bridge::register(registry);
 }

@@ -93,9 +93,19 @@ impl PciProperties {
         self.put("addr", devfn.into());
     }
 
+    /// A property that is on or off; `default` where it was not set.
+    pub fn flag(&self, name: &str, default: bool) -> bool {
+        self.get(name).and_then(|v| v.as_bool()).unwrap_or(default)
+    }
+
+    /// `acpi-index=`, 0 for none.
+    pub fn acpi_index(&self) -> u32 {
+        self.get("acpi-index").and_then(|v| v.as_u64()).unwrap_or(0) as u32
+    }
+
     /// `multifunction=`.
     pub fn multifunction(&self) -> bool {
-        self.get("multifunction").and_then(|v| v.as_bool()).unwrap_or(false)
+        self.flag("multifunction", false)
     }
 }
 
@@ -145,7 +155,7 @@ pub(super) fn all() -> Vec<Property> {
         }
         list.push(property);
     }
-    list.push(Property::new("busnr", "busnr").get_any(|_| Ok(Value::Int(0))));
+    list.push(Property::new("busnr", "busnr").get_any(|o| Ok(device(o)?.pci().bus_number().into())));
     list
 }
 

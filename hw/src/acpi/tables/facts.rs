@@ -6,12 +6,13 @@ use qapi::{Error, Result};
 use qom::ObjectRef;
 
 use super::hmat::Performance;
+use crate::acpi::pcihp::{self, HotplugBus};
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::core::qdev;
 use crate::i386::layout::Layout;
 use crate::i386::{cpu, firmware, transports};
-use crate::pci::PciBus;
+use crate::pci::{PciBus, PciDevice};
 
 /// What kind of machine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +133,7 @@ impl Facts {
             rtc: has("mc146818rtc"),
             fw_cfg: false,
             memory_slots: machine.sizes().slots.min(256) as u32,
-            bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus)),
+            bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus, &pcihp::buses(machine))),
             virtio_mmio: match platform {
                 Platform::Microvm { .. } => transports(machine),
                 Platform::Pc | Platform::Q35 => Vec::new(),
@@ -159,14 +160,17 @@ fn serial(device: &ObjectRef) -> Option<Serial> {
     })
 }
 
-/// The root bus as hot-plug sees it.
-fn pluggable(bus: &Arc<PciBus>) -> Bus {
-    use crate::core::bus::Bus as _;
-    if !bus.bus().is_hotpluggable() {
-        return Bus::default();
+/// A bus, and those behind its bridges, as hot-plug sees them.
+fn pluggable(bus: &PciBus, known: &[HotplugBus]) -> Bus {
+    let own = known.iter().find(|entry| std::ptr::eq(&*entry.bus, bus));
+    let slots = own.map_or(0, |entry| entry.slots);
+    let behind = |(devfn, function): (u8, Arc<dyn PciDevice>)| {
+        let below = pluggable(&*function.bridge()?.bus()?, known);
+        below.is_pluggable().then_some((devfn, below))
+    };
+    Bus {
+        selector: own.map(|entry| entry.bsel),
+        slots: (0..32).filter(|slot| slots >> slot & 1 != 0).collect(),
+        bridges: bus.functions().into_iter().filter_map(behind).collect(),
     }
-    let fixed =
-        |slot: &u8| bus.function(slot << 3).is_some_and(|f| !super::super::pcihp::is_hotpluggable(&f));
-    let slots = (0..32).filter(|slot| !fixed(slot)).collect();
-    Bus { selector: Some(0), slots, bridges: Vec::new() }
 }

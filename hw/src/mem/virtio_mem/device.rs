@@ -267,7 +267,7 @@ impl Device for VirtioMem {
 
     /// A system reset unplugs everything, unless somebody forbids it; waking up does not.
     fn reset(&self, kind: ResetKind) {
-        if kind == ResetKind::Wakeup {
+        if kind != ResetKind::Cold {
             return;
         }
         {
