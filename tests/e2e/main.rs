@@ -1,6 +1,7 @@
 //! End-to-end tests of the program: replays of the oracle and tests of our own, each with a machine of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod bridges;
 mod capability_probe;
 mod chardev_change;
 mod chardevs;

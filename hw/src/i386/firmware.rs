@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::host_bridge::ECAM_BASE;
 use super::layout::{AMD_HT_START, Layout};
 use crate::core::bus::Bus as _;
 use crate::pci::bridge::{Reserve, Window};
@@ -19,6 +20,10 @@ const IO_WINDOWS_START: u64 = 0x1000;
 const IO_WINDOWS_END: u64 = 0xa000;
 /// The window for 64-bit BARs is told to be no larger.
 const MEMORY64_MOST: u64 = 1 << 40;
+/// Memory below 4 GiB ends here at the latest on `pc`.
+const MEMORY32_LOWEST: u64 = 0xe000_0000;
+/// Bytes of the window for configuration.
+const ECAM_SIZE: u64 = 256 << 20;
 const MEMORY32_END: u64 = 0xfec0_0000;
 /// Interrupts that pins are routed to, in turn.
 const PIRQ_INTERRUPTS: [u8; 4] = [10, 10, 11, 11];
@@ -45,8 +50,10 @@ pub fn memory64_window(layout: &Layout, phys_bits: u32) -> (u64, u64) {
 pub fn assign_bars(root: &Arc<PciBus>, memory64: u64) {
     number_buses(root, 0);
     let memory32 = Plan::of(root, Space::Memory32);
-    let memory32_start = MEMORY32_END.saturating_sub(memory32.size()) & !(memory32.align() - 1);
-    memory32.place(memory32_start, MEMORY32_END);
+    // Above memory, and on q35 above the window for configuration.
+    let lowest = if root.is_express() { ECAM_BASE + ECAM_SIZE } else { MEMORY32_LOWEST };
+    let start = MEMORY32_END.saturating_sub(memory32.size()) & !(memory32.align() - 1);
+    memory32.place(start.max(lowest), MEMORY32_END);
     Plan::of(root, Space::Memory64).place(memory64, 1 << 46);
     let (windows, bars): (Vec<_>, Vec<_>) =
         Plan::of(root, Space::Io).0.into_iter().partition(|r| matches!(r.what, What::Window(..)));
@@ -299,6 +306,104 @@ pub fn routes() -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::core::Machine;
+    use crate::testing::{Rig, config};
+
+    const WIDE: u64 = 0x80_0000_0000;
+
+    fn enumerated(kind: &str, devices: &[&str]) -> (Rig, Arc<PciBus>) {
+        let backend = |machine: &Arc<Machine>| {
+            let size = qapi::Value::from(1u64 << 30);
+            let object = machine.tree().create_user_object(
+                "memory-backend-ram",
+                "mem0",
+                [("size", qom::Input::Json(&size))],
+            );
+            object.map(drop)
+        };
+        let rig = Rig::build_with(config(kind), backend).unwrap();
+        devices.iter().for_each(|device| drop(rig.add(device).unwrap()));
+        rig.machine.finish().unwrap();
+        let bus = rig.machine.board().and_then(|board| board.pci_bus()).unwrap();
+        assign_bars(&bus, WIDE);
+        (rig, bus)
+    }
+
+    fn numbers(function: &Arc<dyn PciDevice>) -> [u32; 3] {
+        let read = |at| function.pci().with_config(|c| c.read(at, 1));
+        [reg::PRIMARY_BUS, reg::SECONDARY_BUS, reg::SUBORDINATE_BUS].map(read)
+    }
+
+    fn windows(function: &Arc<dyn PciDevice>) -> [(u64, u64); 3] {
+        function.pci().with_config(|c| Window::ALL.map(|w| w.range(c)))
+    }
+
+    #[test]
+    fn buses_are_numbered_depth_first_and_bars_lie_in_the_windows() {
+        let (rig, bus) = enumerated(
+            "q35",
+            &[
+                "pcie-root-port,id=rp0,chassis=1",
+                "pcie-pci-bridge,id=br0,bus=rp0",
+                "virtio-mem-pci,id=vm0,memdev=mem0,bus=br0,addr=3",
+                "pcie-root-port,id=rp1,chassis=2,bus-reserve=2,pref64-reserve=1G",
+                "pcie-root-port,id=rp2,chassis=3,hotplug=off",
+            ],
+        );
+        let port = |slot: u8| bus.function(slot << 3).unwrap();
+        let behind = port(1).bridge().unwrap().bus().unwrap();
+        let bridge = behind.function(0).unwrap();
+        assert_eq!(
+            [port(1), bridge.clone(), port(2), port(3)].map(|f| numbers(&f)),
+            [[0, 1, 2], [1, 2, 2], [0, 3, 5], [0, 6, 6]]
+        );
+        let device = bridge.bridge().unwrap().bus().unwrap().function(3 << 3).unwrap();
+        for (outer, inner) in windows(&port(1)).iter().zip(windows(&bridge)) {
+            assert!(outer.0 <= inner.0 && inner.1 <= outer.1, "{outer:x?} has {inner:x?}");
+        }
+        for bar in device.pci().bars() {
+            let window = windows(&bridge)[if bar.kind == BarKind::Memory32 { 1 } else { 2 }];
+            let at = bar.mapped.unwrap();
+            assert!(window.0 <= at && at + bar.size - 1 <= window.1, "{bar:?} in {window:x?}");
+            let (value, _) = rig.machine.system_space().read_uint(at + 12, 4);
+            assert!(bar.index != 1 || value == 1, "the table is seen through both bridges");
+        }
+        let [io, memory, prefetch] = windows(&port(2));
+        assert_eq!((memory.1 - memory.0 + 1, prefetch.1 - prefetch.0 + 1), (2 << 20, 1 << 30));
+        assert!(io.0 >= 0x1000 && io.1 < 0xa000 && memory.1 < MEMORY32_END && prefetch.0 >= WIDE);
+        // Nothing is there and nothing can come.
+        assert!(windows(&port(3)).iter().all(|(first, last)| first > last));
+        // Slot 3 behind a bridge in slot 0 behind a port in slot 1, each turning the pin.
+        let line = device.pci().with_config(|c| c.read(reg::INTERRUPT_LINE, 1));
+        assert_eq!(line, u32::from(interrupt_line(true, 1, 3)));
+    }
+
+    #[test]
+    fn a_window_for_which_there_is_no_room_stays_closed() {
+        let (_rig, bus) = enumerated(
+            "q35",
+            &["pcie-root-port,id=rp0,chassis=1,mem-reserve=3G", "pcie-root-port,id=rp1,chassis=2"],
+        );
+        let memory = |slot: u8| windows(&bus.function(slot << 3).unwrap())[1];
+        assert!(memory(1).0 > memory(1).1);
+        assert!(memory(2).0 <= memory(2).1, "the other one is open");
+    }
+
+    #[test]
+    fn what_is_plugged_later_lands_in_the_window() {
+        let (rig, bus) = enumerated("q35", &["pcie-root-port,id=rp0,chassis=1"]);
+        rig.machine.start();
+        let device = rig.add("virtio-mem-pci,id=vm0,memdev=mem0,bus=rp0").unwrap();
+        let device = qom::cast::<dyn PciDevice>(&(device as qom::ObjectRef)).unwrap();
+        assign_late(&device, WIDE);
+        let port = bus.function(1 << 3).unwrap();
+        for bar in device.pci().bars() {
+            let window = windows(&port)[if bar.kind == BarKind::Memory32 { 1 } else { 2 }];
+            let at = bar.mapped.unwrap();
+            assert!(window.0 <= at && at + bar.size - 1 <= window.1, "{bar:?} in {window:x?}");
+        }
+    }
 
     #[test]
     fn interrupt_lines_are_seabios() {

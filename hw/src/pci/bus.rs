@@ -220,7 +220,9 @@ impl PciBus {
         }
         // QEMU looks at the address asked for, which is the last slot when none was: a late device without an address is
         // refused while that slot is taken.
-        let asked = wanted.map_or(31, |devfn| devfn >> 3);
+        // Behind a port the first function is that of the only slot.
+        let behind_port = self.is_express() && !self.is_root();
+        let asked = if behind_port { 0 } else { wanted.map_or(31, |devfn| devfn >> 3) };
         if device.dev().is_hotplugged()
             && let Some(first) = inner.functions.get(&(asked << 3))
         {
@@ -228,6 +230,11 @@ impl PciBus {
                 "PCI: slot {asked} function 0 already occupied by {}, new func {name} cannot be exposed to guest.",
                 first.dev().type_name()
             )));
+        }
+        if behind_port && slot != 0 {
+            tracing::warn!(
+                "PCI: slot {slot} is not valid for {name}, parent device only allows plugging into slot 0."
+            );
         }
         if function != 0
             && let Some(first) = inner.functions.get(&(slot << 3))

@@ -169,6 +169,17 @@ impl ConfigSpace {
         self.set16(reg::PREFETCH_BASE + 2, 1);
     }
 
+    /// Makes 4096 bytes of what were 256: the function turned out to be a PCI Express one. There are no extended capabilities.
+    pub fn extend(&mut self) {
+        let size = 4096;
+        self.data.resize(size, 0);
+        self.writable.resize(size, 0xff);
+        self.write_1_clears.resize(size, 0);
+        self.used.resize(size, false);
+        // The empty list.
+        self.set_writable(0x100, &[0; 4]);
+    }
+
     /// Bytes of configuration space, 256 or 4096.
     pub fn size(&self) -> usize {
         self.data.len()

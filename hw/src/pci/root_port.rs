@@ -361,3 +361,6 @@ fn locked(port: &RootPort, device: &Arc<dyn Device>) -> Result<()> {
     let id = device.dev().id().unwrap_or_default();
     Err(Error::generic(format!("{id}: {text}")))
 }
+
+#[cfg(test)]
+mod tests;

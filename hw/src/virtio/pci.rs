@@ -4,10 +4,10 @@
 //! - [`Transport`] is a realized device: rings, notifications, interrupts;
 //! - [`VirtioPci`] is the proxy's place in the device tree: properties, capabilities, BARs.
 //!
-//! Left out: legacy and transitional devices, PCI
-//! Express capabilities (devices sit on root buses), ATS.
+//! Left out: legacy and transitional devices, ATS. Behind a port a device has the structures of PCI Express.
 
 pub mod common;
+mod express;
 mod external;
 mod generic;
 mod kicks;

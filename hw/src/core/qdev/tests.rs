@@ -141,9 +141,12 @@ fn an_unplug_waits_for_the_guest_and_then_everything_is_gone() {
         desc(rig.add("virtio-mem-pci,id=z,memdev=mem1,addr=1")),
         "PCI: slot 1 function 0 not available for virtio-mem-pci, in use by PIIX3,id=(null)"
     );
+    // Before the first millisecond of the guest's time is over a request counts for ever, as in QEMU.
+    while rig.machine.mainloop().now_ns(mainloop::Clock::Virtual) < 1_000_000 {
+        rig.turn();
+    }
     device_del(&rig.machine, "vm0").unwrap();
-    let twice = device_del(&rig.machine, "vm0").unwrap_err();
-    assert_eq!(twice.desc(), "Device vm0 is already in the process of unplug");
+    device_del(&rig.machine, "vm0").expect("a guest that starts may have missed it");
     assert_eq!((rig.read(0xae04, 4), rig.events().len()), (1 << 2, 0));
     rig.outl(EJECT_BUS, 0);
     rig.outl(EJECT_SLOTS, 1 << 2);

@@ -9,6 +9,7 @@ use memory::{RegionDesc, RegionId, RegionOps};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
+use super::express::Express;
 use super::kicks::Doorbells;
 use super::stop::follow_run_state;
 use super::transport::{NotifyPort, Parts, Transport, Window, WindowOps, Wiring};
@@ -72,6 +73,8 @@ pub struct VirtioPci {
     pub pci: PciState,
     props: Mutex<Props>,
     live: Mutex<Option<Live>>,
+    /// Behind a port.
+    express: Mutex<Option<Express>>,
 }
 
 struct Live {
@@ -93,7 +96,12 @@ impl VirtioPci {
             vectors: VECTORS_AUTO,
             flags: FLAGS.map(|(_, default)| default),
         };
-        Self { pci: PciState::new(class), props: Mutex::new(props), live: Mutex::default() }
+        Self {
+            pci: PciState::new(class),
+            props: Mutex::new(props),
+            live: Mutex::default(),
+            express: Mutex::default(),
+        }
     }
 
     fn props(&self) -> MutexGuard<'_, Props> {
@@ -103,6 +111,11 @@ impl VirtioPci {
 
     fn live(&self) -> MutexGuard<'_, Option<Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn express(&self) -> MutexGuard<'_, Option<Express>> {
+        // Offsets, and a state that is assigned whole.
+        self.express.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The transport, while the proxy is realized.
@@ -188,6 +201,8 @@ impl VirtioPci {
         machine: &Arc<Machine>,
         vectors: u32,
     ) -> Result<()> {
+        *self.express() =
+            super::express::is_behind_port(&self.pci).then(|| Express::add(&self.pci)).transpose()?;
         let notify_stride = if self.flag("page-per-vq") { PAGE } else { 4 };
         let port = self.flag("modern-pio-notify");
         self.add_capabilities(notify_stride, port)?;
@@ -300,6 +315,9 @@ impl VirtioPci {
 
     /// The device part of a reset.
     pub fn reset(&self) {
+        if let Some(express) = &mut *self.express() {
+            express.reset(&self.pci);
+        }
         if let Some(transport) = self.transport() {
             transport.reset();
         }
@@ -315,6 +333,11 @@ impl VirtioPci {
 
     /// After a write of configuration space.
     pub fn config_written(&self, offset: u16, size: u8, _value: u32) {
+        let reset = self.express().as_mut().is_some_and(|express| express.written(&self.pci));
+        if reset {
+            self.pci.reset();
+            self.reset();
+        }
         if offset < reg::COMMAND + 2 && offset + u16::from(size) > reg::COMMAND {
             let master = self.pci.with_config(|config| config.command()) & COMMAND_MASTER != 0;
             if let Some(transport) = self.transport() {
