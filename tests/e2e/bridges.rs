@@ -124,11 +124,11 @@ fn a_port_plugs_and_unplugs_step_by_step_as_qemus() {
             Function::at(1).write(vm.qtest(), 0x6c, 4, value);
             log.extend([slot(vm), behind.read(vm.qtest(), 0, 4)]);
         }
-        vm.qmp().wait_event("DEVICE_DELETED", |data| data["device"] == "vm0");
+        vm.qmp().wait_event("DEVICE_DELETED", |event| event["data"]["device"] == "vm0");
         // Nobody is asked about a slot that is off.
         vm.qmp().ok("device_add", device);
         vm.qmp().ok("device_del", json!({"id": "vm0"}));
-        vm.qmp().wait_event("DEVICE_DELETED", |data| data["device"] == "vm0");
+        vm.qmp().wait_event("DEVICE_DELETED", |event| event["data"]["device"] == "vm0");
         log.push(slot(vm));
         log
     });

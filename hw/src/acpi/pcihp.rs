@@ -69,7 +69,7 @@ fn pluggable_slots(bus: &PciBus) -> u32 {
 pub(crate) fn handler_behind(machine: &Machine, bridge: &PciState) -> Option<Arc<dyn HotplugHandler>> {
     let hotplug = installed(machine)?;
     // The tables do not know a bridge that comes later.
-    (hotplug.bridges && !bridge.dev.is_hotplugged()).then(|| hotplug as Arc<dyn HotplugHandler>)
+    (hotplug.bridges && !bridge.dev.is_hotplugged()).then_some(hotplug as Arc<dyn HotplugHandler>)
 }
 
 /// The one of a machine.

@@ -118,10 +118,8 @@ pub fn qtree_lines(state: &PciState) -> Vec<String> {
     let word = |offset: u16| state.with_config(|c| c.get16(offset));
     let class = word(reg::CLASS + 1);
     let name = class_name(class).map_or_else(|| format!("Class {class:04x}"), str::to_owned);
-    // Where devices have it, bridges have other registers.
-    let bridge = state.with_config(|c| c.read(reg::HEADER_TYPE, 1)) & 0x7f == 1;
-    let subsystem = |offset| if bridge { 0 } else { word(offset) };
     let devfn = state.devfn().unwrap_or_default();
+    // As QEMU, which looks at the same registers of bridges, where they are something else.
     let mut lines = vec![format!(
         "class {name}, addr {:02x}:{:02x}.{:x}, pci id {:04x}:{:04x} (sub {:04x}:{:04x})",
         state.bus_number(),
@@ -129,8 +127,8 @@ pub fn qtree_lines(state: &PciState) -> Vec<String> {
         devfn & 7,
         word(reg::VENDOR_ID),
         word(reg::DEVICE_ID),
-        subsystem(reg::SUBSYSTEM_VENDOR),
-        subsystem(reg::SUBSYSTEM)
+        word(reg::SUBSYSTEM_VENDOR),
+        word(reg::SUBSYSTEM)
     )];
     let mut bars = state.bars();
     bars.sort_by_key(|b| b.index);

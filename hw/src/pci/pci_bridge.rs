@@ -24,6 +24,7 @@ const FIRST_IN_CHASSIS: u8 = 0x20;
 /// Status: fast back-to-back and 66 MHz.
 const STATUS_CONVENTIONAL: u16 = 0xa0;
 const ON_OFF_AUTO: [&str; 3] = ["auto", "on", "off"];
+const MSI_OFF: usize = 2;
 
 /// The bridge.
 pub(super) struct PciBridge {
@@ -95,6 +96,10 @@ impl PciBridge {
                 return Err(Error::generic(
                     "Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id > 0.",
                 ));
+            }
+            if !props.shpc {
+                // Nothing is left that could interrupt.
+                self.props().msi = MSI_OFF;
             }
             self.pci.add_capability(CAP_SLOT_NUMBERING, &[FIRST_IN_CHASSIS, props.chassis])?;
             express::add_reserve(&self.pci, &props.reserve)?;

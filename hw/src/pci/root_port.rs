@@ -27,6 +27,8 @@ use properties::Props;
 
 const VENDOR_REDHAT: u16 = 0x1b36;
 const DEVICE_ID: u16 = 0x000c;
+/// `io-reserve` of a port that does not show that it can be plugged into.
+const HIDDEN_IO_RESERVE: u64 = 4096;
 /// How long a guest has before `device_del` may be said again, in milliseconds of its time: as long as pciehp waits for a second
 /// press of the button.
 const ANSWER_TIME: i64 = 5000;
@@ -54,7 +56,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("pcie-root-port")
             .parent("pci-device")
-            .instance(|class| RootPort::new(class))
+            .instance(RootPort::new)
             .properties(properties::all())
             .cast::<RootPort, dyn Device>(|d| d)
             .cast::<RootPort, dyn PciDevice>(|d| d)
@@ -154,7 +156,14 @@ impl RootPort {
     }
 
     fn build(self: &Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        let props = self.props().clone();
+        let props = {
+            let mut props = self.props();
+            // A guest that sees no hot-plug would leave no ports for what is plugged.
+            if props.hotplug && props.hide_native && props.reserve.io == u64::MAX {
+                props.reserve.io = HIDDEN_IO_RESERVE;
+            }
+            props.clone()
+        };
         express::add_subsystem(&self.pci, VENDOR_REDHAT, 0)?;
         self.pci.init_msix_exclusive(machine, 0, 1)?;
         let cap = express::add(&self.pci, Kind::RootPort(props.port))?;
