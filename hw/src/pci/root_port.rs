@@ -357,7 +357,7 @@ impl HotplugHandler for NativeHotplug {
         bus.set_visible(devfn, false);
         if bus.functions().len() == 1 && port.state().slot.status & super::slot::PRESENT != 0 {
             port.show_link(false, false);
-            port.with_slot(Slot::taken_out);
+            port.with_slot(Slot::withdrawn);
         }
     }
 }

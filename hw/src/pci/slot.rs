@@ -120,9 +120,18 @@ impl Slot {
         empties
     }
 
-    /// A guest's write of the status register: ones clear events.
+    /// What was in the slot is out again before the guest looked: nobody has to see to the button.
+    pub fn withdrawn(&mut self) {
+        self.taken_out();
+        self.status &= !BUTTON;
+    }
+
+    /// A guest's write of the status register: ones clear events. As in QEMU nothing is cleared by a guest that clears what is not set, as
+    /// some do when they start: it would lose what it has not seen.
     pub fn write_status(&mut self, value: u16) {
-        self.status &= !(value & EVENTS);
+        if value & (BUTTON | PRESENCE_CHANGED | COMPLETED) & !self.status == 0 {
+            self.status &= !(value & EVENTS);
+        }
     }
 
     /// Whether the slot interrupts.

@@ -28,7 +28,7 @@ fn the_guest_lets_go_by_switching_power_and_indicator_off() {
     slot.put_in(false);
     slot.reset(true);
     assert!(!slot.write_control(LISTENING));
-    slot.write_status(u16::MAX);
+    slot.write_status(slot.status);
     slot.press_button();
     assert!(slot.interrupts());
     slot.write_status(BUTTON);
@@ -45,13 +45,23 @@ fn the_guest_lets_go_by_switching_power_and_indicator_off() {
 fn a_plugged_device_is_announced_by_button_and_presence() {
     let mut slot = Slot::new(true);
     slot.write_control(LISTENING | POWER_OFF);
-    slot.write_status(u16::MAX);
+    slot.write_status(slot.status);
     slot.put_in(true);
     assert_eq!(slot.status, PRESENT | PRESENCE_CHANGED | BUTTON);
     assert!(slot.interrupts());
     assert!(!slot.has_power());
     slot.write_control(LISTENING);
     assert!(slot.has_power());
+}
+
+#[test]
+fn a_guest_that_clears_what_it_has_not_seen_loses_nothing() {
+    let mut slot = Slot::new(true);
+    slot.put_in(true);
+    slot.write_status(u16::MAX);
+    assert_eq!(slot.status, PRESENT | PRESENCE_CHANGED | BUTTON);
+    slot.write_status(PRESENCE_CHANGED);
+    assert_eq!(slot.status, PRESENT | BUTTON);
 }
 
 #[test]
