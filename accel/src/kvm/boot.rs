@@ -88,9 +88,9 @@ fn segments(sregs: &mut kvm_sregs, code: kvm_segment, data: kvm_segment) {
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
 }
 
-/// What firmware leaves in the local APIC of every processor: the board's non-maskable interrupt comes in at LINT1, and at LINT0 of
-/// the boot processor what the 8259 pair has.
-pub(crate) fn local_interrupts(fd: &VcpuFd, boot_processor: bool) -> Result<()> {
+/// What firmware leaves in the local APIC of every processor: the board's non-maskable interrupt comes in at LINT1, and, if
+/// `external`, which is the boot processor's to have, at LINT0 what the 8259 pair has.
+pub(crate) fn local_interrupts(fd: &VcpuFd, external: bool) -> Result<()> {
     let mut lapic = fd.get_lapic()?;
     let mut put = |at: usize, value: u32| {
         for (byte, value) in lapic.regs[at..].iter_mut().zip(value.to_le_bytes()) {
@@ -98,7 +98,7 @@ pub(crate) fn local_interrupts(fd: &VcpuFd, boot_processor: bool) -> Result<()> 
         }
     };
     put(LVT_LINT1, LVT_NMI);
-    if boot_processor {
+    if external {
         put(LVT_LINT0, LVT_EXTINT);
     }
     fd.set_lapic(&lapic)

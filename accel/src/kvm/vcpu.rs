@@ -182,11 +182,14 @@ impl Running {
     fn boot(&self) -> Result<(), kvm_ioctls::Error> {
         let Some(state) = *lock(&self.shared.boot) else { return Ok(()) };
         let fd = &self.runner.fd;
-        if let Some(window) = *lock(&self.shared.device_window) {
-            boot::local_interrupts(fd, self.index == 0)?;
+        let (first, window) = (self.index == 0, *lock(&self.shared.device_window));
+        if first || window.is_some() {
+            boot::local_interrupts(fd, first && window.is_some())?;
+        }
+        if let Some(window) = window {
             boot::set_memory_types(fd, window)?;
         }
-        if self.index == 0 { boot::enter(fd, &state) } else { Ok(()) }
+        if first { boot::enter(fd, &state) } else { Ok(()) }
     }
 
     /// Runs the guest until the stop flag is set.
