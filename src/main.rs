@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod describe;
 mod fdsets;
+mod fw_cfg;
 mod help;
 mod log;
 mod progress_line;

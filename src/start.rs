@@ -83,6 +83,11 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let machine = build(line, name.guest, report, &main, &chardevs, &monitors, &memory)?;
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
+    for raw in &line.fw_cfg {
+        report
+            .at(&raw.prefix(), || crate::fw_cfg::add(raw, &machine))
+            .map_err(|e| e.prefixed(&raw.prefix()))?;
+    }
     if machine.kind().has_serial_ports() {
         for chardev in serials.into_iter().flatten() {
             machine.add_serial(chardev.label())?;
@@ -259,6 +264,7 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
         name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
+        nographic: line.nographic,
         actions: actions::parse(&line.actions)?,
         boot_guest: false,
     })

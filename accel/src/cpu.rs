@@ -22,7 +22,7 @@ mod named;
 mod settings;
 mod words;
 
-pub use facts::{Facts, Missing, Supported, Unavailable, words_value};
+pub use facts::{Facts, Missing, Supported, Unavailable, signature, words_value};
 pub use features::{ALIASES, Feature, feature, features};
 pub use model::{Base, CpuModel, help};
 pub use named::Named;

@@ -43,6 +43,17 @@ pub(crate) const LISTS: &[List] = &[
         ],
     },
     List {
+        option: "-fw_cfg",
+        name: "fw_cfg",
+        implied: true,
+        keys: &[
+            ("file", "str", "Sets the name of the file from which the fw_cfg blob will be loaded"),
+            ("gen_id", "str", "Sets id of the object generating the fw_cfg blob to be inserted"),
+            ("name", "str", "Sets the fw_cfg name of the blob to be inserted"),
+            ("string", "str", "Sets content of the blob to be inserted from a string"),
+        ],
+    },
+    List {
         option: "-global",
         name: "global",
         implied: false,

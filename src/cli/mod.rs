@@ -76,6 +76,7 @@ pub(crate) struct CommandLine {
     pub(crate) objects: Vec<Raw>,
     pub(crate) devices: Vec<Raw>,
     pub(crate) globals: Vec<Raw>,
+    pub(crate) fw_cfg: Vec<Raw>,
     pub(crate) name: Option<Raw>,
     pub(crate) uuid: Option<Raw>,
     pub(crate) stopped: bool,
@@ -180,6 +181,7 @@ impl CommandLine {
             "-object" => self.objects.push(raw),
             "-device" => self.devices.push(raw),
             "-global" => self.globals.push(raw),
+            "-fw_cfg" => self.fw_cfg.push(raw),
             "-name" => self.name = Some(raw),
             "-uuid" => self.uuid = Some(raw),
             // Short for a property of the machine.

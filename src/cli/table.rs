@@ -67,6 +67,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-append", &[], "TEXT", "its command line, or that of the built-in guest: touch=none|page|all"),
     with("-dtb", &[], "FILE", "refused: there are no device trees"),
     with("-bios", &[], "FILE", "refused: there is no firmware"),
+    with(
+        "-fw_cfg",
+        &[],
+        "[name=]NAME,file=FILE | [name=]NAME,string=TEXT",
+        "a file in the firmware configuration device, for the guest to read; names begin with opt/",
+    ),
     flag("-S", &[], "do not start the vCPUs until 'cont'"),
     flag("-no-reboot", &[], "exit where the guest would reboot"),
     flag("-no-shutdown", &[], "stop where the guest would power off"),

@@ -460,6 +460,13 @@ impl Facts {
     }
 }
 
+/// EAX of leaf 1: what does not fit into the four bits of family and model is in their extensions.
+#[must_use]
+pub fn signature(family: u32, model: u32, stepping: u32) -> u32 {
+    let (base, extended) = if family > 0xf { (0xf, family - 0xf) } else { (family, 0) };
+    extended << 20 | (model >> 4) << 16 | base << 8 | (model & 0xf) << 4 | stepping
+}
+
 /// `words` as the properties `feature-words` and `filtered-features` show them.
 #[must_use]
 pub fn words_value(words: &Words) -> Value {

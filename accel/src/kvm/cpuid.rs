@@ -6,7 +6,7 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 use crate::Topology;
-use crate::cpu::{Facts, Register, Source, WORDS, word_at};
+use crate::cpu::{Facts, Register, Source, WORDS, signature, word_at};
 
 mod topology;
 
@@ -198,12 +198,6 @@ fn name(entry: &mut kvm_cpuid_entry2, facts: &Facts) {
 
 fn le_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// EAX of leaf 1: what does not fit into the four bits of family and model is in their extensions.
-fn signature(family: u32, model: u32, stepping: u32) -> u32 {
-    let (base, extended) = if family > 0xf { (0xf, family - 0xf) } else { (family, 0) };
-    extended << 20 | (model >> 4) << 16 | base << 8 | (model & 0xf) << 4 | stepping
 }
 
 /// Family, model and stepping of a signature.

@@ -1,7 +1,7 @@
 //! What a guest reads of the machine: the tables of ACPI 6.5 §5, made anew for each start of the guest.
 //!
 //! [`facts`] looks at the machine, everything else is a function of what it found: [`fixed`] tables that are lists,
-//! [`affinity`] and [`hmat`] those about NUMA, [`dsdt`] the one that is a program. Left out: sleep states other than S5, which the machine
+//! [`affinity`] and [`hmat`] those about NUMA, [`dsdt`] the one that is a program, [`loader`] how to move them. Left out: sleep states other than S5, which the machine
 //! does not have; HPET; a keyboard controller, since none that a driver would find is modelled.
 
 mod affinity;
@@ -10,6 +10,7 @@ mod dsdt;
 mod facts;
 mod fixed;
 mod hmat;
+mod loader;
 
 use std::sync::Arc;
 
@@ -48,6 +49,27 @@ pub struct Tables {
 /// The machine has no ACPI.
 pub fn build(machine: &Arc<Machine>, layout: &Layout, base: u64) -> Result<Tables> {
     Ok(assemble(&Facts::of(machine, layout)?, base))
+}
+
+/// Tables for firmware to place, and the script that it follows for that.
+pub struct Movable {
+    /// Built for address 0.
+    pub tables: Tables,
+    /// `etc/table-loader`.
+    pub script: Vec<u8>,
+}
+
+/// The same tables, for whoever moves them.
+///
+/// # Errors
+/// The machine has no ACPI.
+pub fn movable(machine: &Arc<Machine>, layout: &Layout) -> Result<Movable> {
+    /// Any other address.
+    const ELSEWHERE: u64 = 0x1000_0000;
+    let facts = Facts::of(machine, layout)?;
+    let tables = assemble(&facts, 0);
+    let script = loader::script(&tables, &assemble(&facts, ELSEWHERE));
+    Ok(Movable { tables, script })
 }
 
 fn assemble(facts: &Facts, base: u64) -> Tables {

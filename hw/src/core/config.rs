@@ -25,6 +25,8 @@ pub struct MachineConfig {
     pub name: Option<String>,
     /// `-uuid`, as 8-4-4-4-12 hexadecimal digits.
     pub uuid: Option<String>,
+    /// `-nographic`.
+    pub nographic: bool,
     /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.
     pub actions: Actions,
     /// Whether firmware's part is played here and, without a kernel, the built-in guest is loaded: not under qtest, where the client plays

@@ -16,6 +16,7 @@ mod builtin;
 mod bzimage;
 mod elf;
 mod file;
+mod items;
 mod linux;
 mod memory_map;
 mod pvh;
@@ -34,6 +35,7 @@ use self::file::{Image, ImageFile};
 use self::memory_map::MemoryMap;
 use self::ram::Ram;
 use super::layout::Layout;
+use super::smbios::Smbios;
 use crate::acpi;
 use crate::acpi::tables::Tables;
 use crate::core::machine::Machine;
@@ -44,6 +46,9 @@ use crate::inspect::roms::{Rom, Roms};
 const PREFIX: &str = "kernel";
 /// Where the root pointer of the ACPI tables is: guests that are not told look for it from E0000h on.
 const RSDP: u64 = 0xf_5000;
+/// The entry point of SMBIOS, and its tables; so much room there is for them.
+const SMBIOS: u64 = 0xf_5040;
+const SMBIOS_TABLES: (u64, u64) = (0xf_6000, 0xa000);
 
 /// What is booted.
 pub(super) struct Boot(What);
@@ -119,23 +124,42 @@ impl Boot {
         matches!(self.0, What::BuiltIn)
     }
 
-    /// Loads it and has the boot processor start there; at every reset. `more` is what the board adds to a kernel's command line.
+    /// Loads it and has the boot processor start there; at every reset. `reserved`: addresses that are no memory's, besides those of
+    /// the board. `more` is what the board adds to a kernel's command line.
     ///
     /// # Errors
     /// It does not fit, or a file is not what it was.
-    pub(super) fn load(&self, machine: &Arc<Machine>, layout: &Layout, more: &str) -> Result<()> {
+    pub(super) fn load(
+        &self,
+        machine: &Arc<Machine>,
+        layout: &Layout,
+        reserved: &[(u64, u64)],
+        more: &str,
+    ) -> Result<()> {
         let ram = Ram::of(machine);
         match &self.0 {
             What::Nothing => Ok(()),
             What::BuiltIn => builtin::load(machine, &ram, guest::IMAGE, layout),
-            What::Kernel(kernel) => kernel.load(machine, &ram, layout, more),
+            What::Kernel(kernel) => kernel.load(machine, &ram, layout, reserved, more),
         }
     }
 }
 
 impl Kernel {
-    fn load(&self, machine: &Arc<Machine>, ram: &Ram, layout: &Layout, more: &str) -> Result<()> {
-        let (map, tables) = tables(machine, layout)?;
+    fn load(
+        &self,
+        machine: &Arc<Machine>,
+        ram: &Ram,
+        layout: &Layout,
+        reserved: &[(u64, u64)],
+        more: &str,
+    ) -> Result<()> {
+        let names = matches!(machine.kind().board, Board::I440fx | Board::Q35)
+            .then(|| Smbios::new(machine, layout, true));
+        let size = names.as_ref().map_or(0, |names| names.tables.len() as u64);
+        // Hundreds of sockets or DIMMs.
+        let extra = if size > SMBIOS_TABLES.1 { size } else { 0 };
+        let (map, tables) = tables(machine, layout, reserved, extra)?;
         let mut roms = Vec::new();
         let mut note = |address, size, name: &str| {
             roms.push(Rom { address, size, name: format!("{PREFIX} {name}") });
@@ -163,6 +187,15 @@ impl Kernel {
             note(map.tables(), blob.len() as u64, "ACPI tables");
             note(RSDP, rsdp.len() as u64, "ACPI root pointer");
         }
+        if let Some(names) = names {
+            let blob = tables.as_ref().map_or(0, |tables| tables.blob.len() as u64).next_multiple_of(16);
+            let at = if extra > 0 { map.tables() + blob } else { SMBIOS_TABLES.0 };
+            let entry = names.entry_point(at, true);
+            ram.write(at, &names.tables)?;
+            ram.write(SMBIOS, &entry)?;
+            note(at, names.tables.len() as u64, "SMBIOS tables");
+            note(SMBIOS, entry.len() as u64, "SMBIOS entry point");
+        }
         let command_line = format!("{}{more}", self.command_line);
         let environment = Environment { command_line: &command_line, initrd, rsdp, map: &map };
         let state = match &self.kind {
@@ -181,15 +214,20 @@ impl Kernel {
     }
 }
 
-/// The memory map, with room for the tables, and these, if the machine has ACPI.
-fn tables(machine: &Arc<Machine>, layout: &Layout) -> Result<(MemoryMap, Option<Tables>)> {
-    let map = |size| MemoryMap::new(layout, machine.kind().board == Board::Q35, size);
-    let usual = map(0);
+/// The memory map, with room for the tables and `extra` bytes behind them, and the tables, if the machine has ACPI.
+fn tables(
+    machine: &Arc<Machine>,
+    layout: &Layout,
+    reserved: &[(u64, u64)],
+    extra: u64,
+) -> Result<(MemoryMap, Option<Tables>)> {
+    let map = |size| MemoryMap::new(layout, machine.kind().board == Board::Q35, reserved, size);
     if !machine.properties().acpi() {
-        return Ok((usual, None));
+        return Ok((map(extra), None));
     }
+    let usual = map(0);
     let tables = acpi::tables::build(machine, layout, usual.tables())?;
-    let size = tables.blob.len() as u64;
+    let size = (tables.blob.len() as u64).next_multiple_of(16) + extra;
     if size <= usual.tables_room() {
         return Ok((usual, Some(tables)));
     }

@@ -142,11 +142,25 @@ impl Cpus {
     }
 }
 
+/// What the processors of a machine have in common; none before there are any.
+fn facts(machine: &Machine) -> Option<Arc<Facts>> {
+    let cpus = machine.extension(Cpus::default);
+    let first = Arc::clone(cpus.0.get()?.first()?).downcast::<Cpu>()?;
+    first.facts.get().map(Arc::clone)
+}
+
 /// Bits of the physical addresses of a machine's processors; 0 before there are any.
 pub fn phys_bits(machine: &Machine) -> u32 {
-    let cpus = machine.extension(Cpus::default);
-    let first = cpus.0.get().and_then(|list| Arc::clone(list.first()?).downcast::<Cpu>());
-    first.and_then(|cpu| Some(cpu.facts.get()?.phys_bits)).unwrap_or_default()
+    facts(machine).map_or(0, |facts| facts.phys_bits)
+}
+
+/// What CPUID leaf 1 tells in EAX and EDX: family, model and stepping, and features; 0 before there are processors.
+pub fn signature(machine: &Machine) -> (u32, u32) {
+    let word = feature("fpu").map(|feature| feature.word);
+    facts(machine).map_or((0, 0), |facts| {
+        let features = word.map_or(0, |word| facts.words[word] as u32);
+        (accel::cpu::signature(facts.family, facts.model, facts.stepping), features)
+    })
 }
 
 /// Creates the vCPUs, in the accelerator and in the tree. `phys_bits` is how many bits their physical addresses have.

@@ -11,6 +11,10 @@ const FOUR_GIB: u64 = 4 * GIB;
 pub const AMD_HT_START: u64 = 0xfd_0000_0000;
 /// Where memory goes that would run into it.
 const ABOVE_HT: u64 = 1 << 40;
+/// Physical address bits with which it can be reached.
+const AMD_HT_BITS: u32 = 40;
+/// Pages that KVM takes for real mode on Intel processors: page tables and a task state segment.
+pub const KVM_PAGES: (u64, u64) = (0xfeff_c000, 0x4000);
 /// DIMM slots at most.
 const MAX_SLOTS: u64 = 256;
 
@@ -23,6 +27,20 @@ pub struct Constraints {
     pub phys_bits: u32,
     /// Whether the processor is an AMD one.
     pub amd: bool,
+}
+
+impl Constraints {
+    /// Addresses that are no memory's whatever the layout: (start, size). `kvm`: whether KVM runs the guest.
+    pub fn reserved(&self, kind: &MachineType, kvm: bool) -> Vec<(u64, u64)> {
+        let mut list = Vec::new();
+        if kvm {
+            list.push(KVM_PAGES);
+        }
+        if self.amd && kind.moves_for_amd_hole() && self.phys_bits >= AMD_HT_BITS {
+            list.push((AMD_HT_START, ABOVE_HT - AMD_HT_START));
+        }
+        list
+    }
 }
 
 /// The result; all in bytes.

@@ -9,7 +9,7 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Registry, TypeInfo};
 
 use super::boot::Boot;
-use super::layout::{Constraints, Layout};
+use super::layout::{Constraints, KVM_PAGES, Layout};
 use super::{cpu, ram};
 use crate::acpi::ged::{self, Ged};
 use crate::core::bus::{self, Bus, PlainBus};
@@ -121,7 +121,8 @@ impl Board for Microvm {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
         let told = !machine.properties().acpi() && machine.properties().microvm().auto_kernel_cmdline();
         let more = if told { slots_text(machine) } else { String::new() };
-        self.boot.load(machine, &self.layout, &more)
+        let reserved: &[_] = if machine.accel().is_kvm() { &[KVM_PAGES] } else { &[] };
+        self.boot.load(machine, &self.layout, reserved, &more)
     }
 
     fn power_button(&self, _machine: &Arc<Machine>) {

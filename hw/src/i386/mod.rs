@@ -1,14 +1,16 @@
-//! The PC boards: where memory is, bridges and legacy devices, vCPUs, what firmware would do, loading the built-in guest.
+//! The PC boards: where memory is, bridges and legacy devices, vCPUs, what firmware would do and be told, loading the built-in guest.
 
 mod boot;
 pub mod cpu;
 pub mod firmware;
+mod fw_files;
 pub mod host_bridge;
 pub mod layout;
 mod microvm;
 pub mod paging;
 mod pc;
 pub mod ram;
+pub(crate) mod smbios;
 
 use std::sync::Arc;
 

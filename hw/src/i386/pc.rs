@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use memory::{RegionDesc, UnassignedIo};
 use qapi::{Error, Result};
@@ -11,7 +12,7 @@ use super::boot::Boot;
 use super::firmware;
 use super::host_bridge::{ECAM_BASE, PCIEXBAR, PciHost};
 use super::layout::{Constraints, Layout};
-use super::{cpu, ram};
+use super::{cpu, fw_files, ram};
 use crate::acpi::piix4_pm::Piix4Pm;
 use crate::acpi::pm::{FIRMWARE_BASE, Pm};
 use crate::core::bus::Bus;
@@ -19,6 +20,7 @@ use crate::core::device::Device;
 use crate::core::machine::{Board, Machine};
 use crate::core::machine_types::Board as Kind;
 use crate::core::qdev::{self, Place};
+use crate::isa::fw_cfg::FwCfg;
 use crate::isa::rtc::Rtc;
 use crate::isa::south_bridge::{ICH9_ACPI_CNTL, ICH9_PMBASE, PIRQ_A, PIRQ_E, SouthBridge};
 use crate::pci::device::config_write;
@@ -37,6 +39,10 @@ pub(super) struct PcBoard {
     south: Arc<SouthBridge>,
     piix4: Option<Arc<Piix4Pm>>,
     boot: Boot,
+    /// See [`Constraints::reserved`].
+    reserved: Vec<(u64, u64)>,
+    /// Whether it has been loaded before.
+    loaded: AtomicBool,
 }
 
 /// Builds the board.
@@ -58,11 +64,23 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     ram::map(machine, region, &layout);
     let boot = Boot::open(machine)?;
     let q35 = machine.kind().board == Kind::Q35;
+    // The order of `info qtree`.
+    if q35 {
+        fw_files::create(machine, &layout)?;
+    }
     let bus = host_bridge(machine, q35, layout)?;
+    if !q35 {
+        fw_files::create(machine, &layout)?;
+    }
     let (south, piix4) = south_bridge(machine, q35, &bus)?;
     let isa = south.isa_bus().ok_or_else(|| Error::generic("the south bridge has no ISA bus"))?;
     legacy(machine, &south, &isa, &layout)?;
-    Ok(Arc::new(PcBoard { layout, phys_bits: limits.phys_bits, bus, south, piix4, boot }))
+    if let Some(fw) = FwCfg::of(machine) {
+        boot.describe(&fw, &layout)?;
+    }
+    let reserved = limits.reserved(machine.kind(), machine.accel().is_kvm());
+    let (phys_bits, loaded) = (limits.phys_bits, AtomicBool::new(false));
+    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, boot, reserved, loaded }))
 }
 
 fn downcast<T: qom::Object>(device: Arc<dyn Device>) -> Result<Arc<T>> {
@@ -163,7 +181,9 @@ impl PcBoard {
 
 impl Board for PcBoard {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
-        self.boot.load(machine, &self.layout, "")
+        let first = !self.loaded.swap(true, Relaxed);
+        fw_files::refresh(machine, &self.layout, &self.reserved, first)?;
+        self.boot.load(machine, &self.layout, &self.reserved, "")
     }
 
     fn firmware(&self, machine: &Arc<Machine>) {

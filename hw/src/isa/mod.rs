@@ -1,10 +1,11 @@
 //! Devices with fixed ports behind the south bridge: keyboard controller (reset only), port 92, real-time clock, debug exit, pvpanic,
-//! and the south bridges themselves.
+//! firmware configuration, and the south bridges themselves.
 //!
 //! Interrupt controllers and timer are the accelerator's (`kvm`: in the kernel). Left out: DMA, floppy, parallel port, PS/2
 //! devices, PC speaker.
 
 pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod pirq;
 pub mod port92;
@@ -22,6 +23,7 @@ use crate::core::bus::plain_bus_class;
 pub fn register(registry: &mut qom::Registry) {
     registry.register(plain_bus_class("ISA", "bus", None));
     debug_exit::register(registry);
+    fw_cfg::register(registry);
     i8042::register(registry);
     port92::register(registry);
     pvpanic::register(registry);

@@ -12,6 +12,7 @@ use crate::core::machine_types::Board;
 use crate::core::qdev;
 use crate::i386::layout::Layout;
 use crate::i386::{cpu, firmware, transports};
+use crate::isa::fw_cfg::FwCfg;
 use crate::pci::{PciBus, PciDevice};
 
 /// What kind of machine it is.
@@ -131,7 +132,7 @@ impl Facts {
             performance: Performance::of(machine),
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
-            fw_cfg: false,
+            fw_cfg: FwCfg::of(machine).is_some(),
             memory_slots: machine.sizes().slots.min(256) as u32,
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus, &pcihp::buses(machine))),
             virtio_mmio: match platform {

@@ -81,6 +81,15 @@ impl BzImage {
         Ok(image)
     }
 
+    pub(super) fn file(&self) -> &ImageFile {
+        &self.file
+    }
+
+    /// Bytes of the file before the protected-mode code; more than the header, no more than the file has.
+    pub(super) fn setup_size(&self) -> u64 {
+        self.setup
+    }
+
     pub(super) fn header(&self) -> &setup_header {
         &self.header
     }

@@ -99,6 +99,14 @@ impl ImageFile {
         Ok(Self { file, path: path.to_owned(), len: known.len(), kernel: false })
     }
 
+    /// Another descriptor of it.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(super) fn handle(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| self.failed(&e))
+    }
+
     fn failed(&self, error: &std::io::Error) -> Error {
         if error.kind() == ErrorKind::UnexpectedEof {
             return self.bad("it is cut off");

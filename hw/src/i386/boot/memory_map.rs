@@ -14,8 +14,6 @@ const TABLES_MIN: u64 = 0x2_0000;
 const INITRD_GAP: u64 = 0x2_8000;
 /// The chipset's own registers, of Q35 (RCBA).
 const RCBA: (u64, u64) = (0xfed1_c000, 0x4000);
-/// What hardware virtualization needs for real mode.
-const KVM_PAGES: (u64, u64) = (0xfeff_c000, 0x4000);
 /// Where firmware would be.
 const BIOS: (u64, u64) = (0xfffc_0000, 0x4_0000);
 
@@ -41,10 +39,10 @@ pub(super) struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The map of a board. `tables`: bytes needed for tables, which lie at [`MemoryMap::tables`].
-    pub(super) fn new(layout: &Layout, q35: bool, tables: u64) -> Self {
-        let reserved = tables.next_multiple_of(0x1_0000).max(TABLES_MIN);
-        let low_end = layout.below_4g.saturating_sub(reserved) & !0xfff;
+    /// The map of a board. `reserved`: what else is no memory; `tables`: bytes needed for tables, which lie at [`MemoryMap::tables`].
+    pub(super) fn new(layout: &Layout, q35: bool, reserved: &[(u64, u64)], tables: u64) -> Self {
+        let kept = tables.next_multiple_of(0x1_0000).max(TABLES_MIN);
+        let low_end = layout.below_4g.saturating_sub(kept) & !0xfff;
         let mut ranges = first_megabyte();
         if low_end > MIB {
             ranges.push((MIB, low_end - MIB, Kind::Ram));
@@ -54,11 +52,12 @@ impl MemoryMap {
             ranges.push((ECAM_BASE, ECAM_SIZE, Kind::Reserved));
             ranges.push((RCBA.0, RCBA.1, Kind::Reserved));
         }
-        ranges.push((KVM_PAGES.0, KVM_PAGES.1, Kind::Reserved));
+        ranges.extend(reserved.iter().map(|&(start, size)| (start, size, Kind::Reserved)));
         ranges.push((BIOS.0, BIOS.1, Kind::Reserved));
         if layout.above_4g > 0 {
             ranges.push((layout.above_4g_start, layout.above_4g, Kind::Ram));
         }
+        ranges.sort_by_key(|range| range.0);
         Self { ranges, low_end, below_4g: layout.below_4g }
     }
 
@@ -133,7 +132,7 @@ mod tests {
     #[test]
     fn the_map_has_all_ram_in_order_and_no_device_memory() {
         for tables in [0, 0x2_0001, 0x10_0000] {
-            let map = MemoryMap::new(&layout(2 * GIB, 2 * GIB), true, tables);
+            let map = MemoryMap::new(&layout(2 * GIB, 2 * GIB), true, &[], tables);
             let sum = |kind| map.ranges().iter().filter(|r| r.2 == kind).map(|r| r.1).sum::<u64>();
             assert_eq!(sum(Kind::Ram) + sum(Kind::Acpi), 4 * GIB - MIB + LOW_RAM);
             assert!(sum(Kind::Acpi) >= tables);
@@ -144,15 +143,15 @@ mod tests {
 
     #[test]
     fn the_map_of_seabios_is_kept() {
-        let map = MemoryMap::new(&layout(0xc000_0000, GIB), false, 0);
+        let map = MemoryMap::new(&layout(0xc000_0000, GIB), false, &[], 0);
         assert_eq!(map.ranges()[3], (MIB, 0xbffe_0000 - MIB, Kind::Ram));
         assert_eq!(map.ranges()[4].0, 0xbffe_0000);
-        assert_eq!(MemoryMap::new(&layout(GIB, 0), true, 0).initrd_max(), 1_073_577_983);
+        assert_eq!(MemoryMap::new(&layout(GIB, 0), true, &[], 0).initrd_max(), 1_073_577_983);
     }
 
     #[test]
     fn the_device_window_starts_above_ram() {
-        let window = |below| MemoryMap::new(&layout(below, 0), true, 0).device_window();
+        let window = |below| MemoryMap::new(&layout(below, 0), true, &[], 0).device_window();
         assert_eq!(window(128 << 20), 0x8000_0000);
         assert_eq!(window(2 * GIB), 0x8000_0000);
         assert_eq!(window(0xb000_0000), 0xc000_0000);

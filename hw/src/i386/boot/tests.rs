@@ -125,11 +125,56 @@ fn a_bzimage_gets_its_zero_page_and_its_ram_disk() {
     assert_eq!(bytes(&rig, disk.into(), 5000), [0x77; 5000]);
     assert_eq!({ page.acpi_rsdp_addr }, RSDP);
     assert_eq!(bytes(&rig, RSDP, 8), b"RSD PTR ");
+    assert_eq!(bytes(&rig, SMBIOS, 4), b"_SM_");
+    // Of firmware first, then of the machine.
+    assert_eq!(bytes(&rig, SMBIOS_TABLES.0, 2), [0, 24]);
+    assert_eq!(bytes(&rig, SMBIOS + 24, 4), (SMBIOS_TABLES.0 as u32).to_le_bytes());
     let table = page.e820_table;
     let ram: u64 = table.iter().filter(|entry| entry.r#type == 1).map(|entry| entry.size).sum();
     assert_eq!(ram, (1 << 30) - 0x10_0000 + 0x9_fc00 - 0x2_0000);
     let names = Roms::of(&rig.machine).text();
     assert!(names.contains("size=0x001388 mem=ram name=\"kernel initial RAM disk\""), "{names}");
+}
+
+#[test]
+fn many_sockets_have_their_tables_behind_those_of_acpi() {
+    let files = Files::new();
+    let kernel = files.write("k", &bzimage());
+    let mut config = with(&[("kernel", &kernel)]);
+    config.smp.maxcpus = Some(1000);
+    config.smp.sockets = Some(1000);
+    let rig = Rig::build(config).unwrap();
+    rig.machine.finish().unwrap();
+    let word = |at, len| rig.machine.system_space().read_uint(at, len).0;
+    // Too long for the older entry point too.
+    assert_eq!(bytes(&rig, SMBIOS, 5), b"_SM3_");
+    let (len, at) = (word(SMBIOS + 12, 4), word(SMBIOS + 16, 8));
+    let end = zero_page(&rig).e820_table.iter().find(|entry| entry.r#type == 3).map(|e| e.addr + e.size);
+    assert!(at > 0x10_0000 && at + len <= end.unwrap());
+    assert_eq!(bytes(&rig, at + len - 6, 2), [127, 4]);
+    assert_eq!(bytes(&rig, at, 2), [0, 24]);
+}
+
+#[test]
+fn the_kernel_is_told_of_in_fw_cfg_too() {
+    let files = Files::new();
+    let (kernel, initrd) = (files.write("k", &bzimage()), files.write("i", &[0x77; 5000]));
+    let rig = booted(&[("kernel", &kernel), ("initrd", &initrd), ("append", "a b")]);
+    let item = |key: u16, len: usize| -> Vec<u8> {
+        let io = rig.machine.io_space();
+        assert!(io.write_uint(0x510, 2, key.into()).is_ok());
+        (0..len).map(|_| io.read_uint(0x511, 1).0 as u8).collect()
+    };
+    assert_eq!(item(0x15, 5), b"a b\0\0");
+    assert_eq!([item(0x13, 4), item(0x14, 4)], [[0, 0, 2, 0], [4, 0, 0, 0]]);
+    assert_eq!([item(0x0b, 4), item(0x0a, 4)], [5000u32.to_le_bytes(), 0x3ffd_6000u32.to_le_bytes()]);
+    assert_eq!(item(0x12, 5001), [&[0x77; 5000][..], &[0]].concat());
+    assert_eq!([item(0x07, 4), item(0x08, 4)], [[0, 0, 0x10, 0], [0, 4, 0, 0]]);
+    assert_eq!(item(0x11, 1025), [&[0x5a; 1024][..], &[0]].concat());
+    assert_eq!([item(0x16, 4), item(0x17, 4)], [[0, 0, 1, 0], [0, 4, 0, 0]]);
+    let setup = item(0x18, 1024);
+    assert_eq!((&setup[0x202..0x206], setup[0x210], setup[0x211]), (&b"HdrS"[..], 0xb0, 0x81));
+    assert_eq!(setup[0x218..0x220], [&0x3ffd_6000u32.to_le_bytes()[..], &5000u32.to_le_bytes()].concat());
 }
 
 #[test]
@@ -281,7 +326,7 @@ proptest! {
             device_memory: None,
             pci_hole64: (4 << 30, 1 << 30),
         };
-        let map = MemoryMap::new(&layout, true, 0);
+        let map = MemoryMap::new(&layout, true, &[], 0);
         let mut image = if is_elf { elf(true) } else { bzimage() };
         for (at, value) in changes {
             image[at] = value;

@@ -1,0 +1,237 @@
+//! What the machine is called and consists of: the tables of SMBIOS 2.8 (DMTF DSP0134) that a guest of QEMU finds, each value where
+//! QEMU has it, and the entry point that leads to them.
+//!
+//! Firmware puts a type 0 of its own in front, so there is one for guests that are started without and none in the files of
+//! `fw_cfg`. Left out: `-smbios`, processors beyond what 8 bits count, the tables about the board, slots and on-board devices.
+
+use std::sync::Arc;
+
+use crate::core::machine::Machine;
+use crate::i386::cpu;
+use crate::i386::layout::Layout;
+
+const MANUFACTURER: &str = "QEMU";
+/// No other structure is referred to.
+const NO_HANDLE: u16 = 0xfffe;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// What a DIMM holds at most.
+const DIMM: u64 = 2 << 40;
+/// The same up to 9.0.
+const OLD_DIMM: u64 = 16 * GIB;
+/// There are no numbers for more of them.
+const DIMMS_MAX: u64 = 256;
+/// A size in MiB from which on it is in the wider field.
+const WIDE_DIMM: u64 = 0x7fff;
+/// A number of KiB that says that it is in the wider field.
+const WIDE_RANGE: u64 = u32::MAX as u64;
+/// KiB of memory from which on the number is in the wider field.
+const WIDE_ARRAY: u64 = 0x8000_0000;
+const MEMORY_ARRAY: u16 = 0x1000;
+/// A length that the older entry point can tell.
+const OLD_ENTRY_MAX: usize = 0xffff;
+
+/// Structures one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Smbios {
+    pub(super) tables: Vec<u8>,
+    count: u16,
+    largest: u16,
+}
+
+/// A structure that is being put together.
+struct Structure {
+    bytes: Vec<u8>,
+    texts: Vec<u8>,
+    count: u8,
+}
+
+impl Structure {
+    fn new(kind: u8, handle: u16) -> Self {
+        let [low, high] = handle.to_le_bytes();
+        Self { bytes: vec![kind, 0, low, high], texts: Vec::new(), count: 0 }
+    }
+
+    fn bytes(&mut self, list: &[u8]) -> &mut Self {
+        self.bytes.extend(list);
+        self
+    }
+
+    fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    /// The number of a text, which comes behind the fixed part.
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.count += 1;
+        self.texts.extend(text.as_bytes());
+        self.texts.push(0);
+        let number = self.count;
+        self.bytes(&[number])
+    }
+}
+
+impl Smbios {
+    /// The tables of `machine`. `bios`: with a type 0.
+    pub(super) fn new(machine: &Arc<Machine>, layout: &Layout, bios: bool) -> Self {
+        let mut all = Self::default();
+        let kind = machine.kind();
+        let version = kind.name;
+        if bios {
+            all.push(firmware());
+        }
+        let mut system = Structure::new(1, 0x100);
+        system.text(MANUFACTURER).text(kind.description()).text(version).bytes(&[0]);
+        // Woken by the power switch; no stock-keeping number, no family.
+        system.bytes(&mixed_endian(uuid(machine))).bytes(&[6, 0, 0]);
+        all.push(system);
+        let mut chassis = Structure::new(3, 0x300);
+        chassis.text(MANUFACTURER).bytes(&[1]).text(version);
+        // Safe in all states, security unknown, no locks and no parts.
+        chassis.bytes(&[0, 0, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        all.push(chassis);
+        all.processors(machine, version);
+        all.memory(machine, layout);
+        let mut boot = Structure::new(32, 0x2000);
+        boot.bytes(&[0; 7]);
+        all.push(boot);
+        all.push(Structure::new(127, 0x7f00));
+        all
+    }
+
+    fn push(&mut self, mut structure: Structure) {
+        let start = self.tables.len();
+        structure.bytes[1] = structure.bytes.len() as u8;
+        self.tables.extend(structure.bytes);
+        self.tables.extend(&structure.texts);
+        // Texts end with an empty one; two zeros where there are none.
+        self.tables.resize(self.tables.len() + if structure.count == 0 { 2 } else { 1 }, 0);
+        self.count += 1;
+        self.largest = self.largest.max((self.tables.len() - start) as u16);
+    }
+
+    fn processors(&mut self, machine: &Arc<Machine>, version: &str) {
+        let smp = machine.smp();
+        let (signature, features) = cpu::signature(machine);
+        let cores = small(smp.dies * smp.modules * smp.cores);
+        let threads = small(smp.dies * smp.modules * smp.cores * smp.threads);
+        for (handle, socket) in (0x400..).zip(0..smp.sockets) {
+            let mut s = Structure::new(4, handle);
+            s.text(&format!("CPU {socket}")).bytes(&[3, 0xfe]).text(MANUFACTURER);
+            s.u32(signature).u32(features).text(version).bytes(&[0]);
+            // External clock, highest and current speed in MHz; populated and enabled; no caches; no numbers.
+            s.u16(0).u16(2000).u16(2000).bytes(&[0x41, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+            // Unknown characteristics; a family that is not listed.
+            s.bytes(&[cores, cores, threads]).u16(2).u16(1);
+            self.push(s);
+        }
+    }
+
+    fn memory(&mut self, machine: &Arc<Machine>, layout: &Layout) {
+        let size = machine.sizes().ram;
+        let most = if machine.kind().version > (9, 0) { DIMM } else { OLD_DIMM };
+        let most = most.max((size / DIMMS_MAX).next_multiple_of(GIB));
+        let dimms = size.div_ceil(most);
+        let mut array = Structure::new(16, MEMORY_ARRAY);
+        let (narrow, wide) = if size / KIB < WIDE_ARRAY { (size / KIB, 0) } else { (WIDE_ARRAY, size) };
+        // Elsewhere, system memory, with error correction.
+        array.bytes(&[1, 3, 6]).u32(narrow as u32).u16(NO_HANDLE).u16(dimms as u16).u64(wide);
+        self.push(array);
+        for (handle, number) in (0x1100..).zip(0..dimms) {
+            let mib = (size - number * most).min(most) / MIB;
+            let (narrow, wide) = if mib < WIDE_DIMM { (mib, 0) } else { (WIDE_DIMM, mib) };
+            let mut dimm = Structure::new(17, handle);
+            dimm.u16(MEMORY_ARRAY).u16(NO_HANDLE).u16(0xffff).u16(0xffff).u16(narrow as u16);
+            dimm.bytes(&[9, 0]).text(&format!("DIMM {number}"));
+            // RAM of another kind, of no known speed, without numbers and ranks.
+            dimm.bytes(&[0, 7, 2, 0, 0, 0]).text(MANUFACTURER).bytes(&[0; 4]).u32(wide as u32).bytes(&[0; 8]);
+            self.push(dimm);
+        }
+        let ranges = [(0, layout.below_4g), (layout.above_4g_start, layout.above_4g)];
+        for (handle, (start, size)) in (0x1300..).zip(ranges.into_iter().filter(|(_, size)| *size > 0)) {
+            let (first, last) = (start / KIB, (start + size - 1) / KIB);
+            let mut mapped = Structure::new(19, handle);
+            if last < WIDE_RANGE {
+                mapped.u32(first as u32).u32(last as u32).u16(MEMORY_ARRAY).bytes(&[1]).u64(0).u64(0);
+            } else {
+                let wide = WIDE_RANGE as u32;
+                mapped.u32(wide).u32(wide).u16(MEMORY_ARRAY).bytes(&[1]).u64(start).u64(start + size - 1);
+            }
+            self.push(mapped);
+        }
+    }
+
+    /// The entry point, 31 or 24 bytes, for tables at `address`. `sealed`: with its sums; firmware makes them when it has moved the
+    /// tables.
+    pub(super) fn entry_point(&self, address: u64, sealed: bool) -> Vec<u8> {
+        let length = self.tables.len();
+        if length > OLD_ENTRY_MAX {
+            // Version 3.0, its documentation, the entry point's revision.
+            let mut out = b"_SM3_\0\x18\x03\0\0\x01\0".to_vec();
+            out.extend((length as u32).to_le_bytes());
+            out.extend(address.to_le_bytes());
+            if sealed {
+                out[5] = checksum(&out);
+            }
+            return out;
+        }
+        let mut out = b"_SM_\0\x1f\x02\x08".to_vec();
+        out.extend(self.largest.to_le_bytes());
+        out.extend([0; 6]);
+        out.extend(b"_DMI_\0");
+        out.extend((length as u16).to_le_bytes());
+        out.extend((address as u32).to_le_bytes());
+        out.extend(self.count.to_le_bytes());
+        // The version once more, in decimal digits.
+        out.push(0x28);
+        if sealed {
+            out[21] = checksum(&out[16..]);
+            out[4] = checksum(&out);
+        }
+        out
+    }
+}
+
+/// What stands for firmware.
+fn firmware() -> Structure {
+    let mut s = Structure::new(0, 0);
+    // From E0000h; the date is the one that SeaBIOS has. Characteristics are not told, but that it is virtual.
+    s.text("pliant").text(env!("CARGO_PKG_VERSION")).u16(0xe000).text("04/01/2014").bytes(&[0]);
+    s.u64(1 << 3).bytes(&[0, 1 << 2 | 1 << 4, 0, 0, 0xff, 0xff]);
+    s
+}
+
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+/// 255 for what is more.
+fn small(count: u32) -> u8 {
+    u8::try_from(count).unwrap_or(u8::MAX)
+}
+
+/// The 16 bytes of `-uuid` in the order of its text; zeros without.
+pub(super) fn uuid(machine: &Machine) -> [u8; 16] {
+    let text = machine.config().uuid.as_deref().unwrap_or_default().replace('-', "");
+    u128::from_str_radix(&text, 16).unwrap_or(0).to_be_bytes()
+}
+
+/// The first three fields little-endian, as SMBIOS and ACPI have them.
+pub(crate) fn mixed_endian(mut uuid: [u8; 16]) -> [u8; 16] {
+    uuid[..4].reverse();
+    uuid[4..6].reverse();
+    uuid[6..8].reverse();
+    uuid
+}
+
+#[cfg(test)]
+mod tests;
