@@ -8,7 +8,7 @@
 //!
 //! The guest is stopped meanwhile, memory devices are [frozen](MemoryDevices::freeze), and a reset waits until the dump has ended, so
 //! that the file shows one moment. Reading leaves memory that the guest never wrote unallocated, and zeroes are holes in the
-//! file. Left out: compressed formats, those of Windows, `vmcoreinfo`.
+//! file. Left out: compressed formats, those of Windows.
 
 mod commands;
 mod elf;

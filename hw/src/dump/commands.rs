@@ -9,12 +9,16 @@ use qapi::types::{DumpGuestMemoryCapability, DumpGuestMemoryFormat, DumpQueryRes
 use qapi::{Enum, Error, Result, strerror};
 
 use rustix::fs::{Mode, OFlags};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::plan::Plan;
-use super::{Dumps, Progress, busy, write};
+use super::{Dumps, Progress, busy, notes, write};
 use crate::commands::MachineHandlers;
 use crate::core::Machine;
+use crate::isa::vmcoreinfo;
 
+/// No kernel has more to say.
+const GUEST_NOTE_MAX: usize = 1 << 20;
 /// Memory of a guest is for its owner alone.
 const MODE: Mode = Mode::RUSR;
 
@@ -100,11 +104,30 @@ fn plan(machine: &Machine, paging: bool, filter: Option<(u64, u64)>) -> Result<P
     let filter = filter.map(|(begin, length)| begin..begin.saturating_add(length));
     let accel = machine.accel();
     let vcpus = accel.vcpus().iter().filter_map(|vcpu| accel.registers(vcpu.index)).collect();
-    let plan = Plan::new(&machine.system_space().view(), vcpus, paging, filter);
+    let mut plan = Plan::new(&machine.system_space().view(), vcpus, paging, filter);
     if plan.total() == 0 {
         return Err(Error::generic("dump: no guest memory to dump"));
     }
+    if let Some(place) = vmcoreinfo::place(machine) {
+        match guest_note(machine, place) {
+            Some(note) => plan.guest_note = note,
+            None => tracing::warn!("the guest's vmcoreinfo makes no sense: {place:x?}"),
+        }
+    }
     Ok(plan)
+}
+
+/// The note that the guest has at `place`, if it is one.
+fn guest_note(machine: &Machine, place: vmcoreinfo::Place) -> Option<Vec<u8>> {
+    let size = usize::try_from(place.size).ok().filter(|size| *size <= GUEST_NOTE_MAX)?;
+    if place.format != vmcoreinfo::ELF {
+        return None;
+    }
+    let mut bytes = vec![0; size];
+    let at = GuestAddress(place.address);
+    machine.system_space().view().guest_memory().read_slice(&mut bytes, at).ok()?;
+    bytes.truncate(notes::length(&bytes)?);
+    Some(bytes)
 }
 
 type Work = (Plan, File, Arc<Progress>);

@@ -5,6 +5,8 @@ use accel::{DescriptorTable, Registers, Segment};
 
 /// Type of the note with general registers.
 const NT_PRSTATUS: u32 = 1;
+/// Bytes before the name: sizes of name and contents, type.
+const HEADER: u64 = 12;
 /// Version of QEMU's note.
 const VERSION: u32 = 1;
 
@@ -38,6 +40,14 @@ fn note(name: &str, kind: u32, contents: &[u8]) -> Vec<u8> {
         out.zeroes(part.len().next_multiple_of(4) - part.len());
     }
     out.0
+}
+
+/// Bytes of the note that `bytes` begin with; `None` if they are no whole one.
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+    let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let padded = |size: u32| u64::from(size).next_multiple_of(4);
+    let length = HEADER + padded(word(0)?) + padded(word(4)?);
+    usize::try_from(length).ok().filter(|length| *length <= bytes.len())
 }
 
 /// `NT_PRSTATUS` of vCPU `id`, for a file of 64-bit code or of older one.

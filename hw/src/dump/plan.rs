@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub(super) dumped: Vec<Run>,
     /// Whether segments are those of the page tables.
     paging: bool,
+    /// A note of the guest's own, whole; empty without.
+    pub(super) guest_note: Vec<u8>,
 }
 
 impl Plan {
@@ -59,7 +61,7 @@ impl Plan {
             Some(filter) => memory.iter().filter_map(|run| run.cut(&filter)).collect(),
             None => memory.clone(),
         };
-        Self { vcpus, memory, dumped, paging }
+        Self { vcpus, memory, dumped, paging, guest_note: Vec::new() }
     }
 
     /// Bytes of memory.

@@ -30,7 +30,7 @@ pub(super) fn write(plan: &Plan, file: File, progress: &Progress) -> Result<()> 
     let numbered = (1..).zip(&plan.vcpus);
     let status: Vec<u8> = numbered.flat_map(|(id, vcpu)| notes::status(id, vcpu, long_mode)).collect();
     let state: Vec<u8> = plan.vcpus.iter().flat_map(notes::state).collect();
-    let notes_len = (status.len() + state.len()) as u64;
+    let notes_len = (status.len() + state.len() + plan.guest_note.len()) as u64;
     let layout = Layout::new(long_mode, plan.is_large(), loads.len(), notes_len, plan.total());
     let mut out = Output::new(file);
     out.write(&layout.header()).map_err(failed("write elf header"))?;
@@ -48,6 +48,7 @@ pub(super) fn write(plan: &Plan, file: File, progress: &Progress) -> Result<()> 
     drop(loads);
     out.write(&status).map_err(|_| Error::generic("dump: failed to write elf notes"))?;
     out.write(&state).map_err(|_| Error::generic("dump: failed to write CPU status"))?;
+    out.write(&plan.guest_note).map_err(|_| Error::generic("dump: failed to write guest note"))?;
     out.zeroes(layout.padding()).map_err(failed("save memory"))?;
     let mut buf = Vec::new();
     for run in &plan.dumped {

@@ -14,6 +14,7 @@ use crate::acpi;
 use crate::core::machine::Machine;
 use crate::core::qdev::{self, Place};
 use crate::isa::fw_cfg::{FwCfg, key};
+use crate::isa::vmcoreinfo;
 
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
@@ -73,6 +74,7 @@ pub(super) fn refresh(
     let file = |name: &str, bytes: Vec<u8>| {
         if first { fw.add_file(name, bytes) } else { fw.set_file(name, bytes) }
     };
+    vmcoreinfo::forget(machine)?;
     // No disk that a BIOS could boot, whatever the user says.
     for name in ["bios-geometry", "bootorder"] {
         fw.set_file(name, Vec::new())?;

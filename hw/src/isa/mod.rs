@@ -14,6 +14,7 @@ pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
 pub mod south_bridge;
+pub mod vmcoreinfo;
 
 pub use ports::Ports;
 
@@ -29,4 +30,5 @@ pub fn register(registry: &mut qom::Registry) {
     pvpanic::register(registry);
     rtc::register(registry);
     south_bridge::register(registry);
+    vmcoreinfo::register(registry);
 }

@@ -298,3 +298,59 @@ fn a_descriptor_with_a_name_is_written_to_once() {
     names.put("readonly".into(), File::open(setup.file()).unwrap().into());
     assert_eq!(desc(dump("readonly")), "dump: failed to write elf header: Bad file descriptor");
 }
+
+#[test]
+fn the_note_of_a_guest_that_tells_where_it_is_comes_last() {
+    let rig = Rig::build(config("pc")).unwrap();
+    rig.add("vmcoreinfo").unwrap();
+    rig.machine.finish().unwrap();
+    let setup = Setup { rig, folder: tempfile::tempdir().unwrap() };
+    let notes = || {
+        setup.dump(false, Some((0, 4096))).unwrap();
+        let file = std::fs::read(setup.file()).unwrap();
+        let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+        // The first program header of a 64-bit file, or of a 32-bit one.
+        let half = |at: usize| word(at) & 0xffff_ffff;
+        let (at, len) = if file[4] == 2 {
+            let first = word(32);
+            (word(first + 8), word(first + 32))
+        } else {
+            let first = half(28);
+            (half(first + 4), half(first + 16))
+        };
+        file[at..at + len].to_vec()
+    };
+    let before = notes();
+    let note = [&[3u8, 0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0][..], b"vm\0\0", b"info"].concat();
+    let space = setup.rig.machine.system_space();
+    assert!(space.write(0x8000, &note).is_ok());
+    let said = |format: u8, size: u32, address: u64| {
+        let bytes = [&[1, 0, format, 0][..], &size.to_le_bytes(), &address.to_le_bytes()].concat();
+        assert!(space.write(0x9000, &bytes).is_ok());
+        let key = (0x20u16..0x40).find(|key| {
+            let io = setup.rig.machine.io_space();
+            assert!(io.write_uint(0x510, 2, (*key).into()).is_ok());
+            // `etc/table-loader` begins with a 1, too, and goes on with a name.
+            let start: Vec<u64> = (0..5).map(|_| io.read_uint(0x511, 1).0).collect();
+            start[..2] == [1, 0] && start[4] != u64::from(b'e')
+        });
+        let control = u32::from(key.unwrap()) << 16 | 8 | 0x10;
+        let request = [&control.to_be_bytes()[..], &16u32.to_be_bytes(), &0x9000u64.to_be_bytes()].concat();
+        assert!(space.write(0xa000, &request).is_ok());
+        assert!(setup.rig.machine.io_space().write_uint(0x514, 8, 0xa000u64.swap_bytes()).is_ok());
+        assert_eq!(space.read_uint(0xa000, 4).0, 0);
+    };
+    said(1, 64, 0x8000);
+    assert_eq!(notes(), [&before[..], &note].concat());
+    for (format, size, address) in
+        [(0, 64, 0x8000), (2, 64, 0x8000), (1, 19, 0x8000), (1, u32::MAX, 0x8000), (1, 64, 1 << 40)]
+    {
+        said(format, size, address);
+        assert_eq!(notes(), before, "{format} {size} {address:#x}");
+    }
+    said(1, 64, 0x8000);
+    setup.rig.machine.request_reset(qapi::types::ShutdownCause::GuestReset);
+    let mut setup = setup;
+    setup.rig.turn();
+    assert_eq!(vmcoreinfo::place(&setup.rig.machine), None);
+}

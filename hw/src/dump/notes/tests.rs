@@ -109,3 +109,13 @@ fn every_register_has_a_place_of_its_own() {
         }
     }
 }
+
+#[test]
+fn a_guest_s_note_is_measured() {
+    let whole = note("VMCOREINFO", 0, b"OSRELEASE=6");
+    assert_eq!((whole.len(), length(&whole)), (36, Some(36)));
+    assert_eq!(length(&[whole.clone(), vec![0; 9]].concat()), Some(36));
+    assert_eq!(length(&whole[..35]), None);
+    assert_eq!(length(&whole[..7]), None);
+    assert_eq!(length(&[0xff; 64]), None);
+}

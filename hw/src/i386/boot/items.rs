@@ -33,7 +33,7 @@ struct Stretch {
 }
 
 impl Source for Stretch {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.len
     }
 

@@ -7,7 +7,7 @@ use super::{NAME_MAX, key};
 /// Bytes that are read when they are asked for.
 pub trait Source: Send + Sync {
     /// All there are.
-    fn len(&self) -> u64;
+    fn size(&self) -> u64;
     /// Fills `out` with those from `at` on; whether they were there.
     fn read(&self, at: u64, out: &mut [u8]) -> bool;
 }
@@ -26,7 +26,7 @@ impl Contents {
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Source(source) => source.len(),
+            Self::Source(source) => source.size(),
         }
     }
 

@@ -1,0 +1,28 @@
+//! Who may have one; what guests say is looked at by the tests of dumps.
+
+use super::*;
+use crate::testing::{Rig, config};
+
+fn refused(rig: &Rig) -> String {
+    rig.add("vmcoreinfo").err().unwrap().desc().to_owned()
+}
+
+#[test]
+fn there_is_one_at_most_and_it_needs_fw_cfg() {
+    let rig = Rig::build(config("q35")).unwrap();
+    rig.add("vmcoreinfo").unwrap();
+    assert_eq!(refused(&rig), "at most one vmcoreinfo device is permitted");
+    let none = crate::core::MachineConfig { machine: Some("none".into()), ..Default::default() };
+    let none = Rig::build(none).unwrap();
+    assert_eq!(refused(&none), "vmcoreinfo device requires fw_cfg with DMA");
+    rig.machine.finish().unwrap();
+    assert_eq!(refused(&rig), "Device 'vmcoreinfo' does not support hotplugging");
+}
+
+#[test]
+fn what_the_guest_says_is_read_field_by_field() {
+    assert_eq!(Place::parse(&INITIAL), None);
+    let bytes = [1, 0, 1, 0, 2, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1];
+    assert_eq!(Place::parse(&bytes), Some(Place { format: 1, size: 0x102, address: 0x0102_0304_0506_0708 }));
+    assert_eq!(Place::parse(&bytes[..15]), None);
+}
