@@ -13,6 +13,7 @@ mod descriptors;
 mod device;
 mod dispatch;
 mod dump;
+mod fw_cfg;
 mod garbage;
 mod guest;
 mod harness;
