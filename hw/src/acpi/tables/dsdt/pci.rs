@@ -111,8 +111,12 @@ pub(super) fn isa_bridge(facts: &Facts, devices: &[Code]) -> Code {
 
 /// Ports and memory that belong to the board, so that nobody else is put there.
 pub(super) fn board(facts: &Facts) -> Code {
-    let (gpe, length) = gpe_block(facts.platform);
-    let mut list = vec![ports(gpe, length)];
+    let mut list = Vec::new();
+    // The south bridge of q35 has a BAR around its own, with which a second claim would only clash.
+    if facts.platform == Platform::Pc {
+        let (gpe, length) = gpe_block(facts.platform);
+        list.push(ports(gpe, length));
+    }
     if facts.bus.is_pluggable() {
         list.push(ports(plug::registers(facts.platform), pcihp::REGISTERS as u8));
     }
