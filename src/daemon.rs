@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process;
 
 /// What a daemon owes the parent that waits for it.
-pub(crate) struct Daemon(OwnedFd);
+///
+/// One that fails leaves the pipe open until it is gone: the parent's end must not come before the last line about it.
+pub(crate) struct Daemon(ManuallyDrop<OwnedFd>);
 
 /// Goes to the background: returns in the child; the parent exits with the status the child reports.
 ///
@@ -39,7 +42,7 @@ pub(crate) fn daemonize() -> Result<Daemon> {
     if fork().map_err(failed)? {
         std::process::exit(0);
     }
-    Ok(Daemon(write))
+    Ok(Daemon(ManuallyDrop::new(write)))
 }
 
 /// True in the parent.
@@ -65,8 +68,9 @@ impl Daemon {
         rustix::stdio::dup2_stdin(&null).map_err(failed)?;
         rustix::stdio::dup2_stdout(&null).map_err(failed)?;
         rustix::stdio::dup2_stderr(&null).map_err(failed)?;
+        let parent = ManuallyDrop::into_inner(self.0);
         // A parent that was killed in the meantime is no reason to end.
-        let _ = rustix::io::write(&self.0, &[0]);
+        let _ = rustix::io::write(&parent, &[0]);
         Ok(())
     }
 }
