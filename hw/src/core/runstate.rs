@@ -279,7 +279,7 @@ impl Machine {
     }
 
     fn run_shutdown(self: &Arc<Self>) {
-        let (cause, pause) = {
+        let (cause, pause, failed) = {
             let mut inner = self.run.lock();
             let Some(cause) = inner.shutdown.take() else { return };
             if inner.ended {
@@ -288,15 +288,15 @@ impl Machine {
             // Whoever ends the program with a signal means the program.
             let pause = inner.actions.shutdown == ShutdownAction::Pause && cause != ShutdownCause::HostSignal;
             inner.ended = !pause;
-            (cause, pause)
+            let failed =
+                cause == ShutdownCause::GuestPanic && inner.actions.panic == PanicAction::ExitFailure;
+            (cause, pause, failed)
         };
         self.send(Event::Shutdown { guest: is_guest(cause), reason: cause });
         if pause {
             self.vm_stop(RunState::Shutdown);
         } else {
             self.accel().pause();
-            let failed =
-                cause == ShutdownCause::GuestPanic && self.actions().panic == PanicAction::ExitFailure;
             self.mainloop().quit(failed.into());
         }
     }
