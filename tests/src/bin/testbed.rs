@@ -5,7 +5,7 @@
 //! testbed --loud [WORD...]   the same with all that kernels print while they boot
 //! testbed --list [WORD...]   their names
 //! testbed --bench [RUNS]     how long user space takes, beside QEMU
-//! testbed --inside ...       the same without making images: what the outer machine runs
+//! testbed --inside           takes jobs from its standard input: what an outer machine runs
 //! ```
 
 use std::path::Path;
@@ -13,8 +13,10 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 use tests::program;
-use tests::testbed::report::{Gaps, Listener, Message, ToHost, ToPerson};
-use tests::testbed::{Images, bench, images, lanes, linux, outer};
+use tests::testbed::lanes::Job;
+use tests::testbed::outer::Supply;
+use tests::testbed::report::{Gaps, ToHost, ToPerson};
+use tests::testbed::{Images, images, lanes, linux};
 
 const GAPS: &str = include_str!("../../data/testbed-gaps.txt");
 
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("--inside") => {
-            work(&Images::in_folder(images::INSIDE), &arguments[1..], &ToHost::default());
+            lanes::serve(&Images::in_folder(images::INSIDE), io::stdin().lock(), &ToHost::default());
             ExitCode::SUCCESS
         }
         _ => match host(&arguments) {
@@ -42,16 +44,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The claims or the measurements, on this machine's own KVM.
-fn work(images: &Images, arguments: &[String], listener: &dyn Listener) {
-    if arguments.first().is_some_and(|first| first == "--bench") {
-        let runs = arguments.get(1).and_then(|runs| runs.parse().ok()).unwrap_or(3);
-        bench::run(images, runs, listener);
-        listener.hear(Message::Done);
-    } else if arguments.first().is_some_and(|first| first == "--loud") {
-        lanes::run(&images.clone().loud(), &arguments[1..], listener);
-    } else {
-        lanes::run(images, arguments, listener);
+/// The claims or the measurements that were asked for, and whether kernels are to be loud.
+fn jobs(arguments: &[String]) -> (Vec<Job>, bool) {
+    match arguments.first().map(String::as_str) {
+        Some("--bench") => {
+            let runs = arguments.get(1).and_then(|runs| runs.parse().ok()).unwrap_or(3);
+            (vec![Job::Bench(runs)], false)
+        }
+        Some("--loud") => (lanes::jobs(&arguments[1..]), true),
+        _ => (lanes::jobs(arguments), false),
     }
 }
 
@@ -67,18 +68,18 @@ fn host(arguments: &[String]) -> io::Result<bool> {
     let own = env::current_exe()?;
     let target =
         own.ancestors().nth(2).ok_or_else(|| io::Error::other("this program is not in cargo's folder"))?;
+    let (jobs, loud) = jobs(arguments);
     let images = Images::make(&target.join("testbed"))?;
+    let images = if loud { images.loud() } else { images };
     let vmm = program::path();
     // What QEMU cannot do is no gap of ours.
     let gaps = if images::program_is_qemu(&vmm) { Gaps::default() } else { Gaps::parse(GAPS) };
     let person = ToPerson::new(gaps, &images);
     if linux::emulated() || has_extensions()? && Path::new("/dev/kvm").exists() {
         println!("testbed: on this machine itself");
-        work(&images, arguments, &person);
+        lanes::run_here(&images, jobs, &person);
     } else {
-        let mut inside = vec!["--inside".to_owned()];
-        inside.extend_from_slice(arguments);
-        outer::run(&images, &vmm, &inside, &person)?;
+        lanes::run_in_outer_machines(&Supply::new(&images, &vmm)?, jobs, &person);
     }
     Ok(person.close())
 }

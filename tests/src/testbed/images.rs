@@ -130,12 +130,12 @@ impl Images {
         fs::write(self.kept.join(name), text)
     }
 
-    /// The initial file system of the outer machine, which runs this program with `arguments` after it has inserted KVM's modules.
+    /// The initial file system of the outer machine, which runs this program after it has inserted KVM's modules.
     ///
     /// # Errors
     ///
     /// A file cannot be read, or a program's libraries are not there.
-    pub fn outer_initrd(&self, vmm: &Path, arguments: &[String]) -> io::Result<Vec<u8>> {
+    pub fn outer_initrd(&self, vmm: &Path) -> io::Result<Vec<u8>> {
         let kernel = Kernel::find(OUTER_KERNEL)?;
         let mut archive = Archive::new();
         busybox(&mut archive)?;
@@ -165,9 +165,6 @@ impl Images {
             let kept = kept?;
             archive.copy(&format!("{INSIDE}/kept/{}", kept.file_name().to_string_lossy()), &kept.path())?;
         }
-        let mut lines = arguments.join("\n");
-        lines.push('\n');
-        archive.file(&format!("{INSIDE}/arguments"), 0o644, lines.as_bytes());
         archive.file(
             &format!("{INSIDE}/vmm/name"),
             0o644,

@@ -42,7 +42,9 @@ pub enum Message {
         /// What to keep.
         text: String,
     },
-    /// Nothing more will come.
+    /// A job may come.
+    Ready,
+    /// A job is done.
     Done,
 }
 
@@ -64,6 +66,7 @@ impl Message {
             }
             Self::Say(text) => json!({ "say": text }),
             Self::Keep { name, text } => json!({ "keep": name, "text": text }),
+            Self::Ready => json!({ "ready": true }),
             Self::Done => json!({ "done": true }),
         };
         format!("{value}\n")
@@ -86,6 +89,9 @@ impl Message {
         }
         if let Some(say) = text("say") {
             return Some(Self::Say(say));
+        }
+        if value["ready"] == true {
+            return Some(Self::Ready);
         }
         (value["done"] == true).then_some(Self::Done)
     }
@@ -195,7 +201,7 @@ impl Listener for ToPerson {
                     println!("testbed: {name} is not kept: {e}");
                 }
             }
-            Message::Done => {}
+            Message::Ready | Message::Done => {}
         }
         let _ = io::stdout().flush();
     }

@@ -9,9 +9,8 @@ fn messages_are_read_as_they_were_written() {
         let message = Message::Claim { name: "6.1/q35-1/boots".into(), outcome, seconds: 1.5 };
         assert_eq!(Message::parse(&message.line()), Some(message));
     }
-    for message in
-        [Message::Say("x".into()), Message::Keep { name: "n".into(), text: "t\nu".into() }, Message::Done]
-    {
+    let keep = Message::Keep { name: "n".into(), text: "t\nu".into() };
+    for message in [Message::Say("x".into()), keep, Message::Ready, Message::Done] {
         assert_eq!(Message::parse(&message.line()), Some(message));
     }
     for noise in ["", "[    1.0] kernel", "{\"x\":1}", "17"] {
