@@ -172,7 +172,8 @@ impl Slot {
             transport.change(|state| state.accept(high << 32 | low));
         }
         if transport.write_status(value) == StatusChange::Reset {
-            self.lock().selectors = Selectors::default();
+            // A driver says the size of its pages once, before its reset: that and what is selected stay, as on QEMU, until the machine is reset.
+            self.lock().selectors.driver = [0; 2];
         }
     }
 

@@ -197,9 +197,10 @@ fn a_legacy_driver_has_its_buffers_served() {
     assert_eq!(d.get(0x10) & (1 << 24 | 1 << 27 | 3), 1 << 24 | 1 << 27 | 3);
     d.set(0x14, 1);
     assert_eq!(d.get(0x10), 0, "there are 32 of them");
+    // As Linux does it: the size of pages comes before the reset.
+    d.set(0x28, 4096);
     assert_eq!([0, 1, 3].map(|status| d.status(status)), [0, 1, 3]);
     d.set(0x20, NEEDED as u32);
-    d.set(0x28, 4096);
     d.set(0x30, 0);
     d.set(0x38, 8);
     d.set(0x3c, 4096);
