@@ -71,6 +71,12 @@ impl Handle {
         receiver.recv().map_err(|_| LoopGone)
     }
 
+    /// Whether posted work waits for the next turn, or the loop is asked to end: whoever keeps it busy without need had better stop.
+    pub fn has_work(&self) -> bool {
+        let inner = self.shared.lock();
+        !inner.posted.is_empty() || inner.quit.is_some()
+    }
+
     /// Whether the calling thread is the one that runs (or created and will run) the loop.
     pub fn on_loop_thread(&self) -> bool {
         self.shared.lock().loop_thread == thread::current().id()

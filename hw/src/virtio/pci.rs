@@ -11,6 +11,7 @@ mod express;
 mod external;
 mod generic;
 mod kicks;
+mod linger;
 mod proxy;
 mod stop;
 mod transport;

@@ -326,6 +326,11 @@ impl VirtQueue {
         }
     }
 
+    /// Whether there is a buffer to take, as far as the ring tells at a glance: [`pop`](Self::pop) has the last word.
+    pub fn has_buffers<M: GuestMemory>(&self, memory: &M) -> bool {
+        self.ring.as_ref().is_some_and(|ring| either!(ring, r => r.has_buffers(memory)))
+    }
+
     /// Asks the driver to notify again; true if more came meanwhile.
     pub fn rearm<M: GuestMemory>(&mut self, memory: &M) -> bool {
         self.ring.as_mut().is_some_and(|ring| either!(ring, r => r.rearm(memory)))

@@ -222,8 +222,12 @@ impl VirtioDevice for VirtioRng {
         if most == 0 {
             return Ok(Outcome::Later);
         }
-        let mut bytes = vec![0; most];
-        match source.fill(&mut bytes) {
+        let (mut few, mut many) = ([0; 256], Vec::new());
+        let bytes = few.get_mut(..most).unwrap_or_else(|| {
+            many.resize(most, 0);
+            &mut many
+        });
+        match source.fill(bytes) {
             Fill::Bytes(count) => {
                 let written = buffer.write(&bytes[..count.min(most)]);
                 live.quota -= written as u64;

@@ -64,6 +64,10 @@ pub struct Served {
     pub more: bool,
     /// The device is at work on the next buffer (`more` is set too).
     pub again: bool,
+    /// Buffers were used.
+    pub used: bool,
+    /// The queue has no more buffers.
+    pub empty: bool,
 }
 
 /// What became of the next buffer of a queue.
@@ -320,6 +324,12 @@ impl VirtioState {
         }
     }
 
+    /// Whether queue `index` has a buffer for a device that runs. The driver is not asked to notify.
+    pub fn has_buffers<M: GuestMemory>(&self, index: u16, memory: &M) -> bool {
+        let queue = self.queues.get(usize::from(index)).filter(|_| self.is_running());
+        queue.is_some_and(|queue| queue.has_buffers(memory))
+    }
+
     /// Serves up to `budget` buffers of queue `index`.
     pub fn serve<M: GuestMemory>(
         &mut self,
@@ -368,6 +378,7 @@ impl VirtioState {
         match outcome {
             Ok(step) => {
                 (served.more, served.again) = (matches!(step, Step::More | Step::Again), step == Step::Again);
+                (served.used, served.empty) = (used, step == Step::Empty);
             }
             Err(violation) => served = self.broke(violation),
         }

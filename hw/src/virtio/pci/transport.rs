@@ -11,6 +11,7 @@ use memory::{AccessConstraints, AddressSpace, Memory, RegionOps};
 use super::common::{self, Effect, Selectors};
 use super::external::{External, QUEUE_VECTOR};
 use super::kicks::{Doorbells, Kicks};
+use super::linger::{LONGEST, Linger, Wait};
 use super::turns::Turns;
 use crate::core::IrqLine;
 use crate::pci::{Msix, PciDevice};
@@ -74,6 +75,7 @@ pub struct Transport {
     /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
     pin: Mutex<()>,
     pub(super) turns: Turns,
+    linger: Linger,
 }
 
 pub(super) struct Inner {
@@ -86,7 +88,7 @@ impl Transport {
         let generic = parts.backend.common().generic();
         let state = VirtioState::new(&*parts.backend, generic.features);
         let external = parts.backend.ring_server().map(External::new);
-        let turns = Turns::new(state.queues().len());
+        let queues = state.queues().len();
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             parts,
@@ -94,7 +96,8 @@ impl Transport {
             kicks: Kicks::default(),
             external,
             pin: Mutex::default(),
-            turns,
+            turns: Turns::new(queues),
+            linger: Linger::new(queues),
         })
     }
 
@@ -138,7 +141,9 @@ impl Transport {
         trace::emit!(virtio_queue_notify, trace::Id::of(&*self.parts.backend), queue, self.queue_id(queue));
         match &self.external {
             Some(_) => self.pass_kick(queue),
-            None => self.serve(queue, TURN_TIME),
+            None => {
+                self.serve(queue, TURN_TIME);
+            }
         }
     }
 
@@ -147,8 +152,35 @@ impl Transport {
         self.with_state(|state| state.queues().get(usize::from(queue)).map_or(trace::Id::NONE, trace::Id::of))
     }
 
-    fn serve(&self, queue: u16, patience: Duration) {
+    /// The event of a queue was signalled. Main loop thread.
+    fn signalled(&self, queue: u16) {
+        trace::emit!(virtio_queue_notify, trace::Id::of(&*self.parts.backend), queue, self.queue_id(queue));
         let start = Instant::now();
+        // Buffers that were found by looking were notified of too, and nothing is left when that is heard.
+        if !self.serve(queue, TURN_TIME) {
+            return;
+        }
+        self.linger.notified(queue, start);
+        while start.elapsed() < LONGEST
+            && self.linger.wait(queue, || self.look(queue), Instant::now) == Wait::Found
+            && self.serve(queue, TURN_TIME)
+        {}
+        self.linger.rests(queue, Instant::now());
+    }
+
+    /// Whether there are buffers in a queue; nothing if the main loop is wanted elsewhere.
+    fn look(&self, queue: u16) -> Option<bool> {
+        let found = {
+            let inner = self.lock();
+            inner.state.has_buffers(queue, self.parts.space.view().guest_memory())
+        };
+        (found || !self.parts.mainloop.has_work()).then_some(found)
+    }
+
+    /// Tells whether all that was there was used.
+    fn serve(&self, queue: u16, patience: Duration) -> bool {
+        let start = Instant::now();
+        let mut used = false;
         // Few at first: one buffer may ask for a lot (memory that is allocated at once), and time is looked at in between.
         let (mut budget, mut left) = (1, TURN_BUFFERS);
         loop {
@@ -158,9 +190,11 @@ impl Transport {
                 inner.state.serve(queue, view.guest_memory(), &*self.parts.backend, budget)
             };
             let (more, again) = (served.more, served.again);
+            used |= served.used;
+            let empty = served.empty;
             self.finish(served);
             if !more {
-                return;
+                return used && empty;
             }
             // What is being worked on ends by itself; only time counts.
             if !again {
@@ -172,6 +206,7 @@ impl Transport {
             }
         }
         self.post_turn(queue);
+        false
     }
 
     /// Has the main loop's next turn serve a queue.
@@ -350,7 +385,7 @@ impl Transport {
             let me = self.me.clone();
             move || {
                 if let Some(transport) = me.upgrade() {
-                    transport.kick(queue);
+                    transport.signalled(queue);
                 }
             }
         };

@@ -227,6 +227,10 @@ impl Packed {
         Ok(())
     }
 
+    pub(super) fn has_buffers<M: GuestMemory>(&self, memory: &M) -> bool {
+        self.is_available(memory).unwrap_or(false)
+    }
+
     pub(super) fn rearm<M: GuestMemory>(&mut self, memory: &M) -> bool {
         let wish = if self.event_idx { self.avail.word() | EVENT_ONE << 16 } else { EVENT_ALL << 16 };
         if self.asked.replace(wish) == Some(wish) {

@@ -111,6 +111,11 @@ impl Split {
             .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))
     }
 
+    pub(super) fn has_buffers<M: GuestMemory>(&self, memory: &M) -> bool {
+        let available = self.ring.avail_idx(memory, Ordering::Relaxed);
+        available.is_ok_and(|index| index.0 != self.ring.next_avail())
+    }
+
     pub(super) fn rearm<M: GuestMemory>(&mut self, memory: &M) -> bool {
         self.ring.enable_notification(memory).unwrap_or(false)
     }

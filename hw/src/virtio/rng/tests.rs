@@ -5,6 +5,7 @@ use std::io::Write as _;
 use qom::Input;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+use super::backend::{Fill, Pool, from_object};
 use crate::testing::Rig;
 use crate::virtio::testing::driver::{Driver, Piece};
 
@@ -91,4 +92,32 @@ fn errors_are_qemus() {
     let error = tree.create_user_object("rng-random", "r1", missing).err().unwrap();
     assert_eq!(error.desc(), "Could not open '/nonexist': No such file or directory");
     assert_eq!(tree.absolute("/machine/peripheral/a").unwrap().get("rng").unwrap(), "/objects/r0".into());
+}
+
+#[test]
+fn what_is_read_ahead_is_given_once_and_not_kept() {
+    let mut pool = Pool::EMPTY;
+    let mut bytes = [0; 600];
+    assert_eq!(pool.take(&mut bytes), 0);
+    pool.bytes = std::array::from_fn(|at| at as u8 | 1);
+    // A short read.
+    pool.left = 0..1000;
+    assert_eq!(pool.take(&mut bytes), 600);
+    assert!((0..600).all(|at| bytes[at] == at as u8 | 1));
+    assert!(pool.bytes[..600].iter().all(|byte| *byte == 0), "they are nowhere else");
+    assert_eq!(pool.take(&mut bytes), 400);
+    assert!((0..400).all(|at| bytes[at] == (600 + at) as u8 | 1));
+    assert_eq!(pool.take(&mut bytes), 0);
+}
+
+#[test]
+fn the_builtin_source_gives_any_number_of_bytes_and_no_two_answers_alike() {
+    let rig = rig_with("rng-builtin", &[]);
+    let source = from_object(&rig.machine.tree().absolute("/objects/r0").unwrap()).unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for size in [16, 1000, 1024, 24, 5000, 1023, 64, 64, 64] {
+        let mut bytes = vec![0; size];
+        assert_eq!(source.fill(&mut bytes), Fill::Bytes(size));
+        assert!(bytes.chunks_exact(8).all(|chunk| seen.insert(chunk.to_vec())), "{size} bytes");
+    }
 }

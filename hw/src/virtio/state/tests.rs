@@ -76,9 +76,14 @@ fn platform_addresses_are_not_optional() {
 fn a_buffer_is_served_and_the_queue_vector_is_due() {
     let (device, memory) = (Echo::default(), memory());
     let mut state = running(&device);
+    assert!(!state.has_buffers(0, &memory));
     offer(&memory, b"ping", 1);
+    assert!(
+        state.has_buffers(0, &memory) && !state.has_buffers(1, &memory) && !state.has_buffers(7, &memory)
+    );
     let served = state.serve(0, &memory, &device, 16);
-    assert!(served.violation.is_none() && !served.more);
+    assert!(served.violation.is_none() && !served.more && served.used && served.empty);
+    assert!(!state.has_buffers(0, &memory));
     assert_eq!(served.due, Due { config: None, queue: Some(1) });
     assert_eq!(state.isr(), 1);
     let mut answer = [0; 4];
@@ -86,6 +91,10 @@ fn a_buffer_is_served_and_the_queue_vector_is_due() {
     assert_eq!(&answer, b"ping");
     let again = state.serve(0, &memory, &device, 16);
     assert_eq!(again.due, Due::default(), "nothing new, no interrupt");
+    assert!(!again.used && again.empty);
+    offer(&memory, b"ping", 2);
+    state.set_disabled(true);
+    assert!(!state.has_buffers(0, &memory), "none for a device that does not run");
 }
 
 #[test]
@@ -109,7 +118,7 @@ fn a_buffer_that_takes_time_stays_next_and_is_looked_at_anew_each_time() {
     for text in [b"~one", b"~two", b"~two"] {
         offer(&memory, text, 2);
         let served = state.serve(0, &memory, &device, 16);
-        assert!(served.more && served.again && served.violation.is_none());
+        assert!(served.more && served.again && served.violation.is_none() && !served.empty);
         assert_eq!((served.due, state.queues()[0].next_avail()), (Due::default(), 1), "nothing was used");
     }
     let served = state.serve(0, &memory, &device, 16);

@@ -252,6 +252,8 @@ impl Driver {
         let mut any = false;
         for i in 0..count {
             let before = self.queue.position();
+            let glance = self.queue.has_buffers(&self.memory);
+            assert_eq!(glance, !self.unserved.is_empty(), "a glance tells what there is");
             let Some(chain) = self.queue.pop(&self.memory, true).expect("no violation") else {
                 assert!(self.unserved.is_empty());
                 self.asleep = !self.queue.rearm(&self.memory);
