@@ -82,6 +82,11 @@ impl VirtioCommon {
         Self { dev: DeviceState::new(class), notifier: NotifierSlot::default(), generic: Mutex::default() }
     }
 
+    /// The proxy that the device sits behind.
+    pub fn proxy(&self) -> Option<Arc<dyn Device>> {
+        self.dev.parent_bus()?.bus().parent()
+    }
+
     /// The generic properties as they are set.
     pub fn generic(&self) -> GenericProperties {
         *self.lock()

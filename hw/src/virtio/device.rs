@@ -79,6 +79,9 @@ pub trait VirtioDevice: Send + Sync {
     /// The driver reset the device (status 0). Not a system reset: a memory device keeps its memory.
     fn driver_reset(&self) {}
 
+    /// The driver reset one queue: what is in it comes to nothing.
+    fn queue_reset(&self, _queue: u16) {}
+
     /// Called after a run of [`serve`](Self::serve) with the transport's lock released: the place to tell the world.
     fn settle(&self) {}
 }

@@ -315,12 +315,14 @@ impl VirtioState {
         }
     }
 
-    /// Resets the selected queue alone.
-    pub fn reset_selected(&mut self) {
+    /// Resets the selected queue of `device` alone.
+    pub fn reset_selected(&mut self, device: &dyn VirtioDevice) {
+        let number = self.queue_sel;
         if let Some(queue) = self.selected_mut() {
             let vector = queue.vector;
             queue.reset();
             queue.vector = vector;
+            device.queue_reset(number);
         }
     }
 

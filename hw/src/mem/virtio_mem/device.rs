@@ -167,11 +167,6 @@ impl VirtioMem {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The proxy the device sits behind.
-    fn proxy(&self) -> Option<Arc<dyn Device>> {
-        self.common.dev.parent_bus()?.bus().parent()
-    }
-
     /// Names the memory in `info ramblock` and the migration stream after the device's place on its bus.
     pub(super) fn name_block(&self, place: Option<&str>) {
         let inner = self.lock();
@@ -353,7 +348,7 @@ impl VirtioDevice for VirtioMem {
             let mut inner = self.lock();
             (std::mem::take(&mut inner.news), inner.live.as_ref().and_then(|live| live.machine.upgrade()))
         };
-        let (Some(machine), Some(proxy)) = (machine.filter(|_| !news.is_empty()), self.proxy()) else {
+        let (Some(machine), Some(proxy)) = (machine.filter(|_| !news.is_empty()), self.common.proxy()) else {
             return;
         };
         let (id, qom_path) = (proxy.dev().id(), self.qom_path());
@@ -365,11 +360,11 @@ impl VirtioDevice for VirtioMem {
 
 impl MemoryDevice for VirtioMem {
     fn id(&self) -> Option<String> {
-        self.proxy()?.dev().id()
+        self.common.proxy()?.dev().id()
     }
 
     fn qom_path(&self) -> String {
-        self.proxy().map_or_else(String::new, |proxy| (proxy as ObjectRef).path())
+        self.common.proxy().map_or_else(String::new, |proxy| (proxy as ObjectRef).path())
     }
 
     fn wanted(&self) -> Result<Wanted> {

@@ -137,7 +137,7 @@ impl Slot {
             0x3c if self.legacy => self.lock().selectors.align = value,
             0x40 if self.legacy => self.write_page(transport, value),
             0x44 if !self.legacy => match value {
-                0 => transport.change(VirtioState::reset_selected),
+                0 => transport.change(|state| state.reset_selected(&**transport.backend())),
                 _ => transport.finish_write(|state| state.enable_selected(1)),
             },
             0x50 => {
@@ -147,7 +147,9 @@ impl Slot {
             }
             0x64 => transport.acknowledge(value as u8),
             0x70 => self.write_status(transport, value as u8),
-            0xc0 if !self.legacy && value == 1 => transport.change(VirtioState::reset_selected),
+            0xc0 if !self.legacy && value == 1 => {
+                transport.change(|state| state.reset_selected(&**transport.backend()))
+            }
             0x80..=0xa4 if !self.legacy => write_address(transport, offset, value),
             _ => {}
         }

@@ -89,7 +89,7 @@ pub fn write(
         }
         22 => state.select_queue(low),
         28 => return Effect::Served(state.enable_selected(low)),
-        58 if low == 1 => state.reset_selected(),
+        58 if low == 1 => state.reset_selected(device),
         _ => {
             let packed = state.accepted() & RING_PACKED != 0;
             if let Some(queue) = state.selected_mut() {
