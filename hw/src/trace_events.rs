@@ -64,6 +64,15 @@ trace::events! {
     pliant_unplugged_access(name: &str, cpu_index: u32, addr: u64, write: u8, count: u64)
         "{name} cpu_index {cpu_index} addr={addr:#x} write {write} count {count}";
 
+    /// The guest asks for a flush.
+    virtio_pmem_flush_request() "flush request";
+    /// A flush was done (0), or failed.
+    virtio_pmem_flush_done(status: u8) "fsync return={status}";
+    /// The guest is told.
+    virtio_pmem_response() "flush response";
+    /// Why a flush failed.
+    pliant_virtio_pmem_flush_failed(vdev: trace::Id, error: &std::io::Error) "vdev {vdev}: {error}";
+
     // Virtio.
 
     /// The driver writes the status register, or it is reset.

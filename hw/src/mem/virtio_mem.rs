@@ -37,7 +37,6 @@ pub(super) fn register(registry: &mut qom::Registry) {
             .cast::<VirtioMem, dyn MemoryDevice>(|d| d)
             .extension(DeviceClass::on("virtio-bus").category(Category::Misc).hide(properties::HIDDEN)),
     );
-    registry.register(TypeInfo::new("virtio-md-pci").parent("virtio-pci").interface("memory-device"));
     registry.register(pci::class(registry));
 }
 
