@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 
 use crate::Signal;
+use crate::answer;
 use crate::clock::{Clock, VirtualClock, host_now_ns};
 use crate::shared::Shared;
 use crate::signals::{self, SignalInfo, SignalWatch};
@@ -63,12 +64,9 @@ impl Handle {
         if self.on_loop_thread() {
             return Ok(work());
         }
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.post(move || {
-            // The receiver waits below and cannot have gone away.
-            let _ = sender.send(work());
-        });
-        receiver.recv().map_err(|_| LoopGone)
+        let (sender, receiver) = answer::channel();
+        self.post(move || sender.send(work()));
+        receiver.receive().ok_or(LoopGone)
     }
 
     /// Whether posted work waits for the next turn, or the loop is asked to end: whoever keeps it busy without need had better stop.

@@ -36,6 +36,7 @@
 //!
 //! Left out on purpose: priorities, idle callbacks, child processes, and any notion of what an event means.
 
+mod answer;
 mod clock;
 mod handle;
 mod shared;
