@@ -21,6 +21,7 @@ mod serial;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transport;
 pub(crate) mod vhost;
 
 pub use backend::{GenericProperties, VirtioBackend, VirtioCommon, generic_properties};

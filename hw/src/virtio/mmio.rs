@@ -14,7 +14,7 @@ use qom::{Class, Object, ObjectCore, ObjectRef, Property, Registry, TypeInfo, ca
 
 use self::registers::{Registers, Slot};
 use super::backend::VirtioBackend;
-use super::pci::{Doorbells, Parts, Transport, Wiring, follow_run_state};
+use super::transport::{Doorbells, Parts, Transport, Wiring, follow_run_state};
 use crate::core::bus::attach;
 use crate::core::irq::IrqLine;
 use crate::core::{Bus, BusState, Device, DeviceClass, DeviceState, Machine, ResetKind};

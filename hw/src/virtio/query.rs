@@ -13,8 +13,9 @@ use qom::{ObjectRef, Resolve, Tree, cast};
 use super::backend::VirtioBackend;
 use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
 use super::mmio::VirtioMmio;
-use super::pci::{Proxy, Transport};
+use super::pci::Proxy;
 use super::ring_server::RingServerStatus;
+use super::transport::Transport;
 use crate::core::{Device, Machine, qdev};
 
 /// A realized device and its transport.

@@ -13,8 +13,8 @@ use memory::{AccessConstraints, RegionOps};
 
 use crate::core::irq::IrqLine;
 use crate::virtio::features::{ANY_LAYOUT, NOTIFY_ON_EMPTY, RING_PACKED, status};
-use crate::virtio::pci::Transport;
 use crate::virtio::state::{StatusChange, VirtioState};
+use crate::virtio::transport::Transport;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VENDOR: u32 = u32::from_le_bytes(*b"QEMU");

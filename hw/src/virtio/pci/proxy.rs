@@ -10,14 +10,13 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
 
 use super::express::Express;
-use super::kicks::Doorbells;
-use super::stop::follow_run_state;
-use super::transport::{NotifyPort, Parts, Transport, Window, WindowOps, Wiring};
+use super::windows::{NotifyPort, Window, WindowOps};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
 use crate::pci::config::{COMMAND_MASTER, reg};
 use crate::pci::{BarKind, PciDevice, PciInfo, PciState};
 use crate::virtio::backend::VirtioBackend;
+use crate::virtio::transport::{Doorbells, Parts, Transport, Wiring, follow_run_state};
 
 /// `vectors` when the user left it to the device.
 #[doc(alias = "DEV_NVECTORS_UNSPECIFIED")]

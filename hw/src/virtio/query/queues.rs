@@ -14,8 +14,8 @@ use qapi::types::{
 use qapi::{Error, Result};
 
 use super::{Found, Machine, find};
-use crate::virtio::pci::Transport;
 use crate::virtio::ring::{MAX_DESCRIPTORS, VirtQueue};
+use crate::virtio::transport::Transport;
 
 /// `VIRTQ_DESC_F_NEXT` (virtio 1.3 §2.7.5).
 const NEXT: u16 = 1;

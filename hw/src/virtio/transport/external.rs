@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use mainloop::Interest;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::transport::Transport;
+use super::Transport;
 use crate::pci::MsixSource;
 use crate::virtio::ring_server::{RingServer, RingSetup, RingStart};
 

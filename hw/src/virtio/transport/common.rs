@@ -3,14 +3,14 @@
 //! Registers are found by the offset of the access alone, as in QEMU: a read of any width at a register's offset gives
 //! that register, an access in the middle of one gives 0.
 
-use super::super::device::VirtioDevice;
-use super::super::features::RING_PACKED;
-use super::super::ring::{NO_VECTOR, VirtQueue};
-use super::super::state::{Served, StatusChange, VirtioState};
+use crate::virtio::device::VirtioDevice;
+use crate::virtio::features::RING_PACKED;
+use crate::virtio::ring::{NO_VECTOR, VirtQueue};
+use crate::virtio::state::{Served, StatusChange, VirtioState};
 
 /// Registers that belong to the transport rather than to the device.
 #[derive(Debug, Default)]
-pub struct Selectors {
+pub(super) struct Selectors {
     device_feature: u32,
     driver_feature: u32,
     /// What the driver wrote, bits that are not offered included: it reads them back.
@@ -19,7 +19,7 @@ pub struct Selectors {
 
 /// What a write came to.
 #[derive(Debug)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Nothing to do.
     None,
     /// The status register changed.
@@ -29,7 +29,7 @@ pub enum Effect {
 }
 
 /// Reads the register at `offset`.
-pub fn read(selectors: &Selectors, state: &VirtioState, offset: u64) -> u32 {
+pub(super) fn read(selectors: &Selectors, state: &VirtioState, offset: u64) -> u32 {
     let queue = state.selected();
     let of = |value: fn(&VirtQueue) -> u64| queue.map_or(0, value);
     let word = match offset {
@@ -59,7 +59,7 @@ pub fn read(selectors: &Selectors, state: &VirtioState, offset: u64) -> u32 {
 }
 
 /// Writes `value` to the register at `offset`; `vectors` is how many interrupt vectors there are.
-pub fn write(
+pub(super) fn write(
     selectors: &mut Selectors,
     state: &mut VirtioState,
     device: &dyn VirtioDevice,

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::transport::Transport;
+use super::Transport;
 use crate::core::Machine;
 
 type List = Arc<Mutex<Vec<Weak<Transport>>>>;
