@@ -3,16 +3,19 @@
 //! Lock order: the function's lock, then `memory`'s topology, then the interrupt controller. [`PciDevice`] hooks are
 //! called with no lock held.
 
+mod life;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use memory::{AddressSpace, Memory, Owner, RegionDesc, RegionId, SIZE_ALL};
+use memory::{AddressSpace, Memory, Owner, RegionDesc, RegionId};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
 
+pub use self::life::{realize, unrealize};
 use super::bar::{Bar, BarKind};
 use super::bridge::Bridge;
 use super::bus::PciBus;
-use super::config::{COMMAND_INTX_DISABLE, COMMAND_MASTER, ConfigSpace, HEADER_MULTIFUNCTION, PciInfo, reg};
+use super::config::{COMMAND_INTX_DISABLE, COMMAND_MASTER, ConfigSpace, PciInfo, reg};
 use super::msix::{MAX_VECTORS, Msix, MsixLayout, PendingOps, TableOps};
 use super::properties::PciProperties;
 use crate::core::device::{Device, DeviceState, ResetKind};
@@ -383,42 +386,6 @@ impl PciState {
             self.after_write(&mut inner, before, reg::BAR0, 24);
         }
     }
-
-    /// Unmaps the BARs for good. A vCPU may be on its way into configuration space still: what it writes there must not map
-    /// regions again that are about to be destroyed.
-    fn retire_bars(&self) {
-        let mut inner = self.inner();
-        inner.config.set16(reg::COMMAND, 0);
-        if let Some(place) = self.place() {
-            update_mappings(&mut inner, &place, self.dev.type_name());
-        }
-        inner.bars.clear();
-    }
-
-    fn take_off(&self, machine: &Arc<Machine>) {
-        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(place) = place.and_then(|p| p.upgrade()) else { return };
-        if self.inner().intx_level {
-            let pin = self.read_config(reg::INTERRUPT_PIN, 1) as u8;
-            place.bus.change_intx(place.devfn, pin, false);
-        }
-        place.bus.remove(place.devfn);
-        let mut inner = self.inner();
-        let mut tx = machine.memory().transaction();
-        for bar in inner.bars.drain(..) {
-            if bar.mapped.is_some() {
-                tx.del_subregion(place.bus.space_of(bar.kind), bar.region);
-            }
-        }
-        tx.remove_address_space(&place.space);
-        inner.msix_cap = None;
-        let own = [place.master_alias, place.master];
-        for region in inner.msix_regions.drain(..).chain(own) {
-            if let Err(error) = tx.destroy(region) {
-                tracing::warn!(%error, "region of {}", self.dev.type_name());
-            }
-        }
-    }
 }
 
 /// Brings the topology in line with BARs and command register, in one transaction. `name` is the device's, for traces.
@@ -450,60 +417,6 @@ fn update_mappings(inner: &mut Inner, place: &Place, name: &str) {
         }
     }
     tx.set_enabled(place.master_alias, master);
-}
-
-/// `Device::realize` of every PCI device.
-///
-/// # Errors
-/// The slot is taken or none is free; what `pci_realize` says.
-pub fn realize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) -> Result<()> {
-    let state = device.pci();
-    let bus = state
-        .dev
-        .parent_bus()
-        .and_then(|b| (b as ObjectRef).downcast::<PciBus>())
-        .ok_or_else(|| Error::generic("a PCI device needs a PCI bus"))?;
-    let as_dyn: Arc<dyn PciDevice> = Arc::<T>::clone(&device);
-    let devfn = bus.claim(&as_dyn, state.props.devfn())?;
-    state.props.set_devfn(devfn);
-    let info = device.pci_info();
-    {
-        let mut inner = state.inner();
-        inner.config = ConfigSpace::new(&info);
-        if state.props.multifunction() {
-            let header = inner.config.read(reg::HEADER_TYPE, 1) as u8 | HEADER_MULTIFUNCTION;
-            inner.config.set8(reg::HEADER_TYPE, header);
-        }
-    }
-    let owner = state.owner();
-    let mut tx = machine.memory().transaction();
-    let master = tx.container(RegionDesc::new("bus master container", SIZE_ALL).owned_by(owner.clone()));
-    let alias_desc = RegionDesc::new("bus master", SIZE_ALL).owned_by(owner);
-    let master_alias = tx.alias(alias_desc, machine.system_region(), 0);
-    tx.set_enabled(master_alias, false);
-    tx.add_subregion(master, 0, master_alias, 0);
-    let space = tx.address_space(state.dev.type_name(), master);
-    tx.commit();
-    let memory = Arc::downgrade(machine.memory());
-    let place = KeptPlace { bus: Arc::downgrade(&bus), devfn, memory, master, master_alias, space };
-    *state.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
-    if let Err(error) = Arc::clone(&device).pci_realize(machine) {
-        device.pci().take_off(machine);
-        return Err(error);
-    }
-    // A running guest finds the function when it is plugged, not half-way.
-    if !state.dev.is_hotplugged() {
-        bus.set_visible(devfn, true);
-    }
-    Ok(())
-}
-
-/// `Device::unrealize` of every PCI device.
-pub fn unrealize<T: PciDevice>(device: Arc<T>, machine: &Arc<Machine>) {
-    device.pci().set_intx(false);
-    device.pci().retire_bars();
-    Arc::clone(&device).pci_unrealize(machine);
-    device.pci().take_off(machine);
 }
 
 /// A guest's read of a function's configuration space.
