@@ -19,6 +19,9 @@
 //! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
 //!   device callback) counts as stopped for the time of the call; so two that do so at once do not wait for each other.
 //!
+//! Each vCPU thread waits for a bell of its own, and whoever waits for vCPUs for one of all: with hundreds of vCPUs every change
+//! would wake every thread else.
+//!
 //! No lost wake-up: the stop flag is stored before the kick, and a vCPU thread clears the effect of a kick before it reads
 //! the flag (see [`crate::kvm`] for the kernel's half).
 
@@ -91,12 +94,21 @@ struct Cpu {
     answered: u64,
     report: Option<Snapshot>,
     nmi: bool,
+    /// Rings when there is something to do for its thread.
+    bell: Arc<Condvar>,
 }
 
 #[derive(Debug)]
 struct Inner {
     goal: Goal,
     cpus: Vec<Cpu>,
+}
+
+impl Inner {
+    /// Something changed that is for every vCPU.
+    fn ring_all(&self) {
+        self.cpus.iter().for_each(|cpu| cpu.bell.notify_one());
+    }
 }
 
 /// Held by a vCPU thread for its whole life.
@@ -115,6 +127,7 @@ impl Drop for GoneOnDrop<'_> {
 #[derive(Debug)]
 pub(crate) struct Control {
     inner: Mutex<Inner>,
+    /// A vCPU did something that others may wait for, or the goal changed.
     changed: Condvar,
 }
 
@@ -146,6 +159,7 @@ impl Control {
             answered: 0,
             report: None,
             nmi: false,
+            bell: Arc::default(),
         });
         (inner.cpus.len() - 1, stop)
     }
@@ -164,10 +178,11 @@ impl Control {
     /// Called by vCPU threads only: parks until there is something to do.
     pub(crate) fn next(&self, cpu: usize) -> Step {
         let mut inner = self.lock();
+        let bell = Arc::clone(&inner.cpus[cpu].bell);
+        inner.cpus[cpu].thread = Some(thread::current().id());
         loop {
             let goal = inner.goal;
             let this = &mut inner.cpus[cpu];
-            this.thread = Some(thread::current().id());
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
                 _ if this.reset => Some((Phase::Parked, Step::Reset)),
@@ -176,12 +191,15 @@ impl Control {
                 Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
                 Goal::Run | Goal::Pause => None,
             };
-            this.phase = step.map_or(Phase::Parked, |(phase, _)| phase);
+            let phase = step.map_or(Phase::Parked, |(phase, _)| phase);
+            let before = std::mem::replace(&mut this.phase, phase);
             this.stop.0.store(step.is_none_or(|(_, step)| step != Step::Run), Ordering::SeqCst);
-            self.changed.notify_all();
+            if before != phase {
+                self.changed.notify_all();
+            }
             match step {
                 Some((_, step)) => return step,
-                None => inner = self.wait(inner),
+                None => inner = bell.wait(inner).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
@@ -221,7 +239,7 @@ impl Control {
         if this.phase == Phase::Running {
             kick(cpu);
         }
-        self.changed.notify_all();
+        this.bell.notify_one();
     }
 
     /// Has a vCPU report what it has and waits for it; `kick` is called if it runs. `None` if it cannot: no such vCPU, it
@@ -238,7 +256,7 @@ impl Control {
         if this.phase == Phase::Running {
             kick(cpu);
         }
-        self.changed.notify_all();
+        this.bell.notify_one();
         loop {
             let this = &inner.cpus[cpu];
             if this.answered >= mine {
@@ -256,6 +274,7 @@ impl Control {
         let mut inner = self.lock();
         if inner.goal == Goal::Pause {
             inner.goal = Goal::Run;
+            inner.ring_all();
             self.changed.notify_all();
         }
     }
@@ -303,7 +322,7 @@ impl Control {
         for cpu in &mut inner.cpus {
             cpu.reset = cpu.phase != Phase::Gone;
         }
-        self.changed.notify_all();
+        inner.ring_all();
         while inner.goal != Goal::Exit && inner.cpus.iter().any(|cpu| cpu.reset && cpu.phase == Phase::Parked)
         {
             inner = self.wait(inner);
@@ -315,6 +334,7 @@ impl Control {
         let mut inner = self.lock();
         inner.goal = Goal::Exit;
         self.stop_running(&mut inner, &kick);
+        inner.ring_all();
         self.changed.notify_all();
     }
 }
