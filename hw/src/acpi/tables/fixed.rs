@@ -27,6 +27,8 @@ const FIRST_WIDE_ID: u32 = 255;
 const RTC_CENTURY: u8 = 0x32;
 /// Boot flags: there is no VGA; PS/2 is not said to be there.
 const BOOT_NO_VGA: u16 = 1 << 2;
+/// There is no clock in CMOS RAM.
+const BOOT_NO_RTC: u16 = 1 << 5;
 /// A latency that says that there is no such state.
 const NO_C_STATE: u16 = 0xfff;
 /// Written to the reset control port: a full reset.
@@ -57,7 +59,7 @@ pub(super) fn fadt(facts: &Facts, dsdt: u64, facs: Option<u64>) -> Vec<u8> {
     fadt.dsdt = (dsdt as u32).into();
     let fadt = match facs {
         Some(facs) => full_fadt(fadt, facts.platform).firmware_ctrl_32(facs as u32),
-        None => reduced_fadt(fadt),
+        None => reduced_fadt(fadt, facts.rtc),
     };
     bytes_of(&fadt.finalize())
 }
@@ -95,11 +97,13 @@ fn full_fadt(mut fadt: FADTBuilder, platform: Platform) -> FADTBuilder {
     .fold(fadt, FADTBuilder::flag)
 }
 
-fn reduced_fadt(mut fadt: FADTBuilder) -> FADTBuilder {
+fn reduced_fadt(mut fadt: FADTBuilder, rtc: bool) -> FADTBuilder {
     fadt.reset_reg = mmio(ged::REGISTERS_BASE + ged::RESET);
     fadt.reset_value = ged::RESET_VALUE;
     fadt.sleep_control_reg = mmio(ged::REGISTERS_BASE + ged::SLEEP_CONTROL);
     fadt.sleep_status_reg = mmio(ged::REGISTERS_BASE + ged::SLEEP_STATUS);
+    // QEMU's table leaves it open, and Linux then waits a second for a clock that is not there: ten thousand reads of a port.
+    fadt.iapc_boot_arch = (BOOT_NO_VGA | if rtc { 0 } else { BOOT_NO_RTC }).into();
     fadt.flag(Flags::HwReducedAcpi).flag(Flags::ResetRegSup)
 }
 

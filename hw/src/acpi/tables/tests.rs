@@ -140,6 +140,10 @@ fn the_fadt_says_where_the_registers_are() {
     assert_eq!((word(&reduced, 36), word(&reduced, 112), word(&reduced, 56)), (0, 0x10_0400, 0));
     assert_eq!((long(&reduced, 120), reduced[128]), (0xfea0_0202, 0x42));
     assert_eq!((long(&reduced, 248), long(&reduced, 260)), (0xfea0_0200, 0xfea0_0201));
+    assert_eq!(reduced[109], 4, "no VGA");
+    let without = Facts { rtc: false, ..facts(Platform::Microvm { second_ioapic: false }, 1) };
+    let without = read(&assemble(&without, BASE), BASE).remove("FACP").unwrap();
+    assert_eq!(without[109], 0x24, "and no RTC");
 }
 
 #[test]
