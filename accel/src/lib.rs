@@ -279,6 +279,14 @@ pub trait Accel: Send + Sync {
         None
     }
 
+    /// Whether that many vCPUs, and as many as may come later, can be had; `warn` is told of more than the host recommends.
+    ///
+    /// # Errors
+    /// More than the host has.
+    fn check_cpus(&self, _cpus: u32, _maxcpus: u32, _warn: &mut dyn FnMut(&str)) -> qapi::Result<()> {
+        Ok(())
+    }
+
     /// Whether guest code may be run by hardware (`query-kvm`).
     fn is_kvm(&self) -> bool {
         self.name() == "kvm"

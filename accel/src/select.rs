@@ -76,6 +76,8 @@ pub struct Opened {
     pub accel: Arc<dyn Accel>,
     /// Lines for stderr: why earlier choices failed, warnings.
     pub messages: Vec<String>,
+    /// What stands before a message about it: the option that asked for it, as `-accel kvm: `.
+    pub prefix: String,
 }
 
 /// Opens the first accelerator of the list that works. An empty list (no option given) means KVM if it can be
@@ -100,7 +102,7 @@ pub fn open(specs: &[AccelSpec]) -> std::result::Result<Opened, Vec<String>> {
                 if !messages.is_empty() {
                     messages.push(format!("falling back to {}", spec.name));
                 }
-                return Ok(Opened { accel, messages });
+                return Ok(Opened { accel, messages, prefix: spec.prefix.clone() });
             }
             Err(error) => {
                 let lines = error.desc().lines().map(|line| format!("{}{line}", spec.prefix));
@@ -133,11 +135,11 @@ fn open_one(spec: &AccelSpec) -> Result<Arc<dyn Accel>> {
 
 fn open_default(kvm: Result<Arc<KvmAccel>>) -> Opened {
     match kvm {
-        Ok(accel) => Opened { accel, messages: Vec::new() },
+        Ok(accel) => Opened { accel, messages: Vec::new(), prefix: String::new() },
         Err(error) => {
             let why = error.desc().lines().next().unwrap_or_default().to_owned();
             let warning = format!("warning: {why}; the built-in guest is simulated (sim)");
-            Opened { accel: SimAccel::new(), messages: vec![warning] }
+            Opened { accel: SimAccel::new(), messages: vec![warning], prefix: String::new() }
         }
     }
 }

@@ -48,7 +48,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_pit_state2};
+use kvm_bindings::{
+    CpuId, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data, kvm_enable_cap, kvm_pit_state2,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
@@ -71,6 +74,8 @@ pub(crate) const PAGE_SIZE: u64 = 4096;
 /// 4 GiB, under the 256 KiB of firmware, where no RAM is.
 const TSS_ADDRESS: u64 = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+/// The APIC ID that means all of them where IDs have 8 bits.
+const BROADCAST_ID: u32 = 255;
 /// The version of the interface since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
@@ -289,6 +294,15 @@ impl KvmAccel {
         Ok((VcpuInfo { index, apic_id, thread_id }, thread, stats))
     }
 
+    /// Interrupts of devices reach APIC IDs of more than 8 bits.
+    fn widen_apic_ids(&self) -> Result<()> {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..kvm_enable_cap::default() };
+        cap.args[0] = (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK).into();
+        self.shared.vm.enable_cap(&cap).map_err(|_| {
+            Error::generic("current -smp configuration requires kernel irqchip and X2APIC API support.")
+        })
+    }
+
     fn snapshot(&self, cpu: u32) -> Option<Snapshot> {
         self.shared.control.snapshot(usize::try_from(cpu).ok()?, self.kick())
     }
@@ -300,6 +314,29 @@ impl KvmAccel {
             }
         }
     }
+}
+
+fn too_many(what: &str, count: usize, limit: &str, max: usize) -> Error {
+    let text = "cpus supported by KVM";
+    Error::generic(format!("Number of {what} cpus requested ({count}) exceeds the {limit} {text} ({max})"))
+}
+
+/// What [`Accel::check_cpus`] does where `recommended` are and `max` can be had.
+fn cpu_limits(
+    cpus: u32,
+    maxcpus: u32,
+    (recommended, max): (usize, usize),
+    warn: &mut dyn FnMut(&str),
+) -> Result<()> {
+    for (what, count) in [("SMP", cpus as usize), ("hotpluggable", maxcpus as usize)] {
+        if count > recommended {
+            warn(too_many(what, count, "recommended", recommended).desc());
+        }
+        if count > max {
+            return Err(too_many(what, count, "maximum", max));
+        }
+    }
+    Ok(())
 }
 
 fn check_option(key: &str, value: &str) -> Result<()> {
@@ -330,18 +367,22 @@ impl Accel for KvmAccel {
         Ok(())
     }
 
+    fn check_cpus(&self, cpus: u32, maxcpus: u32, warn: &mut dyn FnMut(&str)) -> Result<()> {
+        cpu_limits(cpus, maxcpus, (self.kvm.get_nr_vcpus(), self.kvm.get_max_vcpus()), warn)
+    }
+
     fn create_vcpus(&self, config: VcpuConfig, events: Arc<dyn VcpuEvents>) -> Result<()> {
         let (count, max) = (config.apic_ids.len(), self.kvm.get_max_vcpus());
         if count > max {
-            let text = format!(
-                "Number of SMP cpus requested ({count}) exceeds the maximum cpus supported by KVM ({max})"
-            );
-            return Err(Error::generic(text));
+            return Err(too_many("SMP", count, "maximum", max));
         }
         if self.shared.spaces.get().is_none() || !lock(&self.state).vcpus.is_empty() || count == 0 {
             return Err(Error::generic("vCPUs are created once, after the memory is attached"));
         }
         kick::install().map_err(|error| Error::generic(format!("kvm: cannot handle signals: {error}")))?;
+        if config.apic_ids.iter().any(|id| *id >= BROADCAST_ID) {
+            self.widen_apic_ids()?;
+        }
         let msrs = MsrIndices::of(&self.kvm);
         for index in 0..count as u32 {
             let (info, thread, stats) =

@@ -163,6 +163,18 @@ pub fn signature(machine: &Machine) -> (u32, u32) {
     })
 }
 
+/// IDs of more than 8 bits, and the one that means all, need the APIC's other mode.
+fn check_apic_ids(machine: &Machine, facts: &Facts) -> Result<()> {
+    if feature("x2apic").is_some_and(|x2apic| x2apic.is_in(&facts.words)) {
+        return Ok(());
+    }
+    match (0..machine.smp().cpus).map(|index| machine.smp().apic_id(index)).find(|id| *id >= 255) {
+        None => Ok(()),
+        Some(id) => Err(Error::generic(format!("APIC ID {id} requires x2APIC feature in CPU"))
+            .with_hint("Try x2apic=on in -cpu.")),
+    }
+}
+
 /// Creates the vCPUs, in the accelerator and in the tree. `phys_bits` is how many bits their physical addresses have.
 ///
 /// # Errors
@@ -175,6 +187,7 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     let topology = machine.smp().package();
     let mut facts = machine.cpu().facts(accel.supported_cpu());
     facts.realize(&topology);
+    check_apic_ids(machine, &facts)?;
     if accel.is_kvm() {
         facts.report(&topology, accel.processor_phys_bits())?;
     }

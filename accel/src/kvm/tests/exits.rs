@@ -207,6 +207,26 @@ fn vcpus_are_threads_with_qemus_names() {
 }
 
 #[test]
+fn more_vcpus_than_recommended_are_warned_of_and_more_than_possible_refused() {
+    let check = |cpus, maxcpus| {
+        let mut said = Vec::new();
+        let done = super::super::cpu_limits(cpus, maxcpus, (2, 4), &mut |w| said.push(w.to_owned()));
+        said.extend(done.err().map(|e| e.desc().to_owned()));
+        said
+    };
+    assert!(check(2, 2).is_empty());
+    let warning = "exceeds the recommended cpus supported by KVM (2)";
+    assert_eq!(
+        check(3, 5),
+        [
+            format!("Number of SMP cpus requested (3) {warning}"),
+            format!("Number of hotpluggable cpus requested (5) {warning}"),
+            "Number of hotpluggable cpus requested (5) exceeds the maximum cpus supported by KVM (4)".into(),
+        ]
+    );
+}
+
+#[test]
 fn vcpus_are_created_once_and_not_too_many() {
     let Some(rig) = Rig::new(&[0xf4], 1, false) else { return };
     let create = |count| {
