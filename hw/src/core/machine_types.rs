@@ -62,13 +62,34 @@ const NEWEST: Version = (10, 0);
 /// (driver, property, value): a default that a machine type replaces.
 pub type CompatEntry = (&'static str, &'static str, &'static str);
 
-/// Defaults that types up to a release have instead of the classes' own; newest first, so that older ones win.
+/// Defaults that types up to a release have instead of the classes' own; newest first, so that older ones win. Complete down to
+/// 6.2 for what is modelled; of the processors' and of types before 6.2, what does something here.
 const COMPAT: &[(Version, &[CompatEntry])] = &[
-    ((9, 2), &[("virtio-mem-pci", "vectors", "0")]),
-    ((8, 0), &[("virtio-mem", "unplugged-inaccessible", "auto")]),
-    ((7, 2), &[("virtio-mem", "x-early-migration", "false")]),
-    ((7, 1), &[("virtio-device", "queue_reset", "false")]),
+    ((9, 2), &[("virtio-balloon-pci", "vectors", "0"), ("virtio-mem-pci", "vectors", "0")]),
+    ((9, 1), &[("pci-device", "x-pcie-ext-tag", "false")]),
+    ((8, 1), &[("base-pci-bridge", "x-pci-express-writeable-slt-bug", "true")]),
+    (
+        (8, 0),
+        &[("pci-device", "x-pcie-ari-nextfn-1", "on"), ("virtio-mem", "unplugged-inaccessible", "auto")],
+    ),
+    ((7, 2), &[("virtio-mem", "x-early-migration", "false"), ("pci-device", "x-pcie-err-unc-mask", "off")]),
+    ((7, 1), &[("virtio-device", "queue_reset", "false"), ("virtio-rng-pci", "vectors", "0")]),
     ((6, 2), &[("virtio-mem", "unplugged-inaccessible", "off")]),
+    ((6, 0), &[("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support", "off")]),
+    ((5, 1), &[("vhost-user-blk", "num-queues", "1"), ("pvpanic", "events", "1")]),
+    ((5, 0), &[("virtio-balloon-device", "page-poison", "false")]),
+    ((4, 0), &[("virtio-balloon-device", "qemu-4-0-config-size", "true")]),
+    (
+        (3, 1),
+        &[
+            ("pcie-root-port", "x-speed", "2_5"),
+            ("pcie-root-port", "x-width", "1"),
+            ("virtio-balloon-device", "qemu-4-0-config-size", "false"),
+        ],
+    ),
+    ((2, 11), &[("vhost-user-blk-pci", "vectors", "2")]),
+    ((2, 9), &[("pci-bridge", "shpc", "off"), ("pcie-root-port", "x-migrate-msix", "false")]),
+    ((2, 8), &[("pci-bridge", "shpc", "on")]),
 ];
 
 impl MachineType {

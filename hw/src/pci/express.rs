@@ -77,7 +77,8 @@ pub fn add(state: &PciState, kind: Kind) -> Result<u16> {
     };
     state.with_config(|config| {
         config.set16(cap + 2, VERSION | code << 4 | slot);
-        let device = ROLE_BASED_ERRORS | EXTENDED_TAG;
+        let tag = if state.props.flag("x-pcie-ext-tag", true) { EXTENDED_TAG } else { 0 };
+        let device = ROLE_BASED_ERRORS | tag;
         config.set32(cap + 4, if kind == Kind::Endpoint { device | FUNCTION_RESET } else { device });
         config.set32(cap + at::LINK, LINK_ASPM_L0S | u32::from(LINK_SLOWEST));
         config.set16(cap + at::LINK_STATUS, LINK_SLOWEST);
@@ -198,14 +199,19 @@ impl ReserveProps {
     }
 }
 
-/// Adds advanced error reporting at 0x100 with room for `log` errors, and with `acs` access control behind it.
-pub fn add_port_extended(config: &mut ConfigSpace, log: u16, acs: bool) {
+/// The property that says whether there is a mask of uncorrectable errors.
+pub const ERROR_MASK: &str = "x-pcie-err-unc-mask";
+
+/// Adds advanced error reporting at 0x100 with room for `log` errors, with `masks` a mask of uncorrectable ones, and with `acs`
+/// access control behind it.
+pub fn add_port_extended(config: &mut ConfigSpace, log: u16, acs: bool, masks: bool) {
     const AER: u16 = 0x100;
     const ACS: u16 = 0x148;
     const ALL: u32 = 0x03ff_f030;
     config.add_extended(AER, 1, 2, if acs { ACS } else { 0 }, 0x48);
     // Uncorrectable: mask and severity; correctable: mask.
-    for (offset, value, mask) in [(8, 0x0240_0000, ALL), (0xc, 0x0046_2030, ALL), (0x14, 0xe000, 0xf1c1)] {
+    let mask = if masks { (8, 0x0240_0000, ALL) } else { (8, 0, 0) };
+    for (offset, value, mask) in [mask, (0xc, 0x0046_2030, ALL), (0x14, 0xe000, 0xf1c1)] {
         config.set32(AER + offset, value);
         config.set_writable(AER + offset, &u32::to_le_bytes(mask));
     }

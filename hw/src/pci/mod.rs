@@ -42,6 +42,7 @@ pub(crate) fn chipset_class<T: PciDevice>(name: &'static str) -> qom::TypeInfo {
 pub fn register(registry: &mut qom::Registry) {
     bus::register(registry);
     registry.register(qom::TypeInfo::new("pci-device").parent("device").properties(properties::all()));
+    registry.register(qom::TypeInfo::new("base-pci-bridge").parent("pci-device"));
     root_port::register(registry);
     pci_bridge::register(registry);
 }

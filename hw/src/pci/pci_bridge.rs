@@ -50,7 +50,7 @@ pub(super) fn register(registry: &mut Registry) {
     for (name, express) in [("pci-bridge", false), ("pcie-pci-bridge", true)] {
         registry.register(
             TypeInfo::new(name)
-                .parent("pci-device")
+                .parent("base-pci-bridge")
                 .instance(move |class| PciBridge::new(class, express))
                 .properties(properties(express))
                 .cast::<PciBridge, dyn Device>(|d| d)
@@ -86,10 +86,11 @@ impl PciBridge {
         let props = self.props().clone();
         if self.express {
             let cap = express::add(&self.pci, Kind::PciBridge)?;
+            let masks = self.pci.props.flag(express::ERROR_MASK, true);
             express::add_power_management(&self.pci)?;
             self.pci.with_config(|config| {
                 config.set16(cap + at::LINK_STATUS, express::LINK_SLOWEST);
-                express::add_port_extended(config, 0, false);
+                express::add_port_extended(config, 0, false, masks);
             });
         } else {
             if props.chassis == 0 {

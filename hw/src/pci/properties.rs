@@ -22,8 +22,8 @@ enum Kind {
     Text,
 }
 
-/// In the order of `info qtree`. What needs hardware that is not there (option ROMs, PCI Express capabilities) is
-/// stored and has no effect on devices that sit on a root bus.
+/// In the order of `info qtree`. What needs hardware that is not there (option ROMs; a list of functions, of `x-pcie-ari-nextfn-1`)
+/// is stored and has no effect, and what is of PCI Express has none on devices that sit on a root bus.
 const TABLE: &[(&str, Kind, &str)] = &[
     ("romfile", Kind::Text, ""),
     ("romsize", Kind::U32(u32::MAX), ""),

@@ -55,7 +55,7 @@ struct State {
 pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("pcie-root-port")
-            .parent("pci-device")
+            .parent("base-pci-bridge")
             .instance(RootPort::new)
             .properties(properties::all())
             .cast::<RootPort, dyn Device>(|d| d)
@@ -169,6 +169,7 @@ impl RootPort {
         let cap = express::add(&self.pci, Kind::RootPort(props.port))?;
         express::add_reserve(&self.pci, &props.reserve)?;
         self.bridge.set_reserve(props.reserve.reserve());
+        let masks = self.pci.props.flag(express::ERROR_MASK, true);
         let shown = props.hotplug && !props.hide_native;
         self.pci.with_config(|config| {
             express::set_link(config, cap, props.speed_code(), props.width());
@@ -176,7 +177,10 @@ impl RootPort {
             config.set32(cap + at::SLOT, capabilities(props.slot, shown, props.power_controller));
             config.set_writable(cap + at::ROOT_CONTROL, &[7]);
             config.set_writable(reg::BRIDGE_CONTROL, &[0x5f]);
-            express::add_port_extended(config, props.aer_log_max, !props.disable_acs);
+            if props.writeable_slt_bug {
+                config.set_writable(reg::SECONDARY_BUS + 2, &[0xff]);
+            }
+            express::add_port_extended(config, props.aer_log_max, !props.disable_acs, masks);
         });
         *self.state() = State {
             cap,

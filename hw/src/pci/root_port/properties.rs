@@ -31,7 +31,8 @@ pub(super) struct Props {
     pub(super) hide_native: bool,
     pub(super) port: u8,
     pub(super) aer_log_max: u16,
-    writeable_slt_bug: bool,
+    /// The secondary latency timer, which PCI Express hardwires to 0, can be written.
+    pub(super) writeable_slt_bug: bool,
 }
 
 impl Default for Props {
