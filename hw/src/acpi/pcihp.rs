@@ -72,6 +72,11 @@ pub(crate) fn handler_behind(machine: &Machine, bridge: &PciState) -> Option<Arc
     (hotplug.bridges && !bridge.dev.is_hotplugged()).then_some(hotplug as Arc<dyn HotplugHandler>)
 }
 
+/// Whether it is here that devices are plugged behind bridges.
+pub fn plugs_behind_bridges(machine: &Machine) -> bool {
+    installed(machine).is_some_and(|hotplug| hotplug.bridges)
+}
+
 /// The one of a machine.
 #[derive(Default)]
 struct Installed(OnceLock<Weak<AcpiPciHotplug>>);

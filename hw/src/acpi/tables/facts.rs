@@ -93,6 +93,8 @@ pub(super) struct Facts {
     /// Slots for DIMMs.
     pub(super) memory_slots: u32,
     pub(super) bus: Bus,
+    /// Whether ACPI, and not the ports, is who plugs behind bridges.
+    pub(super) acpi_hotplug: bool,
     /// Transports of virtio devices in memory: address and interrupt.
     pub(super) virtio_mmio: Vec<(u32, u32)>,
 }
@@ -135,6 +137,7 @@ impl Facts {
             fw_cfg: FwCfg::of(machine).is_some(),
             memory_slots: machine.sizes().slots.min(256) as u32,
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus, &pcihp::buses(machine))),
+            acpi_hotplug: pcihp::plugs_behind_bridges(machine),
             virtio_mmio: match platform {
                 Platform::Microvm { .. } => transports(machine),
                 Platform::Pc | Platform::Q35 => Vec::new(),

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::facts::{Bus, Facts, Platform, Processor, Serial};
 use super::hmat::{Locality, Performance, SideCache};
 use super::*;
+use crate::core::Global;
 use crate::testing::{Rig, config};
 
 const GIB: u64 = 1 << 30;
@@ -29,6 +30,7 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         fw_cfg: true,
         memory_slots: 4,
         bus: Bus::default(),
+        acpi_hotplug: true,
         virtio_mmio: Vec::new(),
     }
 }
@@ -188,6 +190,34 @@ fn a_built_board_has_tables_and_none_has_not() {
     let rig = Rig::build(config("none")).unwrap();
     let error = build(&rig.machine, &facts(Platform::Q35, 1).layout, BASE).err().unwrap();
     assert_eq!(error.desc(), "this machine has no ACPI tables");
+}
+
+/// What `_OSC` grants a system that wants everything, as the DSDT has it.
+fn granted(rig: &Rig) -> u8 {
+    let tables = build(&rig.machine, &facts(Platform::Q35, 1).layout, BASE).unwrap();
+    let dsdt = read(&tables, BASE).remove("DSDT").unwrap();
+    // Local0 = CDW3 & byte.
+    let at = dsdt.windows(6).position(|w| w == b"\x7bCDW3\x0a").unwrap() + 6;
+    assert_eq!(dsdt[at + 1], 0x60);
+    dsdt[at]
+}
+
+#[test]
+fn native_hotplug_is_granted_where_acpi_does_not_plug() {
+    let property = "acpi-pci-hotplug-with-bridge-support";
+    let with = |name, value: Option<&str>| {
+        let done = Rig::build_with(config(name), |machine| {
+            if let Some(value) = value {
+                let (driver, property, value) = ("ICH9-LPC".into(), property.into(), value.into());
+                machine.globals().add_user(Global { driver, property, value });
+            }
+            Ok(())
+        });
+        granted(&done.unwrap())
+    };
+    // There is no bridge yet, but one may be plugged.
+    assert_eq!([with("q35", None), with("q35", Some("off"))], [0x1e, 0x1f]);
+    assert_eq!([with("pc-q35-6.0", None), with("pc-q35-6.0", Some("on"))], [0x1f, 0x1e]);
 }
 
 /// As QEMU's table of the same two nodes, latencies, bandwidths and cache.

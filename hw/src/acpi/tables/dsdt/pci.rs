@@ -65,9 +65,9 @@ fn windows(facts: &Facts) -> Code {
     resources(&list)
 }
 
-/// What the system may control itself: all but native hot-plug where ACPI plugs.
+/// What the system may control itself: all but native hot-plug where ACPI plugs, whether there is a bridge yet or not.
 fn control(facts: &Facts) -> Code {
-    let granted = if facts.bus.is_pluggable() { OSC_ALL & !OSC_NATIVE_HOTPLUG } else { OSC_ALL };
+    let granted = if facts.acpi_hotplug { OSC_ALL & !OSC_NATIVE_HOTPLUG } else { OSC_ALL };
     let (status, wanted, allowed) = (path("CDW1"), path("CDW3"), local(0));
     let flag = |bit: u8| or_to(&status, &int(bit), &status);
     method(
