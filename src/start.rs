@@ -21,7 +21,7 @@ use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
-use crate::config::{actions, identity, memory as memory_option, numa, outputs, smp};
+use crate::config::{actions, identity, memory as memory_option, numa, outputs, rtc, smp};
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
 use crate::help;
@@ -193,7 +193,8 @@ fn build(
         Error::generic(last)
     })?;
     opened.messages.iter().for_each(|m| report.line(m));
-    let qtest = opened.accel.name() == "qtest";
+    let (accel, prefix) = (Arc::clone(&opened.accel), opened.prefix);
+    let qtest = accel.name() == "qtest";
     if qtest {
         main.handle().virtual_clock().set_manual();
     }
@@ -207,6 +208,10 @@ fn build(
         events: Arc::new(monitors.event_sink()),
     };
     let machine = Machine::new(config, host)?;
+    let mut warn = |text: &str| report.line(&format!("{prefix}warning: {text}"));
+    accel
+        .check_cpus(machine.smp().cpus, machine.smp().maxcpus, &mut warn)
+        .map_err(|e| e.prefixed(&prefix))?;
     // Tests of old types would drown in it.
     if let Some(warning) = machine.kind().deprecation_warning().filter(|_| !qtest) {
         report.line(&format!("warning: {warning}"));
@@ -264,6 +269,7 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
         name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
+        rtc: rtc::parse(&line.rtc)?,
         nographic: line.nographic,
         actions: actions::parse(&line.actions)?,
         boot_guest: false,

@@ -101,6 +101,12 @@ pub(crate) const LISTS: &[List] = &[
         keys: &[("cpu-pm", SWITCH, ""), ("mem-lock", "str", "")],
     },
     List {
+        option: "-rtc",
+        name: "rtc",
+        implied: false,
+        keys: &[("base", "str", ""), ("clock", "str", ""), ("driftfix", "str", "")],
+    },
+    List {
         option: "-trace",
         name: "trace",
         implied: true,

@@ -79,6 +79,7 @@ pub(crate) struct CommandLine {
     pub(crate) fw_cfg: Vec<Raw>,
     pub(crate) name: Option<Raw>,
     pub(crate) uuid: Option<Raw>,
+    pub(crate) rtc: Vec<Raw>,
     pub(crate) stopped: bool,
     pub(crate) no_defaults: bool,
     pub(crate) nographic: bool,
@@ -184,6 +185,10 @@ impl CommandLine {
             "-fw_cfg" => self.fw_cfg.push(raw),
             "-name" => self.name = Some(raw),
             "-uuid" => self.uuid = Some(raw),
+            "-rtc" => {
+                self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
+                self.rtc.push(raw);
+            }
             // Short for a property of the machine.
             "-kernel" | "-initrd" | "-append" | "-dtb" => {
                 merge(&mut self.machine, vec![(option[1..].to_owned(), text)]);

@@ -58,6 +58,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-name", &[], "[guest=]NAME[,process=NAME][,debug-threads=on|off]", "name of the virtual machine"),
     with("-uuid", &[], "UUID", "identity of the virtual machine"),
     with(
+        "-rtc",
+        &[],
+        "[base=utc|localtime|DATE][,clock=host|rt|vm][,driftfix=none|slew]",
+        "what the real-time clock shows at first, and what it goes by",
+    ),
+    with(
         "-kernel",
         &[],
         "FILE",

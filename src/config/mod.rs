@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod numa;
 pub(crate) mod outputs;
+pub(crate) mod rtc;
 pub(crate) mod smp;
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct MachineConfig {
     pub name: Option<String>,
     /// `-uuid`, as 8-4-4-4-12 hexadecimal digits.
     pub uuid: Option<String>,
+    /// `-rtc`.
+    pub rtc: RtcConfig,
     /// `-nographic`.
     pub nographic: bool,
     /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.
@@ -32,6 +34,41 @@ pub struct MachineConfig {
     /// Whether firmware's part is played here and, without a kernel, the built-in guest is loaded: not under qtest, where the client plays
     /// both.
     pub boot_guest: bool,
+}
+
+/// What the real-time clock shows: `-rtc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RtcConfig {
+    /// `base=`: what it shows at first.
+    pub base: RtcBase,
+    /// `clock=`: by which clock it goes on.
+    pub clock: RtcClock,
+    /// `driftfix=slew`: whether ticks that the guest missed are made up for.
+    pub slew: bool,
+}
+
+/// The time at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RtcBase {
+    /// The host's, UTC.
+    #[default]
+    Utc,
+    /// The host's, in its time zone.
+    LocalTime,
+    /// Any, in seconds since 1970.
+    Date(i64),
+}
+
+/// What time goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RtcClock {
+    /// The host's time of day, with its jumps.
+    #[default]
+    Host,
+    /// The host's clock that does not jump.
+    Rt,
+    /// The guest's, which stands still while the guest does.
+    Vm,
 }
 
 /// What is done where the guest wants something of the machine: `-action`, `set-action`.

@@ -18,7 +18,9 @@ pub mod qtree;
 pub mod runstate;
 
 pub use bus::{Bus, BusState, PlainBus};
-pub use config::{Actions, MachineConfig, MemoryConfig, MemorySizes, Smp, SmpConfig};
+pub use config::{
+    Actions, MachineConfig, MemoryConfig, MemorySizes, RtcBase, RtcClock, RtcConfig, Smp, SmpConfig,
+};
 pub use device::{Category, Device, DeviceClass, DeviceState, ResetKind};
 pub use globals::Global;
 pub use hotplug::{HotplugHandler, Unplug};

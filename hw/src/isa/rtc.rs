@@ -1,18 +1,25 @@
 //! Real-time clock and CMOS memory: Motorola MC146818A, ports 70h and 71h.
 //!
-//! The time is the host's UTC plus what the guest set. Left out: alarm, periodic and update interrupts (their enable bits
-//! read back), daylight saving, the 244 µs in which an update is in progress.
+//! The time is that of a clock of the host's (`-rtc clock=`) plus what the guest set, in whole seconds. Left out: alarm, periodic and update
+//! interrupts (their enable bits read back), so that there are no ticks that `lost_tick_policy` could make up for; daylight saving, the
+//! 244 µs in which an update is in progress.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+mod clock;
+mod source;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use memory::RegionOps;
-use qapi::Result;
-use qom::{Class, Registry, TypeInfo};
+use qapi::events::Event;
+use qapi::{Dict, Error, Result, Value};
+use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 
 use super::Ports;
 use crate::core::device::{Device, DeviceClass, DeviceState, ResetKind};
 use crate::core::machine::Machine;
+use clock::Clock;
+pub use clock::unix_time;
+use source::{Source, host_now};
 
 const SECONDS: u8 = 0x00;
 const MINUTES: u8 = 0x02;
@@ -26,6 +33,9 @@ const REG_B: u8 = 0x0b;
 const REG_C: u8 = 0x0c;
 const REG_D: u8 = 0x0d;
 const CENTURY: u8 = 0x32;
+/// Register A: the divider, and the highest value of it with which time goes on.
+const DIVIDER: u8 = 0x70;
+const DIVIDER_RUNS: u8 = 0x20;
 /// 32768 Hz time base, 1024 Hz periodic rate.
 const REG_A_DEFAULT: u8 = 0x26;
 /// Register A: an update is in progress.
@@ -36,6 +46,12 @@ const MODE_24: u8 = 0x02;
 const MODE_BINARY: u8 = 0x04;
 /// Register B: the guest is setting the time.
 const SET: u8 = 0x80;
+/// Register B: interrupts of updates, which there are none of while the time is set.
+const UPDATE_INTERRUPT: u8 = 0x10;
+/// What becomes of ticks that a guest missed.
+const TICK_POLICIES: [&str; 4] = ["discard", "delay", "slew", "merge"];
+const DISCARD: usize = 0;
+const SLEW: usize = 2;
 /// Register D: time and memory are valid.
 const VALID: u8 = 0x80;
 const PM: u8 = 0x80;
@@ -45,15 +61,18 @@ pub struct Rtc {
     dev: DeviceState,
     ports: Ports,
     state: Mutex<State>,
+    /// Index into [`TICK_POLICIES`].
+    tick_policy: Mutex<usize>,
+    source: OnceLock<Source>,
 }
 crate::device_object!(Rtc, dev);
 
 struct State {
     index: u8,
     cmos: [u8; 128],
-    /// Guest time minus host time, seconds.
+    /// Guest time minus the clock's, seconds.
     offset: i64,
-    /// The time while the guest is setting it.
+    /// The time while it stands still: the guest is setting it, or holds the divider.
     setting: Option<Clock>,
 }
 
@@ -61,7 +80,9 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("mc146818rtc")
             .parent("device")
-            .extension(DeviceClass::internal_on("ISA"))
+            .extension(DeviceClass::internal_on("ISA").hide(&["date"]))
+            .property(Property::new("date", "struct tm").get(|d: &Rtc| Ok(d.date(d.now()))))
+            .property(tick_policy())
             .instance(|class: &Arc<Class>| {
                 let mut cmos = [0; 128];
                 cmos[usize::from(REG_A)] = REG_A_DEFAULT;
@@ -71,6 +92,8 @@ pub(super) fn register(registry: &mut Registry) {
                     dev: DeviceState::new(class),
                     ports: Ports::default(),
                     state: Mutex::new(state),
+                    tick_policy: Mutex::new(DISCARD),
+                    source: OnceLock::new(),
                 })
             })
             .cast::<Rtc, dyn Device>(|d| d),
@@ -83,11 +106,24 @@ impl Device for Rtc {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        let owner: qom::ObjectRef = Arc::<Self>::clone(&self);
+        let owner: ObjectRef = Arc::<Self>::clone(&self);
         let registers: Arc<dyn RegionOps> = Arc::new(Registers(Arc::downgrade(&self)));
         let both = self.ports.map(machine, &owner, "rtc", 0x70, 2, Arc::clone(&registers));
         // QEMU has the index by itself, to batch writes to it; here it only looks like that.
         self.ports.map_in(machine, both, &owner, "rtc-index", 0, 1, registers);
+        if machine.config().rtc.slew {
+            *self.policy() = SLEW;
+        }
+        if !matches!(*self.policy(), DISCARD | SLEW) {
+            return Err(Error::generic("Invalid lost tick policy."));
+        }
+        let source = Source::new(machine);
+        self.lock().offset = source.start - source.now();
+        self.source.get_or_init(|| source);
+        let me = Arc::downgrade(&self);
+        let time = Property::new("rtc-time", "struct tm")
+            .get_any(move |_| Ok(me.upgrade().map_or(Value::Null, |rtc| rtc.date(rtc.now()))));
+        machine.object().core().add_property(time);
         Ok(())
     }
 
@@ -148,29 +184,93 @@ impl Rtc {
         }
     }
 
-    fn write(&self, value: u8, now: i64) {
+    fn policy(&self) -> std::sync::MutexGuard<'_, usize> {
+        // One number.
+        self.tick_policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seconds of the clock that the time goes by.
+    fn now(&self) -> i64 {
+        self.source.get().map_or_else(host_now, Source::now)
+    }
+
+    /// Date and time as C's `struct tm` has them: months from 0, years from 1900.
+    fn date(&self, now: i64) -> Value {
+        let state = self.lock();
+        let clock = state.setting.unwrap_or_else(|| Clock::from_unix(now + state.offset));
+        Dict::new()
+            .with("tm_year", clock.year - 1900)
+            .with("tm_mon", i64::from(clock.month) - 1)
+            .with("tm_mday", clock.day)
+            .with("tm_hour", clock.hour)
+            .with("tm_min", clock.minute)
+            .with("tm_sec", clock.second)
+            .into()
+    }
+
+    /// Writes the register that is selected. Gives the time that goes on from here, if that was set.
+    fn write(&self, value: u8, now: i64) -> Option<Clock> {
         let mut state = self.lock();
         let index = state.index;
         match index {
             SECONDS | MINUTES | HOURS | DAY | MONTH | YEAR | CENTURY => state.set_part(index, value, now),
-            WEEKDAY | REG_C | REG_D => {}
-            REG_A => state.cmos[usize::from(REG_A)] = value & !UPDATING,
-            REG_B => {
-                state.cmos[usize::from(REG_B)] = value;
-                if value & SET != 0 {
-                    let offset = state.offset;
-                    state.setting.get_or_insert_with(|| Clock::from_unix(now + offset));
-                } else if let Some(clock) = state.setting.take() {
-                    state.offset = clock.to_unix() - now;
-                }
+            WEEKDAY | REG_C | REG_D => None,
+            REG_A => state.switch(REG_A, value & !UPDATING, now),
+            REG_B if value & SET != 0 => state.switch(REG_B, value & !UPDATE_INTERRUPT, now),
+            REG_B => state.switch(REG_B, value, now),
+            _ => {
+                state.cmos[usize::from(index)] = value;
+                None
             }
-            _ => state.cmos[usize::from(index)] = value,
+        }
+    }
+
+    /// Tells management how far the guest's time now is from what it was given.
+    fn tell(self: &Arc<Self>, clock: Clock) {
+        let Some(source) = self.source.get() else { return };
+        if let Some(machine) = source.machine() {
+            let qom_path = (Arc::<Self>::clone(self) as ObjectRef).path();
+            machine.send(Event::RtcChange { offset: source.difference(&clock), qom_path });
         }
     }
 }
 
+fn tick_policy() -> Property {
+    Property::new("lost_tick_policy", "LostTickPolicy")
+        .values(&TICK_POLICIES)
+        .default(TICK_POLICIES[DISCARD])
+        .get(|d: &Rtc| Ok(TICK_POLICIES[*d.policy()].into()))
+        .set(|d: &Rtc, value, name| {
+            *d.policy() = value.to_enum(name, &TICK_POLICIES)?;
+            Ok(())
+        })
+}
+
 impl State {
-    fn set_part(&mut self, index: u8, value: u8, now: i64) {
+    /// Whether time goes on.
+    fn is_running(&self) -> bool {
+        self.cmos[usize::from(REG_B)] & SET == 0 && self.cmos[usize::from(REG_A)] & DIVIDER <= DIVIDER_RUNS
+    }
+
+    /// Writes a register that may stop time or let it go on.
+    fn switch(&mut self, register: u8, value: u8, now: i64) -> Option<Clock> {
+        let was_running = self.is_running();
+        self.cmos[usize::from(register)] = value;
+        match (was_running, self.is_running()) {
+            (true, false) => {
+                self.setting = Some(Clock::from_unix(now + self.offset));
+                None
+            }
+            (false, true) => {
+                let clock = self.setting.take()?;
+                self.offset = clock.to_unix() - now;
+                Some(clock)
+            }
+            _ => None,
+        }
+    }
+
+    fn set_part(&mut self, index: u8, value: u8, now: i64) -> Option<Clock> {
         let mode = self.cmos[usize::from(REG_B)];
         let plain = |v: u8| if mode & MODE_BINARY != 0 { u32::from(v) } else { from_bcd(v) };
         let mut clock = self.setting.unwrap_or_else(|| Clock::from_unix(now + self.offset));
@@ -186,58 +286,10 @@ impl State {
         }
         if self.setting.is_some() {
             self.setting = Some(clock);
-        } else {
-            self.offset = clock.to_unix() - now;
+            return None;
         }
-    }
-}
-
-/// A UTC date and time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Clock {
-    year: i64,
-    month: u32,
-    day: u32,
-    hour: u32,
-    minute: u32,
-    second: u32,
-}
-
-impl Clock {
-    /// Days are counted from 1 March of year 0, so that the leap day is the last of its year.
-    fn from_unix(seconds: i64) -> Self {
-        let (days, rest) = (seconds.div_euclid(86400) + 719_468, seconds.rem_euclid(86400) as u32);
-        let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month = (5 * of_year + 2) / 153;
-        let january = month >= 10;
-        Self {
-            year: era * 400 + year_of_era + i64::from(january),
-            month: if january { month - 9 } else { month + 3 } as u32,
-            day: (of_year - (153 * month + 2) / 5 + 1) as u32,
-            hour: rest / 3600,
-            minute: rest / 60 % 60,
-            second: rest % 60,
-        }
-    }
-
-    /// Values beyond their range (a guest may set any byte) carry over.
-    fn to_unix(self) -> i64 {
-        let (year, month) =
-            (self.year + i64::from(self.month.saturating_sub(1) / 12), self.month.saturating_sub(1) % 12);
-        let march = (month + 10) % 12;
-        let year = year - i64::from(march >= 10);
-        let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-        let of_year = i64::from((153 * march + 2) / 5 + self.day) - 1;
-        let days =
-            era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year - 719_468;
-        days * 86400 + i64::from(self.hour * 3600 + self.minute * 60 + self.second)
-    }
-
-    /// 0 is Sunday.
-    fn weekday(&self) -> u32 {
-        (self.to_unix().div_euclid(86400) + 4).rem_euclid(7) as u32
+        self.offset = clock.to_unix() - now;
+        Some(clock)
     }
 }
 
@@ -249,16 +301,12 @@ fn from_bcd(value: u8) -> u32 {
     u32::from(value >> 4) * 10 + u32::from(value & 15)
 }
 
-fn host_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed())
-}
-
 struct Registers(Weak<Rtc>);
 
 impl RegionOps for Registers {
     fn read(&self, offset: u64, _size: u8) -> u64 {
         match self.0.upgrade() {
-            Some(rtc) if offset == 1 => rtc.read(host_now()).into(),
+            Some(rtc) if offset == 1 => rtc.read(rtc.now()).into(),
             _ => 0xff,
         }
     }
@@ -267,8 +315,8 @@ impl RegionOps for Registers {
         if offset == 0 {
             // Bit 7 masks NMIs, which there are none of.
             rtc.lock().index = value as u8 & 0x7f;
-        } else {
-            rtc.write(value as u8, host_now());
+        } else if let Some(clock) = rtc.write(value as u8, rtc.now()) {
+            rtc.tell(clock);
         }
     }
     fn constraints(&self) -> memory::AccessConstraints {
