@@ -1,5 +1,6 @@
 //! `-name` and `-uuid`.
 
+use hw::core::uuid;
 use qapi::{Error, Result};
 
 use qom::options as grammar;
@@ -36,16 +37,6 @@ pub(crate) fn name(raw: Option<&Raw>) -> Result<Name> {
 /// # Errors
 /// QEMU's, with the option's prefix.
 pub(crate) fn uuid(raw: &Raw) -> Result<String> {
-    if is_uuid(raw.text.as_bytes()) {
-        Ok(raw.text.to_ascii_lowercase())
-    } else {
-        Err(Error::generic("failed to parse UUID string: wrong format").prefixed(&raw.prefix()))
-    }
-}
-
-/// Hexadecimal digits in groups of 8-4-4-4-12.
-fn is_uuid(text: &[u8]) -> bool {
-    let dash = |i: usize| matches!(i, 8 | 13 | 18 | 23);
-    text.len() == 36
-        && text.iter().enumerate().all(|(i, b)| if dash(i) { *b == b'-' } else { b.is_ascii_hexdigit() })
+    let wrong = || Error::generic("failed to parse UUID string: wrong format").prefixed(&raw.prefix());
+    uuid::parse(&raw.text).map(|bytes| uuid::text(&bytes)).ok_or_else(wrong)
 }

@@ -152,6 +152,12 @@ impl DeviceClass {
         self.user_creatable = true;
         self
     }
+    /// The same, for machines that do not run yet only.
+    #[must_use]
+    pub fn cold_only(mut self) -> Self {
+        self.hotpluggable = false;
+        self
+    }
     /// Sets the heading.
     #[must_use]
     pub fn category(mut self, category: Category) -> Self {

@@ -16,6 +16,7 @@ pub mod numa;
 pub mod qdev;
 pub mod qtree;
 pub mod runstate;
+pub mod uuid;
 
 pub use bus::{Bus, BusState, PlainBus};
 pub use config::{

@@ -33,6 +33,9 @@ pub fn device_add(machine: &Arc<Machine>, options: &Options<'_>) -> Result<Arc<d
     let info = class_info(&class);
     let bus = choose_bus(machine, driver, &info, text("bus")?)?;
     let ready = machine.is_ready();
+    if ready && !info.hotpluggable {
+        return Err(no_hotplug(driver));
+    }
     if let Some(bus) = &bus
         && ready
         && !bus.bus().is_hotpluggable()
@@ -79,7 +82,7 @@ fn pluggable_class(machine: &Arc<Machine>, driver: &str) -> Result<Arc<Class>> {
         return Err(Error::generic("Parameter 'driver' expects a non-abstract device type"));
     }
     let info = class_info(class);
-    if !info.user_creatable || (machine.is_ready() && !info.hotpluggable) {
+    if !info.user_creatable {
         return Err(Error::generic("Parameter 'driver' expects a pluggable device type"));
     }
     Ok(Arc::clone(class))
@@ -287,7 +290,7 @@ pub(super) fn set_realized(device: &Arc<dyn Device>, on: bool) -> Result<()> {
     let machine = device.dev().machine().ok_or_else(|| Error::generic("the device has no machine"))?;
     let Some(bus) = device.dev().parent_bus().filter(|_| class_info(device.core().class()).hotpluggable)
     else {
-        return Err(no_hotplug(device));
+        return Err(no_hotplug(device.dev().type_name()));
     };
     if !bus.bus().is_hotpluggable() {
         return Err(Error::generic(format!("Bus '{}' does not support hotplugging", bus.bus().name())));
@@ -300,8 +303,8 @@ pub(super) fn set_realized(device: &Arc<dyn Device>, on: bool) -> Result<()> {
     Ok(())
 }
 
-fn no_hotplug(device: &Arc<dyn Device>) -> Error {
-    Error::generic(format!("Device '{}' does not support hotplugging", device.dev().type_name()))
+fn no_hotplug(class: &str) -> Error {
+    Error::generic(format!("Device '{class}' does not support hotplugging"))
 }
 
 fn unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
@@ -335,7 +338,7 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
         return Err(Error::generic(format!("Bus '{}' does not support hotplugging", bus.bus().name())));
     }
     if !class_info(device.core().class()).hotpluggable {
-        return Err(no_hotplug(&device));
+        return Err(no_hotplug(device.dev().type_name()));
     }
     if !dev.is_realized() {
         // Somebody set `realized` to false: the guest does not know it any more and cannot let go of it.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::core::machine::Machine;
+use crate::core::uuid::{self, Uuid, mixed_endian};
 use crate::i386::cpu;
 use crate::i386::layout::Layout;
 
@@ -220,17 +221,8 @@ fn small(count: u32) -> u8 {
 }
 
 /// The 16 bytes of `-uuid` in the order of its text; zeros without.
-pub(super) fn uuid(machine: &Machine) -> [u8; 16] {
-    let text = machine.config().uuid.as_deref().unwrap_or_default().replace('-', "");
-    u128::from_str_radix(&text, 16).unwrap_or(0).to_be_bytes()
-}
-
-/// The first three fields little-endian, as SMBIOS and ACPI have them.
-pub(crate) fn mixed_endian(mut uuid: [u8; 16]) -> [u8; 16] {
-    uuid[..4].reverse();
-    uuid[4..6].reverse();
-    uuid[6..8].reverse();
-    uuid
+pub(super) fn uuid(machine: &Machine) -> Uuid {
+    machine.config().uuid.as_deref().and_then(uuid::parse).unwrap_or_default()
 }
 
 #[cfg(test)]

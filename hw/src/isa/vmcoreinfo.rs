@@ -55,7 +55,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("vmcoreinfo")
             .parent("device")
-            .extension(DeviceClass::internal().creatable().category(Category::Misc))
+            .extension(DeviceClass::internal().creatable().cold_only().category(Category::Misc))
             .instance(|class: &Arc<Class>| {
                 Arc::new(VmCoreInfo { dev: DeviceState::new(class), place: Arc::default() })
             })
@@ -88,9 +88,6 @@ impl Device for VmCoreInfo {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        if machine.is_ready() {
-            return Err(Error::generic("Device 'vmcoreinfo' does not support hotplugging"));
-        }
         let known = machine.extension(Known::default);
         if known.0.get().is_some() {
             return Err(Error::generic("at most one vmcoreinfo device is permitted"));
