@@ -2,8 +2,6 @@
 
 use tests::Vm;
 
-const FILE_DIR: u32 = 0x19;
-
 #[test]
 fn files_of_the_command_line_are_read_by_port_and_by_dma() {
     let builder = Vm::new();
@@ -12,23 +10,11 @@ fn files_of_the_command_line_are_read_by_port_and_by_dma() {
         "-machine q35 -m 128M -fw_cfg name=opt/org.example/a,string=some,,text -fw_cfg opt/b,file=$RUN/blob";
     let mut vm = builder.line(line).accel("qtest").qtest().start();
     let qtest = vm.qtest();
-    let read = |qtest: &mut tests::Qtest, key: u32, len: usize| -> Vec<u8> {
-        qtest.out(0x510, 2, key);
-        (0..len).map(|_| qtest.inp(0x511, 1) as u8).collect()
-    };
-    assert_eq!(read(qtest, 0, 4), b"QEMU");
-    let count = u32::from_be_bytes(read(qtest, FILE_DIR, 4).try_into().unwrap()) as usize;
-    let list = read(qtest, FILE_DIR, 4 + 64 * count);
-    let find = |name: &str| {
-        let entry = list[4..]
-            .chunks(64)
-            .find(|entry| entry[8..].starts_with(name.as_bytes()) && entry[8 + name.len()] == 0);
-        let entry = entry.unwrap();
-        (u16::from_be_bytes([entry[4], entry[5]]).into(), u32::from_be_bytes(entry[..4].try_into().unwrap()))
-    };
-    let (key, size) = find("opt/org.example/a");
-    assert_eq!(read(qtest, key, size as usize), b"some,text");
-    let (key, size): (u32, u32) = find("opt/b");
+    assert_eq!(qtest.fw_cfg_item(0, 4), b"QEMU");
+    assert_eq!(qtest.fw_cfg_file("opt/org.example/a").unwrap().1, b"some,text");
+    let (key, contents) = qtest.fw_cfg_file("opt/b").unwrap();
+    assert_eq!((contents.as_slice(), qtest.fw_cfg_file("opt/c")), (&b"from a file"[..], None));
+    let (key, size) = (u32::from(key), contents.len() as u32);
     let request = [&(key << 16 | 8 | 2).to_be_bytes()[..], &size.to_be_bytes(), &0x2000u64.to_be_bytes()];
     qtest.write_bytes(0x1000, &request.concat());
     qtest.out(0x514, 4, 0);

@@ -78,20 +78,37 @@ fn what_else_a_kernel_tells_is_an_event() {
 }
 
 #[test]
-fn the_port_says_which_events_the_host_listens_to() {
-    if !have(&[Need::Kvm]) {
-        return;
-    }
+fn the_register_says_which_events_the_host_listens_to() {
     let mut vm = Vm::new()
-        .accel("kvm")
-        .line("-machine pc -m 64M -device pvpanic,ioport=0x510e,events=3")
-        .line("-device pvpanic,ioport=0x510d")
+        .accel("qtest")
+        .line("-machine pc -m 64M -device pvpanic,ioport=0x510e,events=3 -device pvpanic-pci,addr=5,events=5")
+        .qtest()
         .qmp()
         .start();
-    for (port, events) in [("0x510e", "0x03"), ("0x510d", "0x07")] {
-        let line = json!({ "command-line": format!("i /b {port}") });
-        let said = vm.qmp().ok("human-monitor-command", line);
-        let said = said.as_str().unwrap().trim();
-        assert!(said.ends_with(events), "{said}");
+    let qtest = vm.qtest();
+    assert_eq!((qtest.inp(0x510e, 1), qtest.inp(0x505, 1)), (3, 0xff));
+    assert_eq!(qtest.fw_cfg_file("etc/pvpanic-port").unwrap().1, [0x0e, 0x51]);
+    // The register in memory, at an address, with decoding on.
+    for (at, value) in [(0x10, 0xfebf_0000), (4, 2)] {
+        qtest.out(0xcf8, 4, 0x8000_2800 | at);
+        qtest.out(0xcfc, 4, value);
     }
+    assert_eq!(qtest.read(0xfebf_0000, 1), 5);
+    qtest.write(0xfebf_0000, 1, 2);
+    assert_eq!(event(&mut vm, "GUEST_CRASHLOADED"), json!({ "action": "run" }));
+    vm.qtest().out(0x510e, 1, 2);
+    assert_eq!(event(&mut vm, "GUEST_CRASHLOADED"), json!({ "action": "run" }));
+}
+
+#[test]
+fn a_second_port_is_refused_as_by_qemu() {
+    let Exited { code, stderr, .. } =
+        Vm::new().line("-machine q35 -device pvpanic -device pvpanic,ioport=1").run();
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.ends_with("-device pvpanic,ioport=1: duplicate fw_cfg file name: etc/pvpanic-port\n"),
+        "{stderr}"
+    );
+    let Exited { stderr, .. } = Vm::new().line("-machine none -device pvpanic-pci").run();
+    assert!(stderr.ends_with("No 'PCI' bus found for device 'pvpanic-pci'\n"), "{stderr}");
 }

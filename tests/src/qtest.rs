@@ -47,6 +47,41 @@ impl Qtest {
         }
     }
 
+    /// Reads `len` bytes of an item of `fw_cfg` through its ports.
+    pub fn fw_cfg_item(&mut self, key: u16, len: usize) -> Vec<u8> {
+        self.out(0x510, 2, key.into());
+        (0..len).map(|_| self.inp(0x511, 1) as u8).collect()
+    }
+
+    /// A file of `fw_cfg`: its key and its bytes; `None` if it is not there.
+    ///
+    /// # Panics
+    ///
+    /// If the list of files makes no sense.
+    pub fn fw_cfg_file(&mut self, name: &str) -> Option<(u16, Vec<u8>)> {
+        const FILE_DIR: u16 = 0x19;
+        let count = self.fw_cfg_item(FILE_DIR, 4).try_into().expect("four bytes");
+        let list = self.fw_cfg_item(FILE_DIR, 4 + 64 * u32::from_be_bytes(count) as usize);
+        let named = |entry: &&[u8]| entry[8..].split(|byte| *byte == 0).next() == Some(name.as_bytes());
+        let entry = list[4..].chunks(64).find(named)?;
+        let (size, key) = (entry[..4].try_into().expect("four bytes"), [entry[4], entry[5]]);
+        let key = u16::from_be_bytes(key);
+        Some((key, self.fw_cfg_item(key, u32::from_be_bytes(size) as usize)))
+    }
+
+    /// Has `fw_cfg` copy bytes of guest memory into an item, by DMA; the request lies at address 1000h, the bytes at 2000h.
+    /// Returns what is left in the request: 0, or the error bit.
+    pub fn fw_cfg_write(&mut self, key: u16, bytes: &[u8]) -> u32 {
+        let control = u32::from(key) << 16 | 0x18;
+        let request =
+            [&control.to_be_bytes()[..], &(bytes.len() as u32).to_be_bytes(), &0x2000u64.to_be_bytes()];
+        self.write_bytes(0x2000, bytes);
+        self.write_bytes(0x1000, &request.concat());
+        self.out(0x514, 4, 0);
+        self.out(0x518, 4, 0x1000u32.swap_bytes());
+        (self.read(0x1000, 4) as u32).swap_bytes()
+    }
+
     /// Reads 1, 2, 4 or 8 bytes of guest memory in one access.
     ///
     /// # Panics

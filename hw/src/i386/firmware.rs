@@ -169,7 +169,7 @@ impl Plan {
         for (_, function) in bus.functions() {
             for bar in function.pci().bars().into_iter().filter(|b| space.takes(b.kind, bus.is_root())) {
                 let what = What::Bar(Arc::clone(&function), bar.index);
-                list.push(Request { size: bar.size, align: bar.size, what });
+                list.push(Request { size: bar.size, align: bar.align(), what });
             }
         }
         for (function, reserve, behind) in bridges(bus) {
@@ -258,13 +258,13 @@ fn late_in_window(bridge: &Arc<dyn PciDevice>, bar: &Bar, taken: &[(BarKind, u64
     let window = spaces.into_iter().find(|space| space.takes(bar.kind, false))?.window();
     let (first, last) = bridge.pci().with_config(|config| window.range(config));
     let is_io = bar.kind == BarKind::Io;
-    let mut at = first.max(1).next_multiple_of(bar.size);
+    let mut at = first.max(1).next_multiple_of(bar.align());
     // Every step passes one that is taken.
     for _ in 0..=taken.len() {
         let end = at.checked_add(bar.size - 1).filter(|end| *end <= last)?;
         let hit = taken.iter().find(|(k, a, s)| (*k == BarKind::Io) == is_io && *a <= end && at < *a + *s);
         let Some((_, start, size)) = hit else { return Some(at) };
-        at = (start + size).next_multiple_of(bar.size);
+        at = (start + size).next_multiple_of(bar.align());
     }
     None
 }
@@ -275,15 +275,15 @@ fn late_on_root(bar: &Bar, taken: &[(BarKind, u64, u64)], memory64: u64) -> u64 
     match bar.kind {
         BarKind::Memory32 => {
             let lowest = others.filter(|(k, _, _)| *k == BarKind::Memory32).map(|(_, a, _)| *a).min();
-            (lowest.unwrap_or(MEMORY32_END) - bar.size) & !(bar.size - 1)
+            (lowest.unwrap_or(MEMORY32_END) - bar.size) & !(bar.align() - 1)
         }
         BarKind::Memory64 { .. } => {
-            others.by_ref().map(|(_, a, s)| a + s).max().unwrap_or(memory64).next_multiple_of(bar.size)
+            others.by_ref().map(|(_, a, s)| a + s).max().unwrap_or(memory64).next_multiple_of(bar.align())
         }
         BarKind::Io => {
             let highest =
                 others.filter(|(k, a, _)| *k == BarKind::Io && *a >= IO_START).map(|(_, a, s)| a + s).max();
-            highest.unwrap_or(IO_START).next_multiple_of(bar.size)
+            highest.unwrap_or(IO_START).next_multiple_of(bar.align())
         }
     }
 }

@@ -8,7 +8,7 @@ use qapi::Result;
 use qom::{Class, Property, Registry, TypeInfo};
 
 use super::Ports;
-use crate::core::device::{Device, DeviceClass, DeviceState};
+use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
 
 /// The device.
@@ -33,7 +33,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("isa-debug-exit")
             .parent("device")
-            .extension(DeviceClass::on("ISA"))
+            .extension(DeviceClass::on("ISA").category(Category::Misc))
             .instance(DebugExit::new)
             .cast::<DebugExit, dyn Device>(|d| d)
             .property(number("iobase", 0x501, |d| &d.iobase))

@@ -1,5 +1,6 @@
 //! `pvpanic`: a port through which a guest's kernel tells that it panicked, that it goes on to its crash kernel, or that it shuts
-//! down (QEMU `docs/specs/pvpanic`). Reading gives the events that the host listens to.
+//! down (QEMU `docs/specs/pvpanic`). Reading gives the events that the host listens to. A guest finds it in the tables of ACPI, and
+//! its firmware in `etc/pvpanic-port`.
 //!
 //! What follows a panic is `-action panic=`, carried out on the main loop thread; the guest's kernel may run on until then.
 
@@ -11,7 +12,8 @@ use qapi::Result;
 use qom::{Class, Property, Registry, TypeInfo};
 
 use super::Ports;
-use crate::core::device::{Device, DeviceClass, DeviceState};
+use super::fw_cfg::FwCfg;
+use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
 
 /// The kernel panicked, and nothing of it follows.
@@ -21,7 +23,9 @@ const CRASH_LOADED: u8 = 1 << 1;
 /// The kernel shuts the machine down.
 const SHUTDOWN: u8 = 1 << 2;
 /// Every event that there is.
-const EVENTS: u8 = PANICKED | CRASH_LOADED | SHUTDOWN;
+pub(crate) const EVENTS: u8 = PANICKED | CRASH_LOADED | SHUTDOWN;
+/// The file that tells the port: 16 bits, little-endian.
+const FILE: &str = "etc/pvpanic-port";
 /// The usual port.
 const PORT: u16 = 0x505;
 
@@ -38,7 +42,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.register(
         TypeInfo::new("pvpanic")
             .parent("device")
-            .extension(DeviceClass::on("ISA"))
+            .extension(DeviceClass::on("ISA").category(Category::Misc))
             .instance(PvPanic::new)
             .cast::<PvPanic, dyn Device>(|d| d)
             .property(
@@ -84,7 +88,11 @@ impl Device for PvPanic {
     }
 
     fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
-        let ops = Arc::new(Port { machine: Arc::downgrade(machine), events: self.events.load(Relaxed) });
+        // On a board without the files nobody looks for a second one.
+        if let Some(fw) = FwCfg::of(machine) {
+            fw.add_file(FILE, self.ioport().to_le_bytes())?;
+        }
+        let ops = Arc::new(Register::new(machine, self.events.load(Relaxed)));
         let owner: qom::ObjectRef = Arc::<Self>::clone(&self);
         self.ports.map(machine, &owner, "pvpanic", self.ioport().into(), 1, ops);
         Ok(())
@@ -95,12 +103,20 @@ impl Device for PvPanic {
     }
 }
 
-struct Port {
+/// The register, one byte wherever it is written.
+pub(crate) struct Register {
     machine: Weak<Machine>,
     events: u8,
 }
 
-impl RegionOps for Port {
+impl Register {
+    /// One that reads as `events`.
+    pub(crate) fn new(machine: &Arc<Machine>, events: u8) -> Self {
+        Self { machine: Arc::downgrade(machine), events }
+    }
+}
+
+impl RegionOps for Register {
     fn read(&self, _offset: u64, _size: u8) -> u64 {
         self.events.into()
     }
@@ -121,6 +137,6 @@ impl RegionOps for Port {
     }
 
     fn constraints(&self) -> AccessConstraints {
-        AccessConstraints::new().valid(1, 1)
+        AccessConstraints::new().implemented(1, 1)
     }
 }

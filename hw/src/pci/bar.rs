@@ -50,6 +50,11 @@ impl Bar {
         reg::BAR0 + 4 * u16::from(self.index)
     }
 
+    /// A multiple of this is where it may start: the register has bits of its own at the bottom, however small the BAR.
+    pub fn align(&self) -> u64 {
+        self.size.max(if self.kind == BarKind::Io { 4 } else { 16 })
+    }
+
     /// Registers taken.
     pub fn registers(&self) -> u8 {
         if matches!(self.kind, BarKind::Memory64 { .. }) { 2 } else { 1 }
@@ -79,7 +84,8 @@ impl Bar {
         let low = config.get32(self.offset());
         match self.kind {
             BarKind::Io => u64::from(low & !3),
-            BarKind::Memory32 => u64::from(low & !0xf),
+            // Its type bits are zeros; if it has less than 16 bytes, the upper ones of them belong to the address, as in QEMU.
+            BarKind::Memory32 => u64::from(low),
             BarKind::Memory64 { .. } => {
                 u64::from(low & !0xf) | u64::from(config.get32(self.offset() + 4)) << 32
             }

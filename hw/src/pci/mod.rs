@@ -14,6 +14,7 @@ pub mod info;
 pub mod msix;
 mod pci_bridge;
 pub mod properties;
+mod pvpanic;
 mod root_port;
 pub mod slot;
 
@@ -45,4 +46,5 @@ pub fn register(registry: &mut qom::Registry) {
     registry.register(qom::TypeInfo::new("base-pci-bridge").parent("pci-device"));
     root_port::register(registry);
     pci_bridge::register(registry);
+    pvpanic::register(registry);
 }
