@@ -48,4 +48,5 @@ mod trace;
 mod unplugged;
 mod vhost_user_io;
 mod virtqueues;
+mod vmgenid;
 mod yank;

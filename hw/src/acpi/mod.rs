@@ -6,9 +6,11 @@ pub mod pcihp;
 pub mod piix4_pm;
 pub mod pm;
 pub mod tables;
+pub mod vmgenid;
 
 /// Registers the devices of this room.
 pub fn register(registry: &mut qom::Registry) {
     ged::register(registry);
     piix4_pm::register(registry);
+    vmgenid::register(registry);
 }

@@ -66,7 +66,9 @@ pub struct Movable {
 pub fn movable(machine: &Arc<Machine>, layout: &Layout) -> Result<Movable> {
     /// Any other address.
     const ELSEWHERE: u64 = 0x1000_0000;
-    let facts = Facts::of(machine, layout)?;
+    let mut facts = Facts::of(machine, layout)?;
+    // That page is for firmware to place, too.
+    facts.generation = facts.generation.map(|_| 0);
     let tables = assemble(&facts, 0);
     let script = loader::script(&tables, &assemble(&facts, ELSEWHERE));
     Ok(Movable { tables, script })

@@ -7,13 +7,14 @@ use memory::{MemoryBackend, MtreeOptions};
 use qapi::commands::MachineCommands;
 use qapi::types::{
     ACPIOSTInfo, BalloonInfo, CompatProperty, CpuInfoFast, CpuInfoFastTarget, CpuInstanceProperties,
-    CurrentMachineParams, HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode, Memdev,
-    MemoryDeviceInfo, MemoryInfo, NameInfo, PliantMemoryMap, PliantMemslots, UuidInfo,
+    CurrentMachineParams, GuidInfo, HotpluggableCPU, HumanReadableText, KvmInfo, MachineInfo, MemPolicyMode,
+    Memdev, MemoryDeviceInfo, MemoryInfo, NameInfo, PliantMemoryMap, PliantMemslots, UuidInfo,
 };
 use qapi::{Enum, Error, ErrorClass, Result};
 
 use super::MachineHandlers;
 use crate::acpi::memhp::MemoryHotplug;
+use crate::acpi::vmgenid;
 use crate::core::machine::Machine;
 use crate::core::machine_types::{Board, MachineType, TYPES};
 use crate::i386::cpu::{self, Cpus};
@@ -57,6 +58,10 @@ impl MachineCommands for MachineHandlers {
 
     fn query_uuid(&self) -> Result<UuidInfo> {
         Ok(UuidInfo { uuid: self.0.config().uuid.clone().unwrap_or_else(|| NO_UUID.into()) })
+    }
+
+    fn query_vm_generation_id(&self) -> Result<GuidInfo> {
+        Ok(GuidInfo { guid: vmgenid::text(&self.0)? })
     }
 
     fn query_kvm(&self) -> Result<KvmInfo> {

@@ -36,11 +36,12 @@ use self::memory_map::MemoryMap;
 use self::ram::Ram;
 use super::layout::Layout;
 use super::smbios::Smbios;
-use crate::acpi;
 use crate::acpi::tables::Tables;
+use crate::acpi::{self, vmgenid};
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::inspect::roms::{Rom, Roms};
+use crate::isa::fw_cfg::FwCfg;
 
 /// Names of [`Roms`] begin with it.
 const PREFIX: &str = "kernel";
@@ -186,6 +187,13 @@ impl Kernel {
             ram.write(RSDP, rsdp)?;
             note(map.tables(), blob.len() as u64, "ACPI tables");
             note(RSDP, rsdp.len() as u64, "ACPI root pointer");
+            if let Some(page) = vmgenid::page(machine) {
+                ram.write(vmgenid::PAGE.into(), &page)?;
+                note(vmgenid::PAGE.into(), page.len() as u64, "generation ID");
+                if let Some(fw) = FwCfg::of(machine) {
+                    fw.set_file(vmgenid::ADDR_FILE, vmgenid::placed())?;
+                }
+            }
         }
         if let Some(names) = names {
             let blob = tables.as_ref().map_or(0, |tables| tables.blob.len() as u64).next_multiple_of(16);

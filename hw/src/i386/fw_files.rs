@@ -10,7 +10,7 @@ use qom::ObjectRef;
 
 use super::layout::Layout;
 use super::smbios::{self, Smbios};
-use crate::acpi;
+use crate::acpi::{self, vmgenid};
 use crate::core::machine::Machine;
 use crate::core::qdev::{self, Place};
 use crate::isa::fw_cfg::{FwCfg, key};
@@ -90,6 +90,15 @@ pub(super) fn refresh(
         file("etc/table-loader", padded(movable.script, SCRIPT_SIZE))?;
         file("etc/system-states", SLEEP_STATES.to_vec())?;
         file("etc/tpm/log", Vec::new())?;
+        if let Some(page) = vmgenid::page(machine) {
+            file(vmgenid::GUID_FILE, page)?;
+            // Where a guest had it is no more.
+            if first {
+                fw.add_writable(vmgenid::ADDR_FILE, vec![0; 8], |_| {})?;
+            } else {
+                fw.set_file(vmgenid::ADDR_FILE, [0; 8])?;
+            }
+        }
     }
     Ok(())
 }

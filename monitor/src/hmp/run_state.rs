@@ -35,6 +35,7 @@ pub(super) const INFOS: &[Command] = &[
     command("status", &[], "", "show the current VM status (running|paused)", &[], |x, _| status(x)),
     command("uuid", &[], "", "show the current VM UUID", &[], |x, _| uuid(x)),
     command("version", &[], "", "show the version of QEMU", &[], |x, _| version(x)),
+    command("vm-generation-id", &[], "", "Show Virtual Machine Generation ID", &[], |x, _| generation(x)),
 ];
 
 fn simple(x: &dyn Execute, name: &str) -> Result<String> {
@@ -66,6 +67,10 @@ fn name(x: &dyn Execute) -> Result<String> {
 
 fn uuid(x: &dyn Execute) -> Result<String> {
     Ok(format!("{}\n", text(&x.query("query-uuid")?, "UUID")))
+}
+
+fn generation(x: &dyn Execute) -> Result<String> {
+    Ok(format!("{}\n", text(&x.query("query-vm-generation-id")?, "guid")))
 }
 
 fn version(x: &dyn Execute) -> Result<String> {

@@ -5,6 +5,8 @@ use acpi_tables::aml::{self, Path};
 use acpi_tables::{Aml, AmlSink};
 
 const LNOT: u8 = 0x92;
+const INDEX: u8 = 0x88;
+const DWORD: u8 = 0x0c;
 const IRQ_DESCRIPTOR: u8 = 0x22;
 const EXTENDED_INTERRUPT: u8 = 0x89;
 
@@ -64,6 +66,11 @@ pub(super) fn int(value: impl Into<u64>) -> Code {
     encode(&value.into())
 }
 
+/// A number that takes four bytes whatever it is, so that another can be put in its place.
+pub(super) fn dword(value: u32) -> Code {
+    all([Code(vec![DWORD]), Code(value.to_le_bytes().to_vec())])
+}
+
 pub(super) fn text(value: &str) -> Code {
     encode(&value.to_owned())
 }
@@ -88,6 +95,12 @@ pub(super) fn local(number: u8) -> Code {
 /// A package of at most 255 elements.
 pub(super) fn package(elements: &[Code]) -> Code {
     encode(&aml::Package::new(refs(elements)))
+}
+
+/// An element of a package, to read or to write.
+pub(super) fn element(package: &Code, index: &Code) -> Code {
+    // It is stored nowhere.
+    all([Code(vec![INDEX]), package.clone(), index.clone(), int(0u8)])
 }
 
 pub(super) fn store(value: &Code, target: &Code) -> Code {

@@ -2,6 +2,7 @@
 //!
 //! Revision 2, so that integers have 64 bits. Left out: hot-plug of processors, which the machine does not have.
 
+mod generation;
 mod interrupts;
 mod memory;
 mod pci;
@@ -9,10 +10,13 @@ mod plug;
 mod reduced;
 
 use super::code::{
-    Code, device, eisa, int, isa_interrupt, named, package, path, ports, resources, scope, text,
+    Access, Code, Space, arg, device, eisa, field, int, isa_interrupt, local, method, named, package, path,
+    ports, region, resources, ret, scope, store, text,
 };
 use super::facts::{Facts, Platform, Serial};
 use super::table;
+
+pub(super) use generation::place_of_page;
 
 /// The table.
 pub(super) fn dsdt(facts: &Facts) -> Vec<u8> {
@@ -21,6 +25,7 @@ pub(super) fn dsdt(facts: &Facts) -> Vec<u8> {
     } else {
         full(facts)
     };
+    body.extend(facts.generation.map(generation::device_at));
     body.push(processors(facts));
     table(b"DSDT", 2, &body.into_iter().flat_map(|code| code.0).collect::<Vec<_>>())
 }
@@ -51,6 +56,7 @@ fn isa_devices(facts: &Facts) -> Vec<Code> {
     if facts.fw_cfg {
         list.push(fw_cfg());
     }
+    list.extend(facts.pvpanic.map(pvpanic));
     list
 }
 
@@ -71,6 +77,22 @@ fn fw_cfg() -> Code {
     let crs = resources(&[ports(0x510, 12)]);
     // Present, working, not to be shown.
     device("FWCF", &[named("_HID", &text("QEMU0002")), named("_STA", &int(0x0bu8)), named("_CRS", &crs)])
+}
+
+/// The device that takes news of panics, with methods for systems that leave ports to their firmware.
+fn pvpanic(port: u16) -> Code {
+    device(
+        "PEVT",
+        &[
+            named("_HID", &text("QEMU0001")),
+            named("_CRS", &resources(&[ports(port, 1)])),
+            region("PEOR", Space::SystemIO, port.into(), 1),
+            field("PEOR", Access::Byte, &[("PEPT", 8)]),
+            named("_STA", &int(0x0fu8)),
+            method("RDPT", 0, &[store(&path("PEPT"), &local(0)), ret(&local(0))]),
+            method("WRPT", 1, &[store(&arg(0), &path("PEPT"))]),
+        ],
+    )
 }
 
 /// Processors that are there, with their nodes.

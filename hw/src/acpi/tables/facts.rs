@@ -7,12 +7,14 @@ use qom::ObjectRef;
 
 use super::hmat::Performance;
 use crate::acpi::pcihp::{self, HotplugBus};
+use crate::acpi::vmgenid;
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::core::qdev;
 use crate::i386::layout::Layout;
 use crate::i386::{cpu, firmware, transports};
 use crate::isa::fw_cfg::FwCfg;
+use crate::isa::pvpanic::PvPanic;
 use crate::pci::{PciBus, PciDevice};
 
 /// What kind of machine it is.
@@ -90,6 +92,10 @@ pub(super) struct Facts {
     pub(super) serial: Vec<Serial>,
     pub(super) rtc: bool,
     pub(super) fw_cfg: bool,
+    /// Port of the device that takes news of panics.
+    pub(super) pvpanic: Option<u16>,
+    /// Address of the page with the number of the generation.
+    pub(super) generation: Option<u32>,
     /// Slots for DIMMs.
     pub(super) memory_slots: u32,
     pub(super) bus: Bus,
@@ -135,6 +141,8 @@ impl Facts {
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
             fw_cfg: FwCfg::of(machine).is_some(),
+            pvpanic: isa.iter().find_map(|device| Some(device.clone().downcast::<PvPanic>()?.ioport())),
+            generation: vmgenid::page(machine).map(|_| vmgenid::PAGE),
             memory_slots: machine.sizes().slots.min(256) as u32,
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus, &pcihp::buses(machine))),
             acpi_hotplug: pcihp::plugs_behind_bridges(machine),

@@ -1,7 +1,8 @@
 //! The tables for firmware, which puts them where it likes: the script that tells it which words are addresses and which bytes
 //! are sums (`etc/table-loader`, QEMU's linker-loader interface).
 
-use super::Tables;
+use super::{Tables, dsdt};
+use crate::acpi::vmgenid;
 
 const TABLES: &str = "etc/acpi/tables";
 const RSDP: &str = "etc/acpi/rsdp";
@@ -10,6 +11,7 @@ const NAME: usize = 56;
 const ALLOCATE: u32 = 1;
 const ADD_POINTER: u32 = 2;
 const ADD_CHECKSUM: u32 = 3;
+const WRITE_POINTER: u32 = 4;
 /// Anywhere below 4 GiB.
 const ZONE_HIGH: u8 = 1;
 /// The area that guests search.
@@ -19,8 +21,10 @@ const TABLES_ALIGN: u32 = 64;
 const RSDP_ALIGN: u32 = 16;
 /// Offset of a table's sum.
 const CHECKSUM: usize = 9;
+/// The FADT's address of the DSDT.
+const DSDT: usize = 40;
 /// The FADT's addresses: offset and size.
-const FADT_POINTERS: [(usize, u8); 4] = [(36, 4), (40, 4), (132, 8), (140, 8)];
+const FADT_POINTERS: [(usize, u8); 4] = [(36, 4), (DSDT, 4), (132, 8), (140, 8)];
 
 #[derive(Default)]
 struct Script(Vec<u8>);
@@ -44,7 +48,17 @@ impl Script {
 
     /// Adds the address of the tables to a word of `file`.
     fn pointer(&mut self, file: &str, at: usize, size: u8) {
-        self.command(ADD_POINTER, &[file, TABLES], &[&(at as u32).to_le_bytes(), &[size]]);
+        self.pointer_to(TABLES, file, at, size);
+    }
+
+    /// Adds the address of `target` to a word of `file`.
+    fn pointer_to(&mut self, target: &str, file: &str, at: usize, size: u8) {
+        self.command(ADD_POINTER, &[file, target], &[&(at as u32).to_le_bytes(), &[size]]);
+    }
+
+    /// Has the host told, through `file`, where byte `offset` of `target` is.
+    fn tell(&mut self, file: &str, target: &str, offset: u32) {
+        self.command(WRITE_POINTER, &[file, target], &[&[0; 4], &offset.to_le_bytes(), &[8]]);
     }
 
     fn checksum(&mut self, file: &str, at: usize, start: usize, len: usize) {
@@ -67,11 +81,21 @@ pub(super) fn script(tables: &Tables, elsewhere: &Tables) -> Vec<u8> {
     let blob = &tables.blob;
     script.allocate(RSDP, RSDP_ALIGN, ZONE_FSEG);
     script.allocate(TABLES, TABLES_ALIGN, ZONE_HIGH);
+    let generation = dsdt::place_of_page(blob);
+    if generation.is_some() {
+        script.allocate(vmgenid::GUID_FILE, vmgenid::PAGE_SIZE, ZONE_HIGH);
+        script.tell(vmgenid::ADDR_FILE, vmgenid::GUID_FILE, vmgenid::OFFSET.into());
+    }
     let length = |table: usize| word(blob, table + 4, 4) as usize;
     let root = word(&tables.rsdp, 24, 8) as usize;
     for entry in (root + 36..root + length(root)).step_by(8) {
         let table = word(blob, entry, 8) as usize;
         if blob.get(table..table + 4) == Some(b"FACP") {
+            if let Some(at) = generation {
+                let dsdt = word(blob, table + DSDT, 4) as usize;
+                script.pointer_to(vmgenid::GUID_FILE, TABLES, at, 4);
+                script.checksum(TABLES, dsdt + CHECKSUM, dsdt, length(dsdt));
+            }
             for (offset, size) in FADT_POINTERS {
                 let at = table + offset;
                 if word(blob, at, size) != word(&elsewhere.blob, at, size) {

@@ -28,6 +28,8 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         serial: vec![Serial { index: 0, base: 0x3f8, irq: 4 }],
         rtc: true,
         fw_cfg: true,
+        pvpanic: None,
+        generation: None,
         memory_slots: 4,
         bus: Bus::default(),
         acpi_hotplug: true,
@@ -289,6 +291,34 @@ fn nodes_have_the_memory_that_was_given_to_them() {
     assert_eq!((long(&slit, 36), &slit[44..]), (2, [10, 21, 31, 10].as_slice()));
 }
 
+#[test]
+fn a_generation_and_panics_have_their_devices() {
+    let dsdt = |facts: &Facts| read(&assemble(facts, BASE), BASE).remove("DSDT").unwrap();
+    let has = |table: &[u8], bytes: &[u8]| table.windows(bytes.len()).any(|part| part == bytes);
+    for platform in [Platform::Pc, Platform::Q35, Platform::Microvm { second_ioapic: false }] {
+        let mut facts = facts(platform, 1);
+        let without = dsdt(&facts);
+        for name in [&b"QEMUVGID"[..], b"_E05", b"QEMU0001", b"VGIA"] {
+            assert!(!has(&without, name));
+        }
+        facts.pvpanic = Some(0x508);
+        let with = dsdt(&facts);
+        // _CRS: one port, where the device is.
+        assert!(has(&with, b"QEMU0001\0") && has(&with, &[0x47, 1, 8, 5, 8, 5, 1, 1, 0x79]));
+    }
+    for page in [0, 0xf_4000] {
+        let facts = Facts { generation: Some(page), ..facts(Platform::Q35, 1) };
+        let tables = assemble(&facts, BASE);
+        let at = dsdt::place_of_page(&tables.blob).unwrap();
+        assert_eq!((word(&tables.blob, at), &tables.blob[at - 5..at - 1]), (page, &b"VGIA"[..]));
+        assert_eq!(dsdt::place_of_page(&tables.blob[at..]), None);
+        let table = read(&tables, BASE).remove("DSDT").unwrap();
+        // The method of the event: VGEN, and what it is told.
+        assert!(has(&table, b"_E05\0\x86\\._SB_VGEN\x0a\x80"));
+    }
+    assert_eq!(dsdt::place_of_page(&assemble(&facts(Platform::Pc, 1), BASE).blob), None);
+}
+
 /// Writes the tables for `iasl` when `PLIANT_ACPI_DUMP` names a directory.
 #[test]
 fn tables_for_people() {
@@ -303,6 +333,8 @@ fn tables_for_people() {
         facts.distances = Some(vec![vec![10, 20], vec![20, 10]]);
         facts.performance = Some(performance());
         facts.virtio_mmio = vec![(0xfeb0_0000, 5)];
+        facts.pvpanic = Some(0x505);
+        facts.generation = (!platform.is_reduced()).then_some(crate::acpi::vmgenid::PAGE);
         (facts.layout.below_4g, facts.layout.above_4g) = (GIB, 0);
         if platform == Platform::Pc {
             facts.bus =

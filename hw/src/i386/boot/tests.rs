@@ -178,6 +178,33 @@ fn the_kernel_is_told_of_in_fw_cfg_too() {
 }
 
 #[test]
+fn the_number_of_its_generation_lies_where_the_tables_say() {
+    let files = Files::new();
+    let kernel = files.write("k", &bzimage());
+    let guid = [&[0x33, 0x22, 0x11, 0][..], &[0x55, 0x44, 0x77, 0x66], &[0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd]];
+    let guid = [&guid.concat()[..], &[0xee, 0xff]].concat();
+    let mut rig = Rig::build(with(&[("kernel", &kernel)])).unwrap();
+    rig.add("vmgenid,guid=00112233-4455-6677-8899-aabbccddeeff").unwrap();
+    rig.machine.finish().unwrap();
+    let page = zero_page(&rig);
+    let range =
+        page.e820_table.iter().find(|entry| entry.addr <= 0xf_4000 && 0xf_4fff < entry.addr + entry.size);
+    assert_eq!(range.map(|entry| entry.r#type), Some(2), "no memory that is free");
+    let tables = page.e820_table.iter().find(|entry| entry.r#type == 3).map(|e| (e.addr, e.size as usize));
+    let blob = tables.map(|(at, len)| bytes(&rig, at, len)).unwrap();
+    assert!(blob.windows(10).any(|part| part == b"\x08VGIA\x0c\x00\x40\x0f\x00"));
+    for _ in 0..2 {
+        assert_eq!(bytes(&rig, 0xf_4000, 40), [0; 40]);
+        assert_eq!(bytes(&rig, 0xf_4028, 16), guid);
+        assert!(rig.machine.system_space().write_uint(0xf_4028, 8, 0).is_ok());
+        rig.machine.request_reset(ShutdownCause::GuestReset);
+        rig.turn();
+    }
+    let names = Roms::of(&rig.machine).text();
+    assert!(names.contains("size=0x001000 mem=ram name=\"kernel generation ID\""), "{names}");
+}
+
+#[test]
 fn it_is_loaded_again_at_every_reset() {
     let files = Files::new();
     let kernel = files.write("k", &bzimage());
