@@ -30,6 +30,7 @@ mod mtree;
 mod multiple_monitors;
 mod numa;
 mod out_of_band;
+mod persistent_memory;
 mod processors;
 mod properties;
 mod pvpanic;

@@ -113,9 +113,17 @@ impl VirtioMem {
     ///
     /// If there is no virtio-mem device or it lacks a structure.
     pub fn map(qtest: &mut Qtest, function: Function, nth: u64) -> Self {
-        let (vendor, device) = IDS;
+        Self::map_as(qtest, function, nth, IDS)
+    }
+
+    /// The same for another device with one queue, by its vendor and device ID: [`VirtioMem::request_raw`] is for any.
+    ///
+    /// # Panics
+    ///
+    /// As above.
+    pub fn map_as(qtest: &mut Qtest, function: Function, nth: u64, (vendor, device): (u16, u16)) -> Self {
         let ids = function.read(qtest, 0, 4);
-        assert_eq!(ids, u64::from(vendor) | u64::from(device) << 16, "{function:?} is virtio-mem");
+        assert_eq!(ids, u64::from(vendor) | u64::from(device) << 16, "what {function:?} is");
         let bar = BAR4 + 0x1_0000 * nth;
         function.assign(qtest, bar, BAR1 + 0x1000 * nth);
         let mut structures = [0; 5];
