@@ -80,7 +80,7 @@ fn the_monitors_show_and_refuse_what_qemus_do() {
     if !have(&[Need::Pliant, Need::Qemu]) {
         return;
     }
-    let ours = transcript(Vm::new());
+    let ours = transcript(Vm::new().line("-S"));
     for (ours, theirs) in ours.iter().zip(transcript(qemu())) {
         assert_eq!(*ours, theirs);
     }

@@ -89,7 +89,7 @@ pub(super) fn status(x: &dyn Execute, args: &Args) -> Result<String> {
     line("endianness", text(&s, "device-endian").to_owned());
     out.push_str("  status:\n");
     let status = member(&s, "status").unwrap_or(&Value::Null);
-    bits(&mut out, status, "statuses");
+    all_bits(&mut out, status, "statuses");
     if let Some(unknown) = member(status, "unknown-statuses").and_then(Value::as_u64) {
         let _ = writeln!(out, "  unknown-statuses(0x{unknown:016x})");
     }
@@ -98,7 +98,7 @@ pub(super) fn status(x: &dyn Execute, args: &Args) -> Result<String> {
     {
         let _ = writeln!(out, "  {title} features:");
         let features = member(&s, name).unwrap_or(&Value::Null);
-        bits(&mut out, features, "transports");
+        all_bits(&mut out, features, "transports");
         bits(&mut out, features, "dev-features");
         if let Some(unknown) = member(features, "unknown-dev-features").and_then(Value::as_u64) {
             let _ = writeln!(out, "  unknown-features(0x{unknown:016x})");
@@ -133,10 +133,7 @@ fn vhost_status(out: &mut String, vhost: &Value) {
     ] {
         let _ = writeln!(out, "    {title}:");
         let features = member(vhost, name).unwrap_or(&Value::Null);
-        if member(features, "transports").is_none_or(|list| items(list).is_empty()) {
-            out.push('\n');
-        }
-        bits(out, features, "transports");
+        all_bits(out, features, "transports");
         bits(out, features, "dev-features");
         if let Some(unknown) = member(features, "unknown-dev-features").and_then(Value::as_u64) {
             let _ = writeln!(out, "  unknown-features(0x{unknown:016x})");
@@ -144,6 +141,14 @@ fn vhost_status(out: &mut String, vhost: &Value) {
     }
     let _ = writeln!(out, "    Protocol features:");
     bits(out, member(vhost, "protocol-features").unwrap_or(&Value::Null), "protocols");
+}
+
+/// A list of decoded bits that has a line even if it is empty.
+fn all_bits(out: &mut String, of: &Value, name: &str) {
+    if member(of, name).is_none_or(|list| items(list).is_empty()) {
+        out.push('\n');
+    }
+    bits(out, of, name);
 }
 
 /// A list of decoded bits, one a line.
