@@ -52,7 +52,7 @@ fn differences(vm: tests::VmBuilder, board: &str, version: &str) -> String {
             continue;
         }
         let since = values.iter().map(|value| value.split_once('=').unwrap());
-        let (_, value) = since.filter(|(since, _)| at(since) <= at(version)).next_back().unwrap();
+        let (_, value) = since.rev().find(|(since, _)| at(since) <= at(version)).unwrap();
         let wanted: Value = serde_json::from_str(value).unwrap();
         let path = paths.get(*kind).unwrap_or_else(|| panic!("no {kind} in {paths:?}"));
         let got = vm.qmp().ok("qom-get", json!({ "path": path, "property": property }));
