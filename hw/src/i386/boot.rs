@@ -49,7 +49,11 @@ const PREFIX: &str = "kernel";
 const RSDP: u64 = 0xf_5000;
 /// The entry point of SMBIOS, and its tables; so much room there is for them.
 const SMBIOS: u64 = 0xf_5040;
-const SMBIOS_TABLES: (u64, u64) = (0xf_6000, 0xa000);
+const SMBIOS_TABLES: (u64, u64) = (0xf_6000, 0x9ff0);
+/// Where firmware begins. A kernel that knows no other way to reboot jumps there in real mode (Linux on `microvm`, where it counts on EFI for that).
+const RESET_VECTOR: u64 = 0xf_fff0;
+/// What it finds: `lidt cs:[fff8h]`, an empty table, and `int3`: a triple fault, which resets every machine.
+const RESET_CODE: [u8; 16] = [0x2e, 0x0f, 0x01, 0x1e, 0xf8, 0xff, 0xcc, 0xf4, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// What is booted.
 pub(super) struct Boot(What);
@@ -181,6 +185,8 @@ impl Kernel {
             file.load(0, size, ram, address)?;
             note(address, size, "initial RAM disk");
         }
+        ram.write(RESET_VECTOR, &RESET_CODE)?;
+        note(RESET_VECTOR, RESET_CODE.len() as u64, "reset vector");
         let rsdp = tables.as_ref().map(|_| RSDP);
         if let Some(Tables { blob, rsdp }) = &tables {
             ram.write(map.tables(), blob)?;

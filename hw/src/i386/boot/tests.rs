@@ -126,6 +126,9 @@ fn a_bzimage_gets_its_zero_page_and_its_ram_disk() {
     assert_eq!({ page.acpi_rsdp_addr }, RSDP);
     assert_eq!(bytes(&rig, RSDP, 8), b"RSD PTR ");
     assert_eq!(bytes(&rig, SMBIOS, 4), b"_SM_");
+    // In real mode, after a far jump: an empty table of interrupts, from code that is in reach of its own segment.
+    assert_eq!(bytes(&rig, 0xf_fff0, 8), [0x2e, 0x0f, 0x01, 0x1e, 0xf8, 0xff, 0xcc, 0xf4]);
+    assert_eq!(bytes(&rig, 0xf_fff8, 6), [0; 6]);
     // Of firmware first, then of the machine.
     assert_eq!(bytes(&rig, SMBIOS_TABLES.0, 2), [0, 24]);
     assert_eq!(bytes(&rig, SMBIOS + 24, 4), (SMBIOS_TABLES.0 as u32).to_le_bytes());
