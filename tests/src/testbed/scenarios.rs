@@ -100,7 +100,12 @@ pub const BOOTS: &[Boot] = &[
         name: "pc-1",
         options: &["-machine pc -smp 1 -m 512M,slots=2,maxmem=4G"],
         append: "",
-        claims: claims![cpus::cpus_and_memory, hotplug::dimm_comes_and_goes, power::guest_powers_off],
+        claims: claims![
+            cpus::cpus_and_memory,
+            hotplug::dimm_comes_and_goes,
+            hotplug::persistent_memory_keeps_what_is_synced,
+            power::guest_powers_off,
+        ],
     },
     // Native hot-plug: the port's own registers and interrupt instead of ACPI's.
     Boot {

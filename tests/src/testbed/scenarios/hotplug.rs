@@ -131,3 +131,29 @@ pub(super) fn dimm_comes_and_goes(guest: &mut Linux) {
     qmp.ok("object-del", json!({ "id": "dimmmem" }));
     guest_has(guest, before);
 }
+
+pub(super) fn persistent_memory_keeps_what_is_synced(guest: &mut Linux) {
+    let path = guest.vm().scratch().join("persistent");
+    let qmp = guest.vm().qmp();
+    let backend = json!({
+        "qom-type": "memory-backend-file", "id": "lasting", "mem-path": path.to_str(), "size": 64 * MIB, "share": true
+    });
+    qmp.ok("object-add", backend);
+    qmp.ok("device_add", json!({ "driver": "virtio-pmem-pci", "id": "pmem", "memdev": "lasting" }));
+    let shown = qmp.ok("query-memory-devices", json!({}));
+    assert_eq!(
+        (&shown[0]["type"], &shown[0]["data"]["id"]),
+        (&json!("virtio-pmem"), &json!("pmem")),
+        "{shown}"
+    );
+    guest.run("while read -r module; do insmod $module 2>/dev/null; done </later/order; true");
+    guest.until("[ -b /dev/pmem0 ] && cat /sys/block/pmem0/size || echo none", |text| {
+        text == (64 * MIB / 512).to_string()
+    });
+    // The last step of `conv=fsync` is a flush, which the device answers.
+    guest.run(
+        "echo what lasts >/tmp/word; dd if=/tmp/word of=/dev/pmem0 bs=4096 seek=3 conv=fsync 2>/dev/null",
+    );
+    let kept = fs::read(&path).expect("the backend's file");
+    assert!(kept[3 * 4096..].starts_with(b"what lasts\n"));
+}
