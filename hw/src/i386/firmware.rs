@@ -48,7 +48,13 @@ pub fn memory64_window(layout: &Layout, phys_bits: u32) -> (u64, u64) {
 /// Numbers the buses behind the bridges of `root`, gives every BAR an address and switches decoding on. Bus mastering is the driver's to
 /// switch on, but for bridges.
 pub fn assign_bars(root: &Arc<PciBus>, memory64: u64) {
-    number_buses(root, 0);
+    number_buses(root, 0, &|function, numbers| {
+        for (register, number) in
+            [reg::PRIMARY_BUS, reg::SECONDARY_BUS, reg::SUBORDINATE_BUS].into_iter().zip(numbers)
+        {
+            config_write(function, register, 1, number.into());
+        }
+    });
     let memory32 = Plan::of(root, Space::Memory32);
     // Above memory, and on q35 above the window for configuration.
     let lowest = if root.is_express() { ECAM_BASE + ECAM_SIZE } else { MEMORY32_LOWEST };
@@ -62,21 +68,22 @@ pub fn assign_bars(root: &Arc<PciBus>, memory64: u64) {
     switch_on(root);
 }
 
-/// Gives the buses behind `bus`, whose number is `number`, those that follow, depth first, and returns the last one.
-fn number_buses(bus: &Arc<PciBus>, number: u8) -> u8 {
+/// Gives the buses behind `bus`, whose number is `number`, those that follow, depth first, and returns the last one. `tell` hears of each bridge the numbers of
+/// the bus before it, of that behind it and of the last that is behind it.
+fn number_buses(bus: &PciBus, number: u8, tell: &impl Fn(&Arc<dyn PciDevice>, [u8; 3])) -> u8 {
     let mut last = number;
     for (function, bridge, behind) in bridges(bus) {
         let Some(next) = last.checked_add(1) else { break };
-        let write = |register, value: u8| config_write(&function, register, 1, value.into());
-        write(reg::PRIMARY_BUS, number);
-        write(reg::SECONDARY_BUS, next);
-        // All that follow, until it is known how many are behind.
-        write(reg::SUBORDINATE_BUS, u8::MAX);
         let reserved = u8::try_from(bridge.buses.unwrap_or(0)).unwrap_or(0);
-        last = number_buses(&behind, next).max(next.saturating_add(reserved));
-        write(reg::SUBORDINATE_BUS, last);
+        last = number_buses(&behind, next, tell).max(next.saturating_add(reserved));
+        tell(&function, [number, next, last]);
     }
     last
+}
+
+/// The last number that [`assign_bars`] gives to a bus.
+pub fn last_bus(root: &PciBus) -> u8 {
+    number_buses(root, 0, &|_, _| ())
 }
 
 fn bridges(bus: &PciBus) -> Vec<(Arc<dyn PciDevice>, Reserve, Arc<PciBus>)> {
@@ -358,6 +365,7 @@ mod tests {
             [port(1), bridge.clone(), port(2), port(3)].map(|f| numbers(&f)),
             [[0, 1, 2], [1, 2, 2], [0, 3, 5], [0, 6, 6]]
         );
+        assert_eq!(last_bus(&bus), 6);
         let device = bridge.bridge().unwrap().bus().unwrap().function(3 << 3).unwrap();
         for (outer, inner) in windows(&port(1)).iter().zip(windows(&bridge)) {
             assert!(outer.0 <= inner.0 && inner.1 <= outer.1, "{outer:x?} has {inner:x?}");

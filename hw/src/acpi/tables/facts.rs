@@ -99,6 +99,9 @@ pub(super) struct Facts {
     /// Slots for DIMMs.
     pub(super) memory_slots: u32,
     pub(super) bus: Bus,
+    /// The highest number that a PCI bus can have. A kernel looks for devices on each of them that the tables speak of: 256 buses of 32 slots, two exits a
+    /// slot, are the larger part of what it takes to boot it.
+    pub(super) last_bus: u8,
     /// Whether ACPI, and not the ports, is who plugs behind bridges.
     pub(super) acpi_hotplug: bool,
     /// Transports of virtio devices in memory: address and interrupt.
@@ -130,8 +133,14 @@ impl Facts {
         let isa = devices_on(machine, "ISA");
         let has = |class: &str| isa.iter().any(|device| device.core().class().name() == class);
         let bus = machine.board().and_then(|board| board.pci_bus());
+        let last_bus = match &bus {
+            // Nothing is plugged into its root bus later, and what comes behind a bridge has the numbers that are kept for it.
+            Some(bus) if platform == Platform::Q35 => firmware::last_bus(bus) | 0xf,
+            _ => u8::MAX,
+        };
         Ok(Self {
             platform,
+            last_bus,
             layout: *layout,
             window64: firmware::memory64_window(layout, cpu::phys_bits(machine)),
             processors: (0..smp.maxcpus).map(processor).collect(),

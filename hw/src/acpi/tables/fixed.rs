@@ -154,7 +154,7 @@ pub(super) fn madt(facts: &Facts) -> Vec<u8> {
 pub(super) fn mcfg(facts: &Facts) -> Option<Vec<u8>> {
     (facts.platform == Platform::Q35).then(|| {
         let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-        mcfg.add_ecam(ECAM_BASE, 0, 0, 255);
+        mcfg.add_ecam(ECAM_BASE, 0, 0, facts.last_bus);
         bytes_of(&mcfg)
     })
 }

@@ -34,6 +34,7 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         bus: Bus::default(),
         acpi_hotplug: true,
         virtio_mmio: Vec::new(),
+        last_bus: 0x1f,
     }
 }
 
@@ -110,6 +111,7 @@ fn tables_are_found_wherever_they_lie_and_are_as_long_everywhere() {
             let base = 0x7fe0_0000 + 16 * step;
             let tables = assemble(&facts, base);
             assert_eq!(names(&read(&tables, base)), ["APIC", "DSDT", "FACP", "FACS", "MCFG", "WAET"]);
+            assert_eq!(read(&tables, base)["MCFG"][52..56], [0, 0, 0, 0x1f], "segment and buses");
             tables.blob.len()
         })
         .collect();

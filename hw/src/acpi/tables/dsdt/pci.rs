@@ -44,7 +44,7 @@ pub(super) fn root(facts: &Facts) -> Code {
 
 fn windows(facts: &Facts) -> Code {
     let mut list = vec![
-        bus_numbers(0, 255),
+        bus_numbers(0, facts.last_bus.into()),
         ports(0xcf8, 8),
         port_window(0, 0xcf7),
         port_window(0xd00, 0xffff),
