@@ -2,8 +2,7 @@
 //!
 //! Figures, no claims: no test asserts a time.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use super::Images;
 use super::images::KERNELS;
@@ -16,23 +15,42 @@ const MACHINES: [Boot; 2] = [
     Boot { name: "microvm", options: &["-machine microvm -smp 1 -m 512M"], append: "quiet", claims: &[] },
 ];
 
-/// Boots each machine so many times, in turn, and says the medians and their ratios.
+/// Boots each machine so many times, the programs by turns, and says the medians and their ratios.
 pub fn run(images: &Images, runs: usize, listener: &dyn Listener) {
     let mut programs: Vec<(&str, PathBuf)> = vec![("pliant", program::path())];
     programs.extend(program::qemu().map(|qemu| ("QEMU", qemu)));
     let say = |text: String| listener.hear(Message::Say(text));
     for kernel in KERNELS {
-        let mut medians = Vec::new();
-        for machine in &MACHINES {
-            for (name, path) in &programs {
-                let median = times(images, kernel, machine, path, runs);
-                let figure =
-                    median.as_ref().map_or_else(Clone::clone, |d| format!("{:.2} s", d.as_secs_f64()));
-                say(format!("start to user space, {kernel}, {name} {}: {figure}", machine.name));
-                medians.push(median.ok().map(|d| d.as_secs_f64()));
+        let kinds: Vec<_> = MACHINES
+            .iter()
+            .flat_map(|machine| programs.iter().map(move |(name, path)| (machine, *name, path)))
+            .collect();
+        let mut times = vec![Ok(Vec::new()); kinds.len()];
+        // What the host does meanwhile is the same for all.
+        for _ in 0..runs.max(1) {
+            for ((machine, _, path), times) in kinds.iter().zip(&mut times) {
+                match Linux::start_on(path, images, kernel, machine) {
+                    Ok(guest) => times
+                        .iter_mut()
+                        .for_each(|times: &mut Vec<_>| times.push(guest.user_space_after.as_secs_f64())),
+                    Err(e) => *times = Err(e.reason),
+                }
             }
         }
-        let [Some(ours), Some(q35), Some(our_microvm), Some(microvm)] = medians[..] else { continue };
+        let mut medians = Vec::new();
+        for ((machine, name, _), times) in kinds.iter().zip(&mut times) {
+            let figure = match times {
+                Ok(times) => {
+                    times.sort_unstable_by(f64::total_cmp);
+                    let median = times[times.len() / 2];
+                    medians.push(median);
+                    format!("{median:.2} s ({:.2} to {:.2})", times[0], times[times.len() - 1])
+                }
+                Err(reason) => reason.clone(),
+            };
+            say(format!("start to user space, {kernel}, {name} {}: {figure}", machine.name));
+        }
+        let [ours, q35, our_microvm, microvm] = medians[..] else { continue };
         say(format!(
             "{kernel}: pliant q35 / QEMU q35 {:.2} (bar 0.70), pliant q35 / QEMU microvm {:.2} (bar 1.00), pliant microvm / QEMU microvm {:.2} (bar 1.00)",
             ours / q35,
@@ -40,21 +58,4 @@ pub fn run(images: &Images, runs: usize, listener: &dyn Listener) {
             our_microvm / microvm
         ));
     }
-}
-
-/// The median, or why there is none.
-fn times(
-    images: &Images,
-    kernel: &str,
-    machine: &Boot,
-    program: &Path,
-    runs: usize,
-) -> Result<Duration, String> {
-    let mut times = Vec::new();
-    for _ in 0..runs.max(1) {
-        let guest = Linux::start_on(program, images, kernel, machine).map_err(|e| e.reason)?;
-        times.push(guest.user_space_after);
-    }
-    times.sort_unstable();
-    Ok(times[times.len() / 2])
 }
