@@ -23,7 +23,7 @@ macro_rules! claims {
 const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-pci,rng=rng0 \
     -device virtio-serial-pci -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
-    -device virtio-balloon-pci,id=balloon0 -device pvpanic";
+    -device virtio-balloon-pci,id=balloon0,free-page-reporting=on -device pvpanic";
 
 /// The same on virtio-mmio, as `microvm` has no PCI.
 const MMIO_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-device,rng=rng0 \
@@ -78,6 +78,7 @@ pub const BOOTS: &[Boot] = &[
             virtio::entropy,
             virtio::console_both_ways,
             virtio::balloon_up_and_down,
+            virtio::balloon_tells_of_the_guest,
             hotplug::device_comes_and_goes,
             power::panic_is_reported,
         ],
@@ -92,6 +93,7 @@ pub const BOOTS: &[Boot] = &[
             virtio::entropy,
             virtio::console_both_ways,
             virtio::balloon_up_and_down,
+            virtio::free_pages_go_back,
             hotplug::dimm_comes_and_goes,
             power::panic_is_reported,
         ],

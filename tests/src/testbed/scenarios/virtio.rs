@@ -1,9 +1,13 @@
 //! Devices that a headless guest wants: entropy, consoles, the balloon.
 
+use std::fs;
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::cpus::MEM_TOTAL;
 use crate::testbed::Linux;
+use crate::wire::patience;
 
 pub(super) fn entropy(guest: &mut Linux) {
     let current = guest.run("cat /sys/class/misc/hw_random/rng_current");
@@ -41,5 +45,42 @@ pub(super) fn balloon_up_and_down(guest: &mut Linux) {
         qmp.wait_event("BALLOON_CHANGE", |e| e["data"]["actual"] == target);
         assert_eq!(qmp.ok("query-balloon", json!({})), json!({ "actual": target }));
         guest.until(MEM_TOTAL, |text| text == wanted.to_string());
+    }
+}
+
+pub(super) fn balloon_tells_of_the_guest(guest: &mut Linux) {
+    const BALLOON: &str = "/machine/peripheral/balloon0";
+    guest.vm().qmp().qom_set(BALLOON, "guest-stats-polling-interval", json!(1));
+    let until = Instant::now() + patience();
+    let stats = loop {
+        let said = guest.vm().qmp().qom_get(BALLOON, "guest-stats");
+        if said["last-update"] != 0 {
+            break said["stats"].clone();
+        }
+        assert!(Instant::now() < until, "no statistics: {said}");
+        // The guest needs time for it.
+        guest.run("true");
+    };
+    let total = guest.number(MEM_TOTAL) << 10;
+    assert_eq!(stats["stat-total-memory"], total, "{stats}");
+    assert!(stats["stat-free-memory"].as_u64().is_some_and(|free| free > 0 && free < total), "{stats}");
+}
+
+pub(super) fn free_pages_go_back(guest: &mut Linux) {
+    const USED: u64 = 128 << 10;
+    let file = format!("/proc/{}/status", guest.vm().pid().as_raw_nonzero());
+    let resident = || -> u64 {
+        let text = fs::read_to_string(&file).expect("the VMM runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of the kernel");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    guest.run(&format!("dd if=/dev/zero of=/big bs=1M count={} 2>/dev/null", USED >> 10));
+    let before = resident();
+    assert!(before > USED, "{before} KiB with a file of {USED} KiB in the guest");
+    guest.run("rm /big");
+    let until = Instant::now() + patience();
+    while resident() + USED / 2 > before {
+        assert!(Instant::now() < until, "{} KiB, {before} before the file was deleted", resident());
+        guest.run("true");
     }
 }
