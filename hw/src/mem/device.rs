@@ -24,7 +24,7 @@ pub(super) fn region_align(backend: &MemoryBackend) -> u64 {
     if anonymous { 2 << 20 } else { backend.page_size() }
 }
 
-/// A device whose memory is mapped in the device-memory area.
+/// A device whose memory is mapped in the device-memory area. What has an implementation here is that of a device whose memory is there as a whole.
 pub trait MemoryDevice: Send + Sync {
     /// The `id=` of the device, if it has one.
     fn id(&self) -> Option<String>;
@@ -46,7 +46,9 @@ pub trait MemoryDevice: Send + Sync {
     ///
     /// # Errors
     /// What the user asked for cannot be had.
-    fn decide_memslots(&self, budget: &Budget) -> Result<u64>;
+    fn decide_memslots(&self, _budget: &Budget) -> Result<u64> {
+        Ok(1)
+    }
 
     /// The address that was set.
     fn addr(&self) -> u64;
@@ -58,16 +60,22 @@ pub trait MemoryDevice: Send + Sync {
     fn region(&self) -> Option<RegionId>;
 
     /// The parts it divided its memory into.
-    fn memslots(&self) -> SlotUse;
+    fn memslots(&self) -> SlotUse {
+        SlotUse { parts: 1, mapped: 1, part_size: self.region_size(), decided: false }
+    }
 
     /// Bytes the guest can use.
-    fn plugged_size(&self) -> u64;
+    fn plugged_size(&self) -> u64 {
+        self.region_size()
+    }
 
     /// Its NUMA node.
     fn node(&self) -> u32;
 
     /// What becomes of a guest that touches memory which is not plugged; `None` if the device lets it.
-    fn on_unplugged_access(&self) -> Option<OnAccess>;
+    fn on_unplugged_access(&self) -> Option<OnAccess> {
+        None
+    }
 
     /// What `query-memory-devices` shows.
     fn info(&self) -> MemoryDeviceInfo;

@@ -10,11 +10,9 @@ use qapi::types::{MemoryDeviceInfo, PCDIMMDeviceInfo, PCDIMMDeviceInfoWrapper};
 use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 
-use super::device::{MemoryDevice, MemoryDevices, SlotUse, region_align};
-use super::memslots::sizing::Budget;
+use super::device::{MemoryDevice, MemoryDevices, region_align};
 use super::placement::Wanted;
 use super::plug::MemoryDevicePlug;
-use super::unplugged::OnAccess;
 use crate::acpi::memhp::MemoryHotplug;
 use crate::core::machine_types::Board;
 use crate::core::{Category, Device, DeviceClass, DeviceState, HotplugHandler, Machine, Unplug, link};
@@ -194,10 +192,6 @@ impl MemoryDevice for PcDimm {
         self.lock().addr = addr;
     }
 
-    fn decide_memslots(&self, _budget: &Budget) -> Result<u64> {
-        Ok(1)
-    }
-
     fn addr(&self) -> u64 {
         self.lock().addr
     }
@@ -210,20 +204,8 @@ impl MemoryDevice for PcDimm {
         self.memdev()?.region()
     }
 
-    fn memslots(&self) -> SlotUse {
-        SlotUse { parts: 1, mapped: 1, part_size: self.region_size(), decided: false }
-    }
-
-    fn plugged_size(&self) -> u64 {
-        self.region_size()
-    }
-
     fn node(&self) -> u32 {
         self.lock().node
-    }
-
-    fn on_unplugged_access(&self) -> Option<OnAccess> {
-        None
     }
 
     fn info(&self) -> MemoryDeviceInfo {

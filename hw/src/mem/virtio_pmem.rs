@@ -16,11 +16,9 @@ use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 
 use self::flush::Flusher;
-use super::device::{MemoryDevice, SlotUse, region_align};
-use super::memslots::sizing::Budget;
+use super::device::{MemoryDevice, region_align};
 use super::placement::Wanted;
 use super::plug::MemoryDevicePlug;
-use super::unplugged::OnAccess;
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine, link};
 use crate::virtio::pci::{BackendPci, PciBackend, ProxyClass};
 use crate::virtio::ring::Chain;
@@ -234,10 +232,6 @@ impl MemoryDevice for VirtioPmem {
         self.lock().memaddr = addr;
     }
 
-    fn decide_memslots(&self, _budget: &Budget) -> Result<u64> {
-        Ok(1)
-    }
-
     fn addr(&self) -> u64 {
         self.lock().memaddr
     }
@@ -250,21 +244,9 @@ impl MemoryDevice for VirtioPmem {
         self.memdev()?.region()
     }
 
-    fn memslots(&self) -> SlotUse {
-        SlotUse { parts: 1, mapped: 1, part_size: self.region_size(), decided: false }
-    }
-
-    fn plugged_size(&self) -> u64 {
-        self.region_size()
-    }
-
     /// It has none; QEMU counts it on the first.
     fn node(&self) -> u32 {
         0
-    }
-
-    fn on_unplugged_access(&self) -> Option<OnAccess> {
-        None
     }
 
     fn info(&self) -> MemoryDeviceInfo {
