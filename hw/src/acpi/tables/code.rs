@@ -260,6 +260,11 @@ pub(super) fn edge_interrupt(number: u32) -> Code {
     encode(&aml::Interrupt::new(true, true, false, false, number))
 }
 
+/// An interrupt of its own, level, active high.
+pub(super) fn level_interrupt(number: u32) -> Code {
+    encode(&aml::Interrupt::new(true, false, false, false, number))
+}
+
 /// Memory that a device is at.
 pub(super) fn fixed_memory(base: u32, length: u32) -> Code {
     encode(&aml::Memory32Fixed::new(true, base, length))

@@ -1,8 +1,8 @@
 //! The devices of a hardware-reduced machine: the generic event device, its power button, transports of virtio devices.
 
 use super::super::code::{
-    Access, Code, Space, all, and, device, edge_interrupt, field, fixed_memory, int, local, method, named,
-    notify, package, path, region, resources, scope, store, text, when,
+    Access, Code, Space, all, and, device, edge_interrupt, field, fixed_memory, int, level_interrupt, local,
+    method, named, notify, package, path, region, resources, scope, store, text, when,
 };
 use super::super::facts::Facts;
 use super::isa_devices;
@@ -45,7 +45,8 @@ fn button() -> Code {
 }
 
 fn transport(index: u32, base: u32, irq: u32) -> Code {
-    let crs = resources(&[fixed_memory(base, TRANSPORT), edge_interrupt(irq)]);
+    // The line stays up until the driver has acknowledged all causes: an edge that is lost while the pin is masked would be the last one.
+    let crs = resources(&[fixed_memory(base, TRANSPORT), level_interrupt(irq)]);
     device(
         &format!("VR{index:02X}"),
         &[named("_HID", &text("LNRO0005")), named("_UID", &int(index)), named("_CRS", &crs)],
