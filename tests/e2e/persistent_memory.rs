@@ -52,7 +52,7 @@ fn transcript(vm: VmBuilder) -> Vec<String> {
     said.push(properties(&mut vm, "virtio-pmem"));
     said.push(subtree(&vm.hmp().run("info qtree"), "dev: virtio-pmem-pci, id \"p0\""));
     let map = vm.hmp().run("info mtree -f");
-    said.extend(map.lines().filter(|line| line.contains(": mem")).map(str::to_owned).take(2));
+    said.extend(map.lines().filter(|line| line.contains("ram): mem")).map(str::to_owned).take(2));
     vm.qmp().ok("system_reset", json!({}));
     said.push(vm.hmp().run("info memory-devices"));
     said
