@@ -54,16 +54,18 @@ pub(super) fn register(registry: &mut Registry) {
                         Ok(())
                     }),
             )
-            .property(
-                Property::new("events", "uint8")
-                    .default(EVENTS)
-                    .get(|d: &PvPanic| Ok(d.events.load(Relaxed).into()))
-                    .set(|d: &PvPanic, v, name| {
-                        d.events.store(v.to_uint(name, 8)? as u8, Relaxed);
-                        Ok(())
-                    }),
-            ),
+            .property(events(|d: &PvPanic| &d.events)),
     );
+}
+
+/// The property of either device that says of what the guest is to tell.
+pub(crate) fn events<T: qom::Object>(field: fn(&T) -> &AtomicU8) -> Property {
+    Property::new("events", "uint8").default(EVENTS).get(move |d: &T| Ok(field(d).load(Relaxed).into())).set(
+        move |d: &T, v, name| {
+            field(d).store(v.to_uint(name, 8)? as u8, Relaxed);
+            Ok(())
+        },
+    )
 }
 
 impl PvPanic {

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memory::{RegionDesc, RegionId};
 use qapi::Result;
-use qom::{Class, Property, Registry, TypeInfo};
+use qom::{Class, Registry, TypeInfo};
 
 use super::bar::BarKind;
 use super::config::PciInfo;
 use super::device::{PciDevice, PciState};
 use crate::core::device::{Category, Device, DeviceClass};
 use crate::core::machine::Machine;
-use crate::isa::pvpanic::{EVENTS, Register};
+use crate::isa::pvpanic::{self, EVENTS, Register};
 
 const VENDOR_REDHAT: u16 = 0x1b36;
 const DEVICE_ID: u16 = 0x0011;
@@ -43,15 +43,7 @@ pub(super) fn register(registry: &mut Registry) {
             })
             .cast::<PvPanicPci, dyn Device>(|d| d)
             .cast::<PvPanicPci, dyn PciDevice>(|d| d)
-            .property(
-                Property::new("events", "uint8")
-                    .default(EVENTS)
-                    .get(|d: &PvPanicPci| Ok(d.events.load(Relaxed).into()))
-                    .set(|d: &PvPanicPci, v, name| {
-                        d.events.store(v.to_uint(name, 8)? as u8, Relaxed);
-                        Ok(())
-                    }),
-            ),
+            .property(pvpanic::events(|d: &PvPanicPci| &d.events)),
     );
 }
 

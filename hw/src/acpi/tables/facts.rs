@@ -100,7 +100,7 @@ pub(super) struct Facts {
     pub(super) memory_slots: u32,
     pub(super) bus: Bus,
     /// The highest number that a PCI bus can have. A kernel looks for devices on each of them that the tables speak of: 256 buses of 32 slots, two exits a
-    /// slot, are the larger part of what it takes to boot it.
+    /// slot, were half of all exits of a boot.
     pub(super) last_bus: u8,
     /// Whether ACPI, and not the ports, is who plugs behind bridges.
     pub(super) acpi_hotplug: bool,
