@@ -3,6 +3,7 @@
 //! The guest's first process (`tests/testbed/inner-init`) runs one line at a time; the answer comes between marks with the line's number, so that
 //! nothing has to be guessed. Everything that the serial port said is kept for the report of a failure.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -180,14 +181,37 @@ impl Linux {
     ///
     /// If that does not happen in time.
     pub fn until(&mut self, line: &str, right: impl Fn(&str) -> bool) -> String {
+        self.eventually(|guest| {
+            let text = guest.run(line);
+            if right(&text) { Ok(text) } else { Err(format!("`{line}` still says {text:?}")) }
+        })
+    }
+
+    /// Looks again and again until it finds what it looks for, or says why not; what is looked at takes its time with the guest, which goes on meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If that does not happen in time.
+    pub fn eventually<T>(&mut self, mut look: impl FnMut(&mut Self) -> Result<T, String>) -> T {
         let until = Instant::now() + patience();
         loop {
-            let text = self.run(line);
-            if right(&text) {
-                return text;
+            match look(self) {
+                Ok(found) => return found,
+                Err(why) => assert!(Instant::now() < until, "{why}"),
             }
-            assert!(Instant::now() < until, "`{line}` still says {text:?}");
         }
+    }
+
+    /// KiB that a line of `/proc/PID/status` says of the VMM.
+    ///
+    /// # Panics
+    ///
+    /// If the VMM is gone or there is no such line.
+    pub fn vmm_kib(&mut self, key: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.vm.pid().as_raw_nonzero()));
+        let text = text.expect("the VMM runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("a line of the kernel");
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// A number that a line prints.

@@ -81,10 +81,8 @@ fn footprint(guest: &mut Linux) -> Footprint {
     let mut views: Vec<String> =
         shown.lines().filter(|line| !line.starts_with("FlatView #")).map(str::to_owned).collect();
     views.sort_unstable();
+    let own = guest.vmm_kib("RssAnon");
     let process = format!("/proc/{}", guest.vm().pid().as_raw_nonzero());
-    let text = fs::read_to_string(format!("{process}/status")).expect("the VMM runs");
-    let own = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line of the kernel");
-    let own = own.trim().trim_end_matches(" kB").parse().expect("a number");
     let descriptors = fs::read_dir(format!("{process}/fd")).expect("the VMM runs").count();
     let mappings = fs::read_to_string(format!("{process}/maps")).expect("the VMM runs").lines().count();
     Footprint { own, descriptors, mappings, views }

@@ -1,13 +1,9 @@
 //! Devices that a headless guest wants: entropy, consoles, the balloon.
 
-use std::fs;
-use std::time::Instant;
-
 use serde_json::json;
 
 use super::cpus::MEM_TOTAL;
 use crate::testbed::Linux;
-use crate::wire::patience;
 
 pub(super) fn entropy(guest: &mut Linux) {
     let current = guest.run("cat /sys/class/misc/hw_random/rng_current");
@@ -51,16 +47,16 @@ pub(super) fn balloon_up_and_down(guest: &mut Linux) {
 pub(super) fn balloon_tells_of_the_guest(guest: &mut Linux) {
     const BALLOON: &str = "/machine/peripheral/balloon0";
     guest.vm().qmp().qom_set(BALLOON, "guest-stats-polling-interval", json!(1));
-    let until = Instant::now() + patience();
-    let stats = loop {
-        let said = guest.vm().qmp().qom_get(BALLOON, "guest-stats");
-        if said["last-update"] != 0 {
-            break said["stats"].clone();
-        }
-        assert!(Instant::now() < until, "no statistics: {said}");
+    let stats = guest.eventually(|guest| {
         // The guest needs time for it.
         guest.run("true");
-    };
+        let said = guest.vm().qmp().qom_get(BALLOON, "guest-stats");
+        if said["last-update"] == 0 {
+            Err(format!("no statistics: {said}"))
+        } else {
+            Ok(said["stats"].clone())
+        }
+    });
     let total = guest.number(MEM_TOTAL) << 10;
     assert_eq!(stats["stat-total-memory"], total, "{stats}");
     assert!(stats["stat-free-memory"].as_u64().is_some_and(|free| free > 0 && free < total), "{stats}");
@@ -68,19 +64,17 @@ pub(super) fn balloon_tells_of_the_guest(guest: &mut Linux) {
 
 pub(super) fn free_pages_go_back(guest: &mut Linux) {
     const USED: u64 = 128 << 10;
-    let file = format!("/proc/{}/status", guest.vm().pid().as_raw_nonzero());
-    let resident = || -> u64 {
-        let text = fs::read_to_string(&file).expect("the VMM runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of the kernel");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
-    };
     guest.run(&format!("dd if=/dev/zero of=/big bs=1M count={} 2>/dev/null", USED >> 10));
-    let before = resident();
+    let before = guest.vmm_kib("VmRSS");
     assert!(before > USED, "{before} KiB with a file of {USED} KiB in the guest");
     guest.run("rm /big");
-    let until = Instant::now() + patience();
-    while resident() + USED / 2 > before {
-        assert!(Instant::now() < until, "{} KiB, {before} before the file was deleted", resident());
+    guest.eventually(|guest| {
         guest.run("true");
-    }
+        let now = guest.vmm_kib("VmRSS");
+        if now + USED / 2 > before {
+            Err(format!("{now} KiB, {before} before the file was deleted"))
+        } else {
+            Ok(())
+        }
+    });
 }
