@@ -40,6 +40,42 @@ fn without_a_balloon_there_is_an_error_of_its_own_class() {
     }
 }
 
+#[test]
+fn iothreads_are_listed_with_threads_of_the_host_and_can_be_tuned() {
+    let mut vm = none().line("-object iothread,id=io1,poll-grow=3,aio-max-batch=7").qmp().hmp().start();
+    let comm = |vm: &Vm, thread: &Value| {
+        std::fs::read_to_string(format!("/proc/{}/task/{thread}/comm", vm.pid().as_raw_nonzero()))
+    };
+    let list = vm.qmp().ok("query-iothreads", json!({}));
+    let thread = list[0]["thread-id"].clone();
+    let mut expected = json!([{ "id": "io1", "thread-id": thread, "poll-max-ns": 32768, "poll-grow": 3,
+        "poll-shrink": 0, "aio-max-batch": 7 }]);
+    assert_eq!(list, expected);
+    comm(&vm, &thread).expect("a thread of the program");
+    let object = "/objects/io1";
+    vm.qmp().qom_set(object, "poll-max-ns", json!(0));
+    let set = |value: Value| json!({ "path": object, "property": "poll-shrink", "value": value });
+    assert_eq!(
+        vm.qmp().err("qom-set", set(json!(-1))),
+        generic("poll-shrink value must be in range [0, 9223372036854775807]")
+    );
+    expected[0]["poll-max-ns"] = json!(0);
+    assert_eq!(vm.qmp().ok("query-iothreads", json!({})), expected);
+    assert_eq!(
+        vm.hmp().run("info iothreads"),
+        format!(
+            "io1:\n  thread_id={thread}\n  poll-max-ns=0\n  poll-grow=3\n  poll-shrink=0\n  aio-max-batch=7\n"
+        )
+    );
+    let pool = json!({ "qom-type": "iothread", "id": "io2", "thread-pool-min": 65 });
+    assert_eq!(vm.qmp().err("object-add", pool), generic("bad thread-pool-min/thread-pool-max values"));
+    vm.qmp().ok("object-add", json!({ "qom-type": "iothread", "id": "io2" }));
+    vm.qmp().ok("object-del", json!({ "id": "io1" }));
+    vm.qmp().ok("object-del", json!({ "id": "io2" }));
+    assert_eq!(vm.qmp().ok("query-iothreads", json!({})), json!([]));
+    assert!(comm(&vm, &thread).is_err(), "the thread ended");
+}
+
 /// One parameter as it is now.
 fn parameter(vm: &mut Vm, name: &str) -> Value {
     vm.qmp().ok("query-migrate-parameters", json!({}))[name].clone()

@@ -1,11 +1,12 @@
-//! The queries of `block.json`. Disks are served by other processes alone (`vhost-user-blk-pci`), so there are no block nodes, no jobs
-//! on them, and no threads for them.
+//! The queries of `block.json`. Disks are served by other processes alone (`vhost-user-blk-pci`), so there are no block nodes and no jobs
+//! on them.
 
 use qapi::Result;
 use qapi::commands::BlockCommands;
 use qapi::types::{BlockDeviceInfo, BlockInfo, IOThreadInfo, JobInfo};
 
 use super::MachineHandlers;
+use crate::core::IoThread;
 
 impl BlockCommands for MachineHandlers {
     fn query_block(&self) -> Result<Vec<BlockInfo>> {
@@ -21,6 +22,8 @@ impl BlockCommands for MachineHandlers {
     }
 
     fn query_iothreads(&self) -> Result<Vec<IOThreadInfo>> {
-        Ok(Vec::new())
+        let objects = self.0.tree().container("/objects").core().children();
+        let threads = objects.iter().filter_map(|(_, object)| IoThread::from_object(object));
+        Ok(threads.map(|thread| thread.info()).collect())
     }
 }

@@ -6,6 +6,7 @@ pub mod device;
 pub mod globals;
 pub mod help;
 pub mod hotplug;
+pub mod iothread;
 pub mod irq;
 pub mod link;
 pub mod machine;
@@ -25,6 +26,7 @@ pub use config::{
 pub use device::{Category, Device, DeviceClass, DeviceState, ResetKind};
 pub use globals::Global;
 pub use hotplug::{HotplugHandler, Unplug};
+pub use iothread::IoThread;
 pub use irq::IrqLine;
 pub use machine::{Board, DeviceMemory, EventSink, Host, Machine};
 pub use numa::{Numa, NumaCpuOptions, NumaNode, NumaNodeOptions};
@@ -38,4 +40,5 @@ pub fn register(registry: &mut qom::Registry) {
             .instance(|class| PlainBus::new(class, "main-system-bus", None)),
     );
     machine_object::register(registry);
+    iothread::register(registry);
 }

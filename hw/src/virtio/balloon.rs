@@ -2,13 +2,15 @@
 //!
 //! - [`pages`] gives them back; [`stats`] is what the guest tells of its memory.
 //!
-//! A machine has one balloon at most. While something pins guest memory, pages stay where they are, and the guest is not told. Left out:
-//! free page hinting, which serves migration.
+//! A machine has one balloon at most. While something pins guest memory, pages stay where they are, and the guest is not told.
+//!
+//! Hints of free pages serve migration, which asks for them, and does not yet: their queue is there, on the thread that the user names, and
+//! what comes in it unasked goes back.
 
 mod pages;
 mod stats;
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mainloop::{Clock, Timer};
@@ -16,22 +18,24 @@ use memory::DiscardClaim;
 use qapi::events::Event;
 use qapi::types::MemoryDeviceInfo;
 use qapi::{Error, Result};
-use qom::{Class, Property, TypeInfo};
+use qom::{Class, ObjectRef, Property, TypeInfo};
 
 use self::pages::{PAGE, Partial, give_back, runs};
 use self::stats::{REPORT, Stats};
 use super::pci::{PciBackend, ProxyClass};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
-use crate::core::{Category, Device, DeviceClass, DeviceState, Machine, link};
+use crate::core::{Category, Device, DeviceClass, DeviceState, IoThread, Machine, link};
 use crate::mem::MemoryDevices;
 
 const DEVICE_ID: u16 = 5;
 const INFLATE: u16 = 0;
 const DEFLATE: u16 = 1;
 const STATS: u16 = 2;
-const REPORTING: u16 = 3;
-const QUEUE_SIZES: [u16; 4] = [128, 128, 128, 32];
+/// The queues that are always there.
+const ALWAYS: [u16; 3] = [128, 128, 128];
+const HINT_SIZE: u16 = 1024;
+const REPORTING_SIZE: u16 = 32;
 /// Page numbers that are looked at in one go.
 const GO: usize = 4096;
 
@@ -46,8 +50,8 @@ mod feature {
 /// Offsets in the configuration space.
 mod config {
     pub(super) const ACTUAL: usize = 4;
+    pub(super) const HINT_COMMAND: usize = 8;
     pub(super) const POISON: usize = 12;
-    pub(super) const SHORT: usize = 8;
     pub(super) const WHOLE: usize = 16;
 }
 
@@ -90,6 +94,9 @@ pub(crate) struct VirtioBalloon {
     common: VirtioCommon,
     me: Weak<Self>,
     config: Mutex<Config>,
+    /// Who serves the queue of hints.
+    iothread: Mutex<Option<Arc<IoThread>>>,
+    queue_sizes: OnceLock<Vec<u16>>,
     state: Mutex<State>,
 }
 crate::device_object!(VirtioBalloon, common.dev);
@@ -127,12 +134,19 @@ impl VirtioBalloon {
             common: VirtioCommon::new(class),
             me: me.clone(),
             config: Mutex::new(config),
+            iothread: Mutex::default(),
+            queue_sizes: OnceLock::new(),
             state: Mutex::default(),
         })
     }
 
     fn settings(&self) -> MutexGuard<'_, Config> {
         unpoisoned(&self.config)
+    }
+
+    /// The queue of hints, if there is one. It comes before that of reports.
+    fn hints(&self) -> Option<u16> {
+        self.settings().free_page_hint.then_some(ALWAYS.len() as u16)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -260,10 +274,14 @@ impl Device for VirtioBalloon {
         if the.upgrade().is_some() {
             return Err(Error::generic("Only one balloon device is supported"));
         }
-        if self.settings().free_page_hint {
-            // There are no iothreads.
+        let Config { free_page_hint, free_page_reporting, .. } = *self.settings();
+        if free_page_hint && unpoisoned(&self.iothread).is_none() {
             return Err(Error::generic("'free-page-hint' requires 'iothread' to be set"));
         }
+        self.queue_sizes.get_or_init(|| {
+            let hints = free_page_hint.then_some(HINT_SIZE);
+            ALWAYS.into_iter().chain(hints).chain(free_page_reporting.then_some(REPORTING_SIZE)).collect()
+        });
         *the = self.me.clone();
         let mut state = self.state();
         state.machine = Arc::downgrade(machine);
@@ -288,7 +306,7 @@ impl VirtioBackend for VirtioBalloon {
         &[
             (feature::REPORTING, "VIRTIO_BALLOON_F_REPORTING: Page reporting VQ enabled"),
             (feature::PAGE_POISON, "VIRTIO_BALLOON_F_PAGE_POISON: Guest page poisoning enabled"),
-            (feature::FREE_PAGE_HINT, "VIRTIO_BALLOON_F_FREE_PAGE_HINT: VQ to report free pages"),
+            (feature::FREE_PAGE_HINT, "VIRTIO_BALLOON_F_FREE_PAGE_HINT: VQ reporting free pages enabled"),
             (feature::DEFLATE_ON_OOM, "VIRTIO_BALLOON_F_DEFLATE_ON_OOM: Deflate balloon when guest OOM"),
             (feature::STATS_VQ, "VIRTIO_BALLOON_F_STATS_VQ: Guest memory stats VQ available"),
             (1, "VIRTIO_BALLOON_F_MUST_TELL_HOST: Tell host before reclaiming pages"),
@@ -306,8 +324,11 @@ impl VirtioDevice for VirtioBalloon {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        let reports = self.settings().free_page_reporting;
-        if reports { &QUEUE_SIZES } else { &QUEUE_SIZES[..usize::from(REPORTING)] }
+        self.queue_sizes.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn iothread(&self, queue: u16) -> Option<Arc<IoThread>> {
+        unpoisoned(&self.iothread).clone().filter(|_| self.hints() == Some(queue))
     }
 
     fn features(&self) -> u64 {
@@ -315,6 +336,7 @@ impl VirtioDevice for VirtioBalloon {
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         feature::STATS_VQ
             | bit(config.deflate_on_oom, feature::DEFLATE_ON_OOM)
+            | bit(config.free_page_hint, feature::FREE_PAGE_HINT)
             | bit(config.page_poison, feature::PAGE_POISON)
             | bit(config.free_page_reporting, feature::REPORTING)
     }
@@ -322,11 +344,14 @@ impl VirtioDevice for VirtioBalloon {
     fn config(&self) -> Vec<u8> {
         let settings = *self.settings();
         let state = self.state();
-        // Between them the command of free page hinting.
+        // Between them the command of free page hinting: 0 is to send none.
         let words = [state.wanted, state.actual, 0, state.poison];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let whole = settings.old_config_size || settings.page_poison;
-        bytes.truncate(if whole { config::WHOLE } else { config::SHORT });
+        bytes.truncate(match settings {
+            Config { old_config_size: true, .. } | Config { page_poison: true, .. } => config::WHOLE,
+            Config { free_page_hint: true, .. } => config::POISON,
+            _ => config::HINT_COMMAND,
+        });
         bytes
     }
 
@@ -363,6 +388,14 @@ impl VirtioDevice for VirtioBalloon {
         Ok(match queue {
             INFLATE | DEFLATE => self.look_at(queue, buffer),
             STATS => self.statistics(buffer),
+            _ if self.hints() == Some(queue) => {
+                // What is said names a command; none is given. Pages that are free stay where they are.
+                let mut command = [0; 4];
+                match buffer.read(&mut command) {
+                    0 | 4 => Outcome::Done(0),
+                    _ => return Err(Violation("received an incorrect cmd id".into())),
+                }
+            }
             _ => {
                 self.report(buffer);
                 Outcome::Done(0)
@@ -424,10 +457,14 @@ fn properties() -> Vec<Property> {
         flag("qemu-4-0-config-size", false, |c| &mut c.old_config_size),
         Property::new("iothread", "link<iothread>")
             .live()
-            .get(|_: &VirtioBalloon| Ok("".into()))
-            // There is nothing of that kind to be named.
+            .get(|d: &VirtioBalloon| {
+                let thread = unpoisoned(&d.iothread).clone();
+                Ok(thread.map_or_else(String::new, |thread| (thread as ObjectRef).path()).into())
+            })
             .set(|d: &VirtioBalloon, value, name| {
-                link::resolve(d, value.to_str(name)?, name, "iothread", |_| None::<()>).map(drop)
+                let thread = link::resolve(d, value.to_str(name)?, name, "iothread", IoThread::from_object)?;
+                *unpoisoned(&d.iothread) = thread;
+                Ok(())
             }),
         Property::new("guest-stats", "guest statistics")
             .get(|d: &VirtioBalloon| Ok(d.state().stats.to_value())),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::ring::Chain;
 use super::ring_server::RingServer;
+use crate::core::IoThread;
 
 /// The driver broke the protocol; the device stops until it is reset.
 ///
@@ -24,7 +25,7 @@ pub enum Outcome {
     /// one, it is given to the device again, with what is in it then. Rings are not looked at meanwhile.
     Later,
     /// As `Later`, but the device is at work on what the buffer needs, some milliseconds in each call: it is given to the device again in
-    /// the main loop's next turns, and a machine that stops waits for it. A device forgets its work when it is given something else, and in
+    /// next turns of the loop that serves the queue, and a machine that stops waits for it. A device forgets its work when it is given something else, and in
     /// [`VirtioDevice::driver_reset`].
     Again,
 }
@@ -67,6 +68,12 @@ pub trait VirtioDevice: Send + Sync {
         None
     }
 
+    /// The thread that serves queue `queue`, if it is not the main loop's. Asked once, when the device is realized. A machine that stops
+    /// waits for it, so that what it calls here must not wait for the main loop.
+    fn iothread(&self, _queue: u16) -> Option<Arc<IoThread>> {
+        None
+    }
+
     /// The driver set `DRIVER_OK`, having accepted `features`; buffers are served from now on.
     fn started(&self, _features: u64) {}
 
@@ -91,7 +98,7 @@ pub trait Notifier: Send + Sync {
     /// The configuration space changed.
     fn config_changed(&self);
 
-    /// Buffers of a queue that had to wait ([`Outcome::Later`]) can be served: the main loop's next turn does it. While the machine is
+    /// Buffers of a queue that had to wait ([`Outcome::Later`]) can be served: the next turn of the loop that serves the queue does it. While the machine is
     /// stopped they wait on. Nothing happens for a queue that does not run or that is not there.
     fn queue_ready(&self, queue: u16);
 }

@@ -28,7 +28,7 @@ use self::kicks::Kicks;
 use self::linger::Linger;
 pub(super) use self::stop::follow_run_state;
 use self::turns::Turns;
-use crate::core::IrqLine;
+use crate::core::{IoThread, IrqLine};
 use crate::pci::{Msix, PciDevice};
 use crate::virtio::backend::VirtioBackend;
 use crate::virtio::device::Notifier;
@@ -81,6 +81,8 @@ pub struct Transport {
     pin: Mutex<()>,
     turns: Turns,
     linger: Linger,
+    /// By queue: who serves it, if not the main loop's thread.
+    iothreads: Vec<Option<Arc<IoThread>>>,
 }
 
 struct Inner {
@@ -94,6 +96,8 @@ impl Transport {
         let state = VirtioState::new(&*parts.backend, generic.features);
         let external = parts.backend.ring_server().map(External::new);
         let queues = state.queues().len();
+        // There are 1024 at most.
+        let iothreads = (0..queues).map(|queue| parts.backend.iothread(queue as u16)).collect();
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             parts,
@@ -103,6 +107,7 @@ impl Transport {
             pin: Mutex::default(),
             turns: Turns::new(queues),
             linger: Linger::new(queues),
+            iothreads,
         })
     }
 
@@ -280,18 +285,19 @@ impl Transport {
         self.with_state(|state| state.queues().len() as u16)
     }
 
-    /// Has the main loop hear of notifications.
+    /// Has the loops of the queues hear of notifications.
     fn start_kicks(&self) {
         let Some(memory) = self.parts.memory.upgrade().filter(|_| self.parts.ioeventfd) else { return };
         let serve = |queue| {
             let me = self.me.clone();
-            move || {
+            let signalled = move || {
                 if let Some(transport) = me.upgrade() {
                     transport.signalled(queue);
                 }
-            }
+            };
+            (self.loop_of(queue).clone(), signalled)
         };
-        self.kicks.start(self.queue_count(), &memory, &self.parts.mainloop, Some(serve));
+        self.kicks.start(self.queue_count(), &memory, Some(serve));
     }
 
     pub(super) fn read_common(&self, offset: u64) -> u32 {

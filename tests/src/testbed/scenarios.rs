@@ -23,13 +23,13 @@ macro_rules! claims {
 const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-pci,rng=rng0 \
     -device virtio-serial-pci -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
-    -device virtio-balloon-pci,id=balloon0,free-page-reporting=on -device pvpanic";
+    -object iothread,id=io0 -device virtio-balloon-pci,id=balloon0,free-page-reporting=on,free-page-hint=on,iothread=io0 -device pvpanic";
 
 /// The same on virtio-mmio, as `microvm` has no PCI.
 const MMIO_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-device,rng=rng0 \
     -device virtio-serial-device -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
-    -device virtio-balloon-device,id=balloon0";
+    -object iothread,id=io0 -device virtio-balloon-device,id=balloon0,free-page-hint=on,iothread=io0";
 
 /// The README's machine.
 const TWO_NODES: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \

@@ -4,10 +4,13 @@ use memory::DiscardClaim;
 use qom::{Input, ObjectRef};
 
 use super::*;
+use crate::core::qdev;
 use crate::testing::Rig;
 use crate::virtio::testing::driver::{Driver, Piece};
 
 const M: u64 = 1 << 20;
+/// The queue that follows the ones which are always there.
+const FIRST: u16 = 3;
 /// A page of RAM that the tests give away.
 const PLACE: u64 = 64 * M;
 
@@ -115,13 +118,13 @@ fn statistics_are_asked_for_in_each_period_and_only_then() {
 fn reported_pages_go_unless_the_guest_expects_something_in_them() {
     let mut driver = Driver::new(&["virtio-balloon-pci,id=b,free-page-reporting=on"]);
     driver.start(feature::REPORTING | feature::PAGE_POISON, 4);
-    let data = Driver::data(REPORTING, 2).next_multiple_of(PAGE);
+    let data = Driver::data(FIRST, 2).next_multiple_of(PAGE);
     let report = |driver: &mut Driver| {
         driver.set_ram(data, &[7]);
         // Whole pages within it only.
-        driver.offer(REPORTING, &[Piece::In(0x4000)]);
-        driver.notify(REPORTING);
-        assert_eq!(driver.take(REPORTING), Some(Vec::new()));
+        driver.offer(FIRST, &[Piece::In(0x4000)]);
+        driver.notify(FIRST);
+        assert_eq!(driver.take(FIRST), Some(Vec::new()));
         !holds(driver, data)
     };
     driver.set_config(12, 4, 0xaa);
@@ -161,8 +164,119 @@ fn errors_are_qemus_and_there_is_one_balloon() {
         "'free-page-hint' requires 'iothread' to be set"
     );
     assert_eq!(Driver::error(rig.add("virtio-balloon-pci,iothread=io")), "Device 'io' not found");
+    rig.machine.tree().create_user_object("rng-builtin", "rng", []).unwrap();
+    assert_eq!(
+        Driver::error(rig.add("virtio-balloon-pci,iothread=rng")),
+        "Invalid parameter type for 'iothread', expected: iothread"
+    );
     assert!(of(&rig.machine).is_none());
     rig.add("virtio-balloon-pci,page-poison=off").unwrap();
     assert_eq!(Driver::error(rig.add("virtio-balloon-pci")), "Only one balloon device is supported");
     assert!(of(&rig.machine).is_some());
+}
+
+/// A machine with a balloon whose hints go to a thread of their own.
+fn with_hints(more: &str) -> (Driver, Arc<IoThread>) {
+    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    let thread = rig.machine.tree().create_user_object("iothread", "io1", []).unwrap();
+    rig.add(&format!("virtio-balloon-pci,id=b,free-page-hint=on,iothread=io1{more}")).unwrap();
+    (Driver::with(rig), IoThread::from_object(&thread).unwrap())
+}
+
+/// Waits until the thread has done what it could hear of before: what is posted comes before events of the same turn.
+fn wait_for(thread: &IoThread) {
+    for _ in 0..2 {
+        thread.handle().unwrap().run_on_loop(|| ()).unwrap();
+    }
+}
+
+#[test]
+fn hints_that_nobody_asked_for_go_back_on_a_thread_of_their_own() {
+    let (mut driver, thread) = with_hints(",free-page-reporting=on");
+    let features = feature::FREE_PAGE_HINT | feature::REPORTING;
+    assert_eq!(driver.offered() & features, features);
+    driver.start(features, 5);
+    assert_eq!(driver.config(8, 4), 0, "no command");
+    driver.set_ram(PLACE, &[7]);
+    // The main loop has no part in it.
+    driver.offer(FIRST, &[Piece::Out(&0u32.to_le_bytes())]);
+    driver.offer(FIRST, &[Piece::In(0x800)]);
+    driver.ring(FIRST);
+    wait_for(&thread);
+    assert_eq!([driver.take(FIRST), driver.take(FIRST)], [Some(Vec::new()), Some(Vec::new())]);
+    assert_eq!(driver.isr(), 1);
+    assert!(driver.send(INFLATE, &[Piece::Out(&pages(&[PLACE / PAGE]))]).is_empty());
+    assert!(!holds(&driver, PLACE), "what is not hinted at is as ever");
+    // Reports come behind hints.
+    assert_eq!(driver.send(FIRST + 1, &[Piece::In(0x800)]), Vec::<u8>::new());
+
+    let object = object(&driver);
+    assert_eq!(object.get("iothread").unwrap(), "/objects/io1".into());
+    driver.rig.machine.tree().delete_user_object("io1").unwrap();
+    assert_eq!(object.get("iothread").unwrap(), "".into());
+    driver.offer(FIRST, &[Piece::Out(b"who")]);
+    driver.ring(FIRST);
+    wait_for(&thread);
+    assert_eq!((driver.take(FIRST), driver.status() & 0x40), (None, 0x40), "three bytes are no command");
+}
+
+#[test]
+fn the_configuration_is_as_long_as_what_is_offered() {
+    for (more, lengths) in [("", [0, 0]), (",page-poison=off", [0, 0xffff_ffff])] {
+        let (driver, _) = with_hints(more);
+        assert_eq!([driver.config(8, 4), driver.config(12, 4)], lengths, "{more}");
+    }
+    let driver = Driver::new(&["virtio-balloon-pci,page-poison=off"]);
+    assert_eq!(driver.config(8, 4), 0xffff_ffff);
+}
+
+#[test]
+fn what_was_announced_before_a_stop_is_served_before_it_and_nothing_after() {
+    let (mut driver, thread) = with_hints("");
+    driver.start(feature::FREE_PAGE_HINT, 4);
+    for round in 0..500 {
+        driver.offer(FIRST, &[Piece::In(16)]);
+        driver.ring(FIRST);
+        if round % 3 == 0 {
+            std::thread::yield_now();
+        }
+        driver.rig.machine.stop();
+        assert!(driver.take(FIRST).is_some(), "round {round}");
+        driver.offer(FIRST, &[Piece::In(16)]);
+        wait_for(&thread);
+        assert_eq!(driver.take(FIRST), None, "round {round}: the machine is stopped");
+        driver.rig.machine.start();
+        driver.ring(FIRST);
+        driver.until(|driver| driver.take(FIRST));
+    }
+}
+
+#[test]
+fn a_driver_that_starts_again_and_again_and_a_device_that_goes_leave_the_thread_in_peace() {
+    let (mut driver, thread) = with_hints("");
+    for round in 0..300 {
+        driver.start(feature::FREE_PAGE_HINT, 4);
+        for _ in 0..round % 5 {
+            driver.offer(FIRST, &[Piece::In(16)]);
+            driver.ring(FIRST);
+        }
+        if round % 2 == 0 {
+            driver.reset();
+        }
+    }
+    driver.start(feature::FREE_PAGE_HINT, 4);
+    driver.offer(FIRST, &[Piece::In(16)]);
+    driver.ring(FIRST);
+    let (watched, handle) = (Arc::downgrade(&thread), thread.handle().unwrap().clone());
+    drop(thread);
+    let machine = Arc::clone(&driver.rig.machine);
+    machine.tree().delete_user_object("io1").unwrap();
+    let device: Arc<dyn Device> = qom::cast(&object(&driver)).unwrap();
+    qdev::complete_unplug(&machine, &device);
+    drop(device);
+    // What it was doing ends, and it with that.
+    while handle.run_on_loop(|| ()).is_ok() {
+        driver.turn();
+    }
+    assert!(watched.upgrade().is_none());
 }

@@ -195,8 +195,13 @@ impl Driver {
         RINGS + STRIDE * u64::from(queue) + DATA + SLOT * u64::from(head)
     }
 
-    pub(crate) fn notify(&mut self, queue: u16) {
+    /// Writes the register alone: who hears of it is not waited for.
+    pub(crate) fn ring(&self, queue: u16) {
         self.write(0x3000 + 4 * u64::from(queue), 2, queue.into());
+    }
+
+    pub(crate) fn notify(&mut self, queue: u16) {
+        self.ring(queue);
         self.turn();
     }
 

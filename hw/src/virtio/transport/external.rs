@@ -105,7 +105,7 @@ impl Transport {
     pub(super) fn start_external(&self) {
         let Some(external) = self.external() else { return };
         let Some(memory) = self.parts.memory.upgrade() else { return };
-        self.kicks.start(self.queue_count(), &memory, &self.parts.mainloop, None::<fn(u16) -> fn()>);
+        self.kicks.start(self.queue_count(), &memory, None::<fn(u16) -> (mainloop::Handle, fn())>);
         if let Err(error) = self.make_calls(external) {
             tracing::error!(%error, "no event descriptors for the interrupts of virtqueues");
             return;

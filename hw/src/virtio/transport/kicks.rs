@@ -61,19 +61,18 @@ impl Kicks {
         self.lock().doorbells = Some(doorbells);
     }
 
-    /// Maps an event descriptor for each of `queues` queues, unless that was done before. `serve(queue)` is called on the main loop
-    /// when one is signalled; without it somebody else waits for them.
+    /// Maps an event descriptor for each of `queues` queues, unless that was done before. `serve(queue)` gives the loop of a queue and what is
+    /// called there when its event is signalled; without it somebody else waits for them.
     pub(super) fn start<F: FnMut() + Send + 'static>(
         &self,
         queues: u16,
         memory: &Memory,
-        mainloop: &mainloop::Handle,
-        serve: Option<impl Fn(u16) -> F>,
+        serve: Option<impl Fn(u16) -> (mainloop::Handle, F)>,
     ) {
         let mut inner = self.lock();
         let Some(doorbells) = inner.doorbells.filter(|_| inner.mapped.is_empty()) else { return };
         for queue in 0..queues {
-            match Kick::new(mainloop, serve.as_ref().map(|serve| serve(queue))) {
+            match Kick::new(serve.as_ref().map(|serve| serve(queue))) {
                 Ok(kick) => inner.mapped.push(kick),
                 Err(error) => {
                     tracing::warn!(%error, "no event descriptor for a virtqueue");
@@ -118,9 +117,9 @@ impl Kicks {
 }
 
 impl Kick {
-    fn new(mainloop: &mainloop::Handle, serve: Option<impl FnMut() + Send + 'static>) -> io::Result<Self> {
+    fn new(serve: Option<(mainloop::Handle, impl FnMut() + Send + 'static)>) -> io::Result<Self> {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let watch = serve.map(|mut serve| {
+        let watch = serve.map(|(mainloop, mut serve)| {
             let seen = Arc::clone(&event);
             mainloop.watch(memory::event_descriptor(&event)?, Interest::READ, move |_| {
                 // Empty already when two watches of one descriptor raced: nothing to do then.

@@ -9,8 +9,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-/// How long a ring that ran empty is looked at: about what sleeping and being woken costs on a busy host.
-const WINDOW: Duration = Duration::from_micros(100);
+/// How long a ring that ran empty is looked at where nobody says: about what sleeping and being woken costs on a busy host.
+pub(super) const WINDOW: Duration = Duration::from_micros(100);
 /// One queue keeps the main loop from everything else no longer than this.
 pub(super) const LONGEST: Duration = Duration::from_millis(1);
 /// Between two looks no more time than this passes, unless the processor went to somebody else.
@@ -50,8 +50,8 @@ struct Habit {
 impl Habit {
     const NEW: Self = Self { rests_since: None, quick: 0, asked: FEWEST };
 
-    fn notified(&mut self, now: Instant) {
-        let quick = self.rests_since.take().is_some_and(|since| now.duration_since(since) < WINDOW);
+    fn notified(&mut self, now: Instant, window: Duration) {
+        let quick = self.rests_since.take().is_some_and(|since| now.duration_since(since) < window);
         self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
     }
 
@@ -84,9 +84,9 @@ impl Linger {
         self.lock().get_mut(usize::from(queue)).map(change).unwrap_or_default()
     }
 
-    /// The driver notified `queue`.
-    pub(super) fn notified(&self, queue: u16, now: Instant) {
-        self.with(queue, |habit| habit.notified(now));
+    /// The driver notified `queue`, which may be looked at for `window`.
+    pub(super) fn notified(&self, queue: u16, now: Instant, window: Duration) {
+        self.with(queue, |habit| habit.notified(now, window));
     }
 
     /// The device goes to rest, having used all there was.
@@ -99,20 +99,25 @@ impl Linger {
     pub(super) fn wait(
         &self,
         queue: u16,
+        window: Duration,
         look: impl FnMut() -> Option<bool>,
         clock: impl FnMut() -> Instant,
     ) -> Wait {
         if *SHARED_PROCESSOR || !self.with(queue, |habit| habit.may_wait()) {
             return Wait::Over;
         }
-        let (wait, paid) = watch(look, clock);
+        let (wait, paid) = watch(window, look, clock);
         self.with(queue, |habit| habit.paid(paid));
         wait
     }
 }
 
 /// Looks for as long as is sensible; gives also whether that was a good idea.
-fn watch(mut look: impl FnMut() -> Option<bool>, mut clock: impl FnMut() -> Instant) -> (Wait, bool) {
+fn watch(
+    window: Duration,
+    mut look: impl FnMut() -> Option<bool>,
+    mut clock: impl FnMut() -> Instant,
+) -> (Wait, bool) {
     let start = clock();
     let mut last = start;
     loop {
@@ -124,7 +129,7 @@ fn watch(mut look: impl FnMut() -> Option<bool>, mut clock: impl FnMut() -> Inst
         }
         std::hint::spin_loop();
         let now = clock();
-        if now.duration_since(start) >= WINDOW || now.duration_since(last) >= PREEMPTED {
+        if now.duration_since(start) >= window || now.duration_since(last) >= PREEMPTED {
             return (Wait::Over, false);
         }
         last = now;
@@ -152,7 +157,7 @@ mod tests {
         for _ in 0..count {
             linger.rests(1, now);
             now += after;
-            linger.notified(1, now);
+            linger.notified(1, now, WINDOW);
         }
     }
 
@@ -162,7 +167,7 @@ mod tests {
             looks += 1;
             Some(looks == found_at)
         };
-        let wait = linger.wait(1, look, ticking(step));
+        let wait = linger.wait(1, WINDOW, look, ticking(step));
         (wait, looks)
     }
 
@@ -175,11 +180,11 @@ mod tests {
         notify(&linger, 1, STEP);
         assert_eq!(looks(&linger, 3, STEP), (Wait::Found, 3));
         assert_eq!(
-            linger.wait(0, || Some(true), ticking(STEP)),
+            linger.wait(0, WINDOW, || Some(true), ticking(STEP)),
             Wait::Over,
             "of the other queue nothing is known"
         );
-        assert_eq!(linger.wait(2, || Some(true), ticking(STEP)), Wait::Over, "no such queue");
+        assert_eq!(linger.wait(2, WINDOW, || Some(true), ticking(STEP)), Wait::Over, "no such queue");
         notify(&linger, 1, WINDOW);
         assert_eq!(looks(&linger, 1, STEP), (Wait::Over, 0), "it was slow once");
     }
@@ -217,7 +222,7 @@ mod tests {
     fn a_wait_that_is_called_off_is_nobodys_fault() {
         let linger = Linger::new(2);
         notify(&linger, FEWEST, STEP);
-        assert_eq!(linger.wait(1, || None, ticking(STEP)), Wait::Over);
+        assert_eq!(linger.wait(1, WINDOW, || None, ticking(STEP)), Wait::Over);
         assert_eq!(looks(&linger, 1, STEP).0, Wait::Found);
     }
 }

@@ -1,9 +1,12 @@
-//! Serving the rings: where the driver notified, when the main loop hears of it, and what is left to later turns.
+//! Serving the rings: where the driver notified, when the loop of the queue (the main one, or an `iothread`'s) hears of it, and what is left to
+//! later turns.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Transport;
-use super::linger::{LONGEST, Wait};
+use super::linger::{LONGEST, WINDOW, Wait};
+use crate::core::IoThread;
 
 /// Buffers served before the lock is let go once.
 const BUDGET: usize = 64;
@@ -13,8 +16,8 @@ const TURN_BUFFERS: usize = 1024;
 const TURN_TIME: Duration = Duration::from_millis(10);
 
 impl Transport {
-    /// Serves a queue until it is empty, or leaves the rest to the main loop's next turns. Called on the main loop for event
-    /// descriptors, else where the driver writes.
+    /// Serves a queue until it is empty, or leaves the rest to the next turns of its loop. Called there for event descriptors, else where
+    /// the driver writes.
     pub fn kick(&self, queue: u16) {
         trace::emit!(virtio_queue_notify, trace::Id::of(&*self.parts.backend), queue, self.queue_id(queue));
         match &self.external {
@@ -30,7 +33,7 @@ impl Transport {
         self.with_state(|state| state.queues().get(usize::from(queue)).map_or(trace::Id::NONE, trace::Id::of))
     }
 
-    /// The event of a queue was signalled. Main loop thread.
+    /// The event of a queue was signalled. On the thread of its loop.
     pub(super) fn signalled(&self, queue: u16) {
         trace::emit!(virtio_queue_notify, trace::Id::of(&*self.parts.backend), queue, self.queue_id(queue));
         let start = Instant::now();
@@ -38,21 +41,22 @@ impl Transport {
         if !self.serve(queue, TURN_TIME) {
             return;
         }
-        self.linger.notified(queue, start);
+        let window = self.window_of(queue);
+        self.linger.notified(queue, start, window);
         while start.elapsed() < LONGEST
-            && self.linger.wait(queue, || self.look(queue), Instant::now) == Wait::Found
+            && self.linger.wait(queue, window, || self.look(queue), Instant::now) == Wait::Found
             && self.serve(queue, TURN_TIME)
         {}
         self.linger.rests(queue, Instant::now());
     }
 
-    /// Whether there are buffers in a queue; nothing if the main loop is wanted elsewhere.
+    /// Whether there are buffers in a queue; nothing if its loop is wanted elsewhere.
     fn look(&self, queue: u16) -> Option<bool> {
         let found = {
             let inner = self.lock();
             inner.state.has_buffers(queue, self.parts.space.view().guest_memory())
         };
-        (found || !self.parts.mainloop.has_work()).then_some(found)
+        (found || !self.loop_of(queue).has_work()).then_some(found)
     }
 
     /// Tells whether all that was there was used.
@@ -87,14 +91,14 @@ impl Transport {
         false
     }
 
-    /// Has the main loop's next turn serve a queue.
+    /// Has the next turn of its loop serve a queue.
     pub(super) fn post_turn(&self, queue: u16) {
         // One posted turn is enough, however often a guest notifies a queue that never runs empty.
         if !self.turns.begin(queue) {
             return;
         }
         let me = self.me.clone();
-        self.parts.mainloop.post(move || {
+        self.loop_of(queue).post(move || {
             if let Some(transport) = me.upgrade() {
                 transport.turns.end(queue);
                 transport.kick(queue);
@@ -102,16 +106,38 @@ impl Transport {
         });
     }
 
-    /// Serves what the driver notified of and the main loop has not seen yet, or left to a later turn. Main loop thread,
-    /// vCPUs stopped; the longest queue is shorter than what is served at once.
+    /// The loop that serves a queue.
+    pub(super) fn loop_of(&self, queue: u16) -> &mainloop::Handle {
+        self.iothread(queue).and_then(|thread| thread.handle()).unwrap_or(&self.parts.mainloop)
+    }
+
+    fn iothread(&self, queue: u16) -> Option<&Arc<IoThread>> {
+        self.iothreads.get(usize::from(queue))?.as_ref()
+    }
+
+    /// How long a queue that ran empty may be looked at.
+    fn window_of(&self, queue: u16) -> Duration {
+        self.iothread(queue).map_or(WINDOW, |thread| thread.poll_max())
+    }
+
+    /// Serves what the driver notified of and no loop has seen yet, or left to a later turn. Main loop thread, vCPUs stopped; the longest
+    /// queue is shorter than what is served at once. What an iothread is at is waited for.
     pub(super) fn finish_notified(&self) {
         if self.external.is_some() {
             return;
         }
         let notified = self.kicks.take_signalled();
         for queue in 0..self.queue_count() {
-            if notified.contains(&queue) || self.turns.is_posted(queue) {
-                self.serve(queue, Duration::MAX);
+            let wanted = notified.contains(&queue) || self.turns.is_posted(queue);
+            match self.me.upgrade().filter(|_| self.iothread(queue).is_some()) {
+                // Its loop has ended only if the program ends.
+                Some(me) => drop(self.loop_of(queue).run_on_loop(move || {
+                    if wanted || me.turns.is_posted(queue) {
+                        me.serve(queue, Duration::MAX);
+                    }
+                })),
+                None if wanted => drop(self.serve(queue, Duration::MAX)),
+                None => {}
             }
         }
     }
