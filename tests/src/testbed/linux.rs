@@ -175,6 +175,11 @@ impl Linux {
         Ok(self.number)
     }
 
+    /// Inserts the modules that were left for later, those that are there already aside.
+    pub fn insert_later(&mut self) {
+        self.run("while read -r module; do insmod $module 2>/dev/null; done </later/order; true");
+    }
+
     /// Runs a line again and again until what it prints is right: for what the guest does by itself a little later.
     ///
     /// # Panics

@@ -5,6 +5,7 @@
 
 mod cpus;
 mod dmesg;
+mod firmware;
 mod hotplug;
 mod memory;
 mod power;
@@ -19,11 +20,11 @@ macro_rules! claims {
     };
 }
 
-/// A console and a guest agent's channel, entropy, and the device that says that a kernel panicked, all on PCI.
+/// A console and a guest agent's channel, entropy and a balloon, all on PCI.
 const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-pci,rng=rng0 \
     -device virtio-serial-pci -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
-    -object iothread,id=io0 -device virtio-balloon-pci,id=balloon0,free-page-reporting=on,free-page-hint=on,iothread=io0 -device pvpanic";
+    -object iothread,id=io0 -device virtio-balloon-pci,id=balloon0,free-page-reporting=on,free-page-hint=on,iothread=io0";
 
 /// The same on virtio-mmio, as `microvm` has no PCI.
 const MMIO_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-device,rng=rng0 \
@@ -70,7 +71,7 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot {
         name: "pc-2",
-        options: &["-machine pc -smp 2,sockets=2 -m 512M,maxmem=16G", PCI_DEVICES],
+        options: &["-machine pc -smp 2,sockets=2 -m 512M,maxmem=16G -device pvpanic", PCI_DEVICES],
         append: "",
         claims: claims![
             cpus::cpus_and_memory,
@@ -85,7 +86,10 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot {
         name: "q35-1",
-        options: &["-machine q35 -smp 1 -m 512M,slots=2,maxmem=4G", PCI_DEVICES],
+        options: &[
+            "-machine q35 -smp 1 -m 512M,slots=2,maxmem=4G -device pvpanic-pci -device vmcoreinfo",
+            PCI_DEVICES,
+        ],
         append: "",
         claims: claims![
             cpus::cpus_and_memory,
@@ -95,15 +99,19 @@ pub const BOOTS: &[Boot] = &[
             virtio::balloon_up_and_down,
             virtio::free_pages_go_back,
             hotplug::dimm_comes_and_goes,
+            firmware::dumps_have_the_kernels_note,
             power::panic_is_reported,
         ],
     },
     Boot {
         name: "pc-1",
-        options: &["-machine pc -smp 1 -m 512M,slots=2,maxmem=4G"],
+        options: &[
+            "-machine pc -smp 1 -m 512M,slots=2,maxmem=4G -device vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
+        ],
         append: "",
         claims: claims![
             cpus::cpus_and_memory,
+            firmware::kernel_has_the_generation_id,
             hotplug::dimm_comes_and_goes,
             hotplug::persistent_memory_keeps_what_is_synced,
             power::guest_powers_off,

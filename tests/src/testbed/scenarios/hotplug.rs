@@ -144,7 +144,7 @@ pub(super) fn persistent_memory_keeps_what_is_synced(guest: &mut Linux) {
         (&json!("virtio-pmem"), &json!("pmem")),
         "{shown}"
     );
-    guest.run("while read -r module; do insmod $module 2>/dev/null; done </later/order; true");
+    guest.insert_later();
     guest.until("[ -b /dev/pmem0 ] && cat /sys/block/pmem0/size || echo none", |text| {
         text == (64 * MIB / 512).to_string()
     });

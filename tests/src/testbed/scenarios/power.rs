@@ -50,6 +50,8 @@ pub(super) fn reboot(guest: &mut Linux, at_reset: impl FnOnce(&mut Linux)) {
 }
 
 pub(super) fn panic_is_reported(guest: &mut Linux) {
+    // The driver of `pvpanic-pci`, where that is what there is.
+    guest.insert_later();
     guest.run("echo 1 >/proc/sys/kernel/sysrq");
     guest.send("echo c >/proc/sysrq-trigger").expect("the guest runs");
     let console = guest.see_the_end();
