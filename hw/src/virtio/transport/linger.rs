@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// How long a ring that ran empty is looked at where nobody says: about what sleeping and being woken costs on a busy host.
 pub(super) const WINDOW: Duration = Duration::from_micros(100);
-/// One queue keeps the main loop from everything else no longer than this.
+/// One queue keeps its loop from everything else no longer than this.
 pub(super) const LONGEST: Duration = Duration::from_millis(1);
 /// Between two looks no more time than this passes, unless the processor went to somebody else.
 const PREEMPTED: Duration = Duration::from_micros(20);

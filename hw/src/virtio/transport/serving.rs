@@ -115,9 +115,9 @@ impl Transport {
         self.iothreads.get(usize::from(queue))?.as_ref()
     }
 
-    /// How long a queue that ran empty may be looked at.
+    /// How long a queue that ran empty may be looked at: no user asks for so much that the loop's other work waits for long.
     fn window_of(&self, queue: u16) -> Duration {
-        self.iothread(queue).map_or(WINDOW, |thread| thread.poll_max())
+        self.iothread(queue).map_or(WINDOW, |thread| thread.poll_max().min(LONGEST))
     }
 
     /// Serves what the driver notified of and no loop has seen yet, or left to a later turn. Main loop thread, vCPUs stopped; the longest
