@@ -41,6 +41,12 @@ impl MachineHandlers {
         if Dumps::of(&self.0).in_progress() { Err(dump::busy()) } else { Ok(()) }
     }
 
+    /// What users made that is of some kind, which `accept` knows.
+    fn user_objects<T>(&self, accept: impl Fn(&ObjectRef) -> Option<T>) -> Vec<T> {
+        let objects = self.0.tree().container("/objects").core().children();
+        objects.iter().filter_map(|(_, object)| accept(object)).collect()
+    }
+
     /// The machine, for handlers of other rooms.
     pub(crate) fn machine(&self) -> &Arc<Machine> {
         &self.0

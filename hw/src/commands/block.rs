@@ -22,8 +22,6 @@ impl BlockCommands for MachineHandlers {
     }
 
     fn query_iothreads(&self) -> Result<Vec<IOThreadInfo>> {
-        let objects = self.0.tree().container("/objects").core().children();
-        let threads = objects.iter().filter_map(|(_, object)| IoThread::from_object(object));
-        Ok(threads.map(|thread| thread.info()).collect())
+        Ok(self.user_objects(IoThread::from_object).iter().map(|thread| thread.info()).collect())
     }
 }

@@ -69,9 +69,7 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_memdev(&self) -> Result<Vec<Memdev>> {
-        let objects = self.0.tree().container("/objects").core().children();
-        let backends = objects.iter().filter_map(|(_, object)| MemoryBackend::from_object(object));
-        Ok(backends.map(|backend| memdev(&backend)).collect())
+        Ok(self.user_objects(MemoryBackend::from_object).iter().map(|backend| memdev(backend)).collect())
     }
 
     fn query_memory_size_summary(&self) -> Result<MemoryInfo> {

@@ -25,8 +25,8 @@ pub enum Outcome {
     /// one, it is given to the device again, with what is in it then. Rings are not looked at meanwhile.
     Later,
     /// As `Later`, but the device is at work on what the buffer needs, some milliseconds in each call: it is given to the device again in
-    /// next turns of the loop that serves the queue, and a machine that stops waits for it. A device forgets its work when it is given something else, and in
-    /// [`VirtioDevice::driver_reset`].
+    /// the next turns of the loop that serves the queue, and a machine that stops waits for it. A device forgets its work when it is given
+    /// something else, and in [`VirtioDevice::driver_reset`].
     Again,
 }
 
@@ -98,8 +98,8 @@ pub trait Notifier: Send + Sync {
     /// The configuration space changed.
     fn config_changed(&self);
 
-    /// Buffers of a queue that had to wait ([`Outcome::Later`]) can be served: the next turn of the loop that serves the queue does it. While the machine is
-    /// stopped they wait on. Nothing happens for a queue that does not run or that is not there.
+    /// Buffers of a queue that had to wait ([`Outcome::Later`]) can be served: the next turn of the loop that serves the queue does it. While
+    /// the machine is stopped they wait on. Nothing happens for a queue that does not run or that is not there.
     fn queue_ready(&self, queue: u16);
 }
 

@@ -123,22 +123,16 @@ impl Transport {
     /// Serves what the driver notified of and no loop has seen yet, or left to a later turn. Main loop thread, vCPUs stopped; the longest
     /// queue is shorter than what is served at once. What an iothread is at is waited for.
     pub(super) fn finish_notified(&self) {
-        if self.external.is_some() {
-            return;
-        }
+        let Some(me) = self.me.upgrade() else { return };
         let notified = self.kicks.take_signalled();
         for queue in 0..self.queue_count() {
-            let wanted = notified.contains(&queue) || self.turns.is_posted(queue);
-            match self.me.upgrade().filter(|_| self.iothread(queue).is_some()) {
-                // Its loop has ended only if the program ends.
-                Some(me) => drop(self.loop_of(queue).run_on_loop(move || {
-                    if wanted || me.turns.is_posted(queue) {
-                        me.serve(queue, Duration::MAX);
-                    }
-                })),
-                None if wanted => drop(self.serve(queue, Duration::MAX)),
-                None => {}
-            }
+            let (me, notified) = (Arc::clone(&me), notified.contains(&queue));
+            // The main loop's queues are served right here. A loop that has ended has nothing to be waited for.
+            let _ = self.loop_of(queue).run_on_loop(move || {
+                if notified || me.turns.is_posted(queue) {
+                    me.serve(queue, Duration::MAX);
+                }
+            });
         }
     }
 }
