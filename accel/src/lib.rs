@@ -48,6 +48,7 @@ mod testing;
 use std::sync::Arc;
 
 use memory::{AddressSpace, Memory};
+use vmstate::Saved;
 
 pub use chips::{Chips, IoApic, LocalApic, Pic};
 pub use cpu::CpuModel;
@@ -233,6 +234,12 @@ pub trait Accel: Send + Sync {
     /// Stops the vCPUs. On return none executes guest code, and none is inside a device callback except the
     /// calling thread itself if it is a vCPU thread (it stops before its next instruction).
     fn pause(&self);
+
+    /// State of vCPUs and interrupt controllers, for a migration. Sections are saved and loaded on the main loop's thread while
+    /// paused, and loaded after a [`Accel::reset`] that no [`Accel::resume`] followed.
+    fn saved(&self) -> Saved {
+        Saved::Blocked(format!("The {} accelerator cannot be migrated", self.name()))
+    }
 
     /// Ends and joins the vCPU threads (but not the calling thread). No other method but [`Accel::vcpus`] is of use afterwards.
     fn shutdown(&self);

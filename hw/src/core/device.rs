@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use qapi::{Error, Result};
 use qom::{Class, Object, ObjectCore, Property, TypeInfo};
+use vmstate::Saved;
 
 use super::bus::Bus;
 use super::hotplug::HotplugHandler;
@@ -41,6 +42,11 @@ pub trait Device: Object {
 
     /// Back to power-on state. vCPUs do not run. Devices on its buses are reset before it.
     fn reset(&self, _kind: ResetKind) {}
+
+    /// What a migration takes along; see `docs/architecture.md`, "Contract: migration".
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Blocked(format!("State blocked by non-migratable device '{}'", self.dev().type_name()))
+    }
 
     /// Lines of `info qtree` between the head and the properties (`gpio-in "" 24`).
     fn qtree_gpios(&self) -> Vec<String> {
