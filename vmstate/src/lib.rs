@@ -46,7 +46,7 @@ pub use describe::Described;
 pub use encoder::Encoder;
 pub use error::{Errno, LoadError, Result};
 pub use field::{Bits, Field, MAX_ELEMENTS, Text};
-pub use section::{Priority, Saved, Section, check_version, put_struct};
+pub use section::{Apply, Priority, Saved, Section, check_version, put_struct};
 pub use shape::{FieldShape, Shape, StateShape};
 
 /// What starts a subsection, a section of a stream included.

@@ -1,5 +1,7 @@
 //! Sections of a stream: the state of one device, how it is had and how it is taken back.
 
+use std::sync::Arc;
+
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::error::Result;
@@ -46,20 +48,22 @@ impl std::fmt::Debug for Saved {
     }
 }
 
-type Load = Box<dyn Fn(&mut Decoder<'_>, u32) -> Result<()> + Send + Sync>;
+/// Takes over state that was read. Called on the main loop's thread.
+pub type Apply = Box<dyn FnOnce() -> Result<()> + Send>;
+type Read = Box<dyn Fn(&mut Decoder<'_>, u32) -> Result<Apply> + Send + Sync>;
 type Save = Box<dyn Fn(&mut Encoder) + Send + Sync>;
 
 /// The state of one device, of which there may be several.
 ///
-/// Both closures run while no guest code runs and no device is at work, on the main loop's thread; `load` of a machine that was just
-/// built and reset.
+/// State is saved and taken over while no guest code runs and no device is at work, on the main loop's thread; taken over by a machine
+/// that was just built and reset. It is read from the stream on another thread, since a stream may stall.
 pub struct Section {
     name: &'static str,
     version: u32,
     priority: Priority,
     shape: fn() -> StateShape,
     save: Save,
-    load: Load,
+    read: Read,
 }
 
 impl std::fmt::Debug for Section {
@@ -70,25 +74,30 @@ impl std::fmt::Debug for Section {
 
 impl Section {
     /// State `S`: `save` tells it, `load` takes it over, or says what it cannot be here.
-    pub fn new<S: VmState + 'static>(
+    pub fn new<S: VmState + Send + 'static>(
         save: impl Fn() -> S + Send + Sync + 'static,
         load: impl Fn(S) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
+        let load = Arc::new(load);
         Self {
             name: S::NAME,
             version: S::VERSION,
             priority: Priority::Device,
             shape: S::declared,
             save: Box::new(move |out| save().put_fields(out)),
-            load: Box::new(move |input, version| load(S::get_versioned(input, version)?)),
+            read: Box::new(move |input, version| {
+                let (state, load) = (S::get_versioned(input, version)?, Arc::clone(&load));
+                Ok(Box::new(move || load(state)))
+            }),
         }
     }
 
-    /// State whose length depends on the device, so that no declaration has all of it: `save` and `load` go field by field.
+    /// State whose length depends on the device, so that no declaration has all of it: `save` and `read` go field by field. `read`
+    /// looks at nothing of the device that may change, and gives what takes the state over.
     pub fn custom(
         shape: fn() -> StateShape,
         save: impl Fn(&mut Encoder) + Send + Sync + 'static,
-        load: impl Fn(&mut Decoder<'_>, u32) -> Result<()> + Send + Sync + 'static,
+        read: impl Fn(&mut Decoder<'_>, u32) -> Result<Apply> + Send + Sync + 'static,
     ) -> Self {
         let StateShape { name, version, .. } = shape();
         Self { name, version, priority: Priority::Device, shape, save: Box::new(save), load: Box::new(load) }
@@ -126,12 +135,20 @@ impl Section {
         (self.save)(out);
     }
 
-    /// Takes over what another one of its kind saved as `version`.
+    /// Reads what another one of its kind saved as `version`.
+    ///
+    /// # Errors
+    /// It ended, or is none.
+    pub fn read(&self, input: &mut Decoder<'_>, version: u32) -> Result<Apply> {
+        (self.read)(input, version)
+    }
+
+    /// Reads it and takes it over at once.
     ///
     /// # Errors
     /// It ended, is none, or cannot be here.
     pub fn load(&self, input: &mut Decoder<'_>, version: u32) -> Result<()> {
-        (self.load)(input, version)
+        self.read(input, version)?()
     }
 }
 
