@@ -100,7 +100,7 @@ impl Section {
         read: impl Fn(&mut Decoder<'_>, u32) -> Result<Apply> + Send + Sync + 'static,
     ) -> Self {
         let StateShape { name, version, .. } = shape();
-        Self { name, version, priority: Priority::Device, shape, save: Box::new(save), load: Box::new(load) }
+        Self { name, version, priority: Priority::Device, shape, save: Box::new(save), read: Box::new(read) }
     }
 
     /// The same at another time.
