@@ -3,13 +3,14 @@
 //!
 //! It lies in a page of memory that nobody else has: firmware places the file `etc/vmgenid_guid` and tells where through
 //! `etc/vmgenid_addr`; where a kernel is started without, the page is at [`PAGE`]. The tables lead there. The number stays the same
-//! as long as the program runs, resets included. Left out: telling a running guest of another number (event 5), which follows
-//! only from a migration or a snapshot. As in QEMU a guest of `microvm` is not told of the device.
+//! as long as the program runs, resets included. A guest that arrives from another program finds another number where its firmware
+//! said, and is told by event 5 ([`tell`]). As in QEMU a guest of `microvm` is not told of the device.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use qapi::{Error, Result};
 use qom::{Class, Property, Registry, TypeInfo};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
@@ -27,6 +28,8 @@ pub const PAGE: u32 = 0xf_4000;
 pub const PAGE_SIZE: u32 = 0x1000;
 /// Where in the page the number is.
 pub const OFFSET: u8 = 40;
+/// The general-purpose event that announces another number.
+const GPE: u8 = 5;
 const AUTO: &str = "auto";
 
 /// The device.
@@ -104,6 +107,20 @@ pub fn page(machine: &Machine) -> Option<Vec<u8>> {
     page.extend(guid);
     page.resize(PAGE_SIZE as usize, 0);
     Some(page)
+}
+
+/// Gives a guest that came from elsewhere this machine's number, and announces it. Nothing happens if it never said where its is.
+pub(crate) fn tell(machine: &Machine) {
+    let (Some(page), Some(fw)) = (page(machine), FwCfg::of(machine)) else { return };
+    let place = fw.file(ADDR_FILE).and_then(|file| Some(u64::from_le_bytes(*file.first_chunk()?)));
+    let Some(place) = place.filter(|place| *place != 0) else { return };
+    let guid = &page[OFFSET.into()..][..size_of::<Uuid>()];
+    let view = machine.system_space().view();
+    // A guest that has its number nowhere cannot find it.
+    let _ = view.guest_memory().write_slice(guid, GuestAddress(place));
+    if let Some(board) = machine.board() {
+        board.general_event(GPE);
+    }
 }
 
 /// What the file about the place holds once the page is at [`PAGE`].

@@ -56,12 +56,24 @@ pub trait Board: Send + Sync {
     /// The guest does not fit.
     fn load(&self, machine: &Arc<Machine>) -> Result<()>;
 
+    /// Makes what a guest can ask the board for, as [`load`](Self::load) does, and loads no guest: the machine's memory arrives from
+    /// elsewhere. After every reset meanwhile.
+    ///
+    /// # Errors
+    /// As those of `load`.
+    fn describe(&self, _machine: &Arc<Machine>) -> Result<()> {
+        Ok(())
+    }
+
     /// What firmware would do: addresses for BARs, interrupt lines, ports. Before the guest runs for the first time
     /// after a reset; until then registers are in their power-on state.
     fn firmware(&self, _machine: &Arc<Machine>) {}
 
     /// The power button was pressed.
     fn power_button(&self, _machine: &Arc<Machine>) {}
+
+    /// Tells the guest of general-purpose event `number` (0 to 15) of ACPI.
+    fn general_event(&self, _number: u8) {}
 
     /// The root PCI bus.
     fn pci_bus(&self) -> Option<Arc<PciBus>> {
@@ -321,10 +333,14 @@ impl Machine {
             (kind != super::device::ResetKind::Cold).into()
         );
         super::qdev::reset_bus(&self.main_bus, kind);
-        if let Some(board) = self.board.get() {
-            board.load(self)?;
+        let incoming = self.is_incoming();
+        match self.board.get() {
+            Some(board) if incoming => board.describe(self)?,
+            Some(board) => board.load(self)?,
+            None => {}
         }
-        self.run.set_firmware_due();
+        // Whether that of a machine that arrives has run, it says itself.
+        self.run.set_firmware_due(!incoming);
         // After `load`, which says where the boot processor starts.
         self.host.accel.reset();
         for vcpu in self.host.accel.vcpus() {

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod machine_object;
 pub mod machine_types;
 pub mod microvm_options;
+mod moving;
 pub mod numa;
 pub mod qdev;
 pub mod qtree;

@@ -26,8 +26,8 @@ pub(super) struct RunControl {
     access_listener: OnceLock<AccessListener>,
 }
 
-struct Inner {
-    state: RunState,
+pub(super) struct Inner {
+    pub(super) state: RunState,
     actions: Actions,
     reset: Option<ShutdownCause>,
     shutdown: Option<ShutdownCause>,
@@ -35,9 +35,15 @@ struct Inner {
     panicked: bool,
     ended: bool,
     /// Whether the board's firmware has to run before the guest does.
-    firmware_due: bool,
+    pub(super) firmware_due: bool,
     /// Whether a reset that is asked for waits.
     resets_held: bool,
+    /// Whether a machine that is to arrive runs then.
+    pub(super) autostart: bool,
+    /// While the state is `finish-migrate`: the one to go back to if the machine stays.
+    pub(super) before: RunState,
+    /// The one that the other machine is to have, since the first `finish-migrate` after the guest last ran here.
+    pub(super) moving: RunState,
 }
 
 impl RunControl {
@@ -52,15 +58,18 @@ impl RunControl {
             ended: false,
             firmware_due: false,
             resets_held: false,
+            autostart: false,
+            before: RunState::Prelaunch,
+            moving: RunState::Prelaunch,
         };
         Self { inner: Mutex::new(inner), listeners: Mutex::default(), access_listener: OnceLock::new() }
     }
 
-    pub(super) fn set_firmware_due(&self) {
-        self.lock().firmware_due = true;
+    pub(super) fn set_firmware_due(&self, due: bool) {
+        self.lock().firmware_due = due;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // Fields are independent and assigned whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,7 +101,7 @@ impl Machine {
         }
     }
 
-    fn set_run_state(&self, state: RunState) {
+    pub(super) fn set_run_state(&self, state: RunState) {
         let old = std::mem::replace(&mut self.run.lock().state, state);
         trace::emit!(runstate_set, old as usize, old.as_str(), state as usize, state.as_str());
     }
@@ -105,9 +114,19 @@ impl Machine {
         }
     }
 
-    /// First start of the guest (without `-S`).
+    /// First start of the guest (without `-S`); of a machine that is to arrive, when it has.
     pub fn start(self: &Arc<Self>) {
-        self.resume();
+        if !self.set_autostart(true) {
+            self.resume();
+        }
+    }
+
+    /// Whether the machine is yet to arrive; then it is said whether it runs once it has.
+    fn set_autostart(&self, on: bool) -> bool {
+        let mut inner = self.run.lock();
+        let incoming = inner.state == RunState::Inmigrate;
+        inner.autostart = if incoming { on } else { inner.autostart };
+        incoming
     }
 
     fn run_firmware(self: &Arc<Self>) {
@@ -117,7 +136,7 @@ impl Machine {
         }
     }
 
-    fn resume(self: &Arc<Self>) {
+    pub(super) fn resume(self: &Arc<Self>) {
         if self.is_running() {
             return;
         }
@@ -132,7 +151,7 @@ impl Machine {
     /// Stops the guest in `state`; sends `STOP` if it ran. Main loop thread.
     pub fn vm_stop(&self, state: RunState) {
         if !self.is_running() {
-            return;
+            return self.stopped_meanwhile(state);
         }
         self.accel().pause();
         self.mainloop().virtual_clock().stop();
@@ -143,20 +162,23 @@ impl Machine {
 
     /// The command `stop`.
     pub fn stop(&self) {
-        self.vm_stop(RunState::Paused);
+        if !self.set_autostart(false) {
+            self.vm_stop(RunState::Paused);
+        }
     }
 
     /// The command `cont`.
     ///
     /// # Errors
-    /// `Resetting the Virtual Machine is required` after a shutdown or an internal error.
+    /// `Resetting the Virtual Machine is required` after a shutdown or an internal error; `Migration is not finalized yet`.
     pub fn cont(self: &Arc<Self>) -> Result<()> {
         match self.run_state() {
             RunState::Shutdown | RunState::InternalError => {
                 Err(Error::generic("Resetting the Virtual Machine is required"))
             }
+            RunState::FinishMigrate => Err(Error::generic("Migration is not finalized yet")),
             _ => {
-                self.resume();
+                self.start();
                 Ok(())
             }
         }
@@ -260,7 +282,7 @@ impl Machine {
         });
     }
 
-    fn run_panic(self: &Arc<Self>) {
+    pub(super) fn run_panic(self: &Arc<Self>) {
         let actions = {
             let mut inner = self.run.lock();
             if !std::mem::take(&mut inner.panicked) || inner.ended {
@@ -278,7 +300,7 @@ impl Machine {
         }
     }
 
-    fn run_shutdown(self: &Arc<Self>) {
+    pub(super) fn run_shutdown(self: &Arc<Self>) {
         let (cause, pause, failed) = {
             let mut inner = self.run.lock();
             let Some(cause) = inner.shutdown.take() else { return };
@@ -309,7 +331,7 @@ impl Machine {
         }
     }
 
-    fn run_reset(self: &Arc<Self>) {
+    pub(super) fn run_reset(self: &Arc<Self>) {
         let cause = {
             let mut inner = self.run.lock();
             if inner.resets_held {
@@ -326,11 +348,14 @@ impl Machine {
             return;
         }
         self.send(Event::Reset { guest: is_guest(cause), reason: cause });
-        if self.is_running() {
-            self.run_firmware();
-            self.accel().resume();
-        } else {
-            self.set_run_state(RunState::Prelaunch);
+        match self.run_state() {
+            RunState::Running => {
+                self.run_firmware();
+                self.accel().resume();
+            }
+            RunState::Inmigrate => {}
+            RunState::FinishMigrate => self.reset_meanwhile(),
+            _ => self.set_run_state(RunState::Prelaunch),
         }
     }
 

@@ -33,6 +33,9 @@ impl DumpCommands for MachineHandlers {
         format: Option<DumpGuestMemoryFormat>,
     ) -> Result<()> {
         let machine = self.machine();
+        if machine.is_incoming() {
+            return Err(Error::generic("Dump not allowed during incoming migration."));
+        }
         let dumps = Dumps::of(machine);
         if dumps.in_progress() {
             return Err(busy());

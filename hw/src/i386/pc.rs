@@ -41,8 +41,8 @@ pub(super) struct PcBoard {
     boot: Boot,
     /// See [`Constraints::reserved`].
     reserved: Vec<(u64, u64)>,
-    /// Whether it has been loaded before.
-    loaded: AtomicBool,
+    /// Whether it has been described before.
+    described: AtomicBool,
 }
 
 /// Builds the board.
@@ -79,8 +79,8 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
         boot.describe(&fw, &layout)?;
     }
     let reserved = limits.reserved(machine.kind(), machine.accel().is_kvm());
-    let (phys_bits, loaded) = (limits.phys_bits, AtomicBool::new(false));
-    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, boot, reserved, loaded }))
+    let (phys_bits, described) = (limits.phys_bits, AtomicBool::new(false));
+    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, boot, reserved, described }))
 }
 
 fn downcast<T: qom::Object>(device: Arc<dyn Device>) -> Result<Arc<T>> {
@@ -181,9 +181,13 @@ impl PcBoard {
 
 impl Board for PcBoard {
     fn load(&self, machine: &Arc<Machine>) -> Result<()> {
-        let first = !self.loaded.swap(true, Relaxed);
-        fw_files::refresh(machine, &self.layout, &self.reserved, first)?;
+        self.describe(machine)?;
         self.boot.load(machine, &self.layout, &self.reserved, "")
+    }
+
+    fn describe(&self, machine: &Arc<Machine>) -> Result<()> {
+        let first = !self.described.swap(true, Relaxed);
+        fw_files::refresh(machine, &self.layout, &self.reserved, first)
     }
 
     fn firmware(&self, machine: &Arc<Machine>) {
@@ -196,6 +200,12 @@ impl Board for PcBoard {
     fn power_button(&self, _machine: &Arc<Machine>) {
         if let Some(pm) = self.pm() {
             pm.power_button();
+        }
+    }
+
+    fn general_event(&self, number: u8) {
+        if let Some(pm) = self.pm() {
+            pm.raise_gpe(number);
         }
     }
 

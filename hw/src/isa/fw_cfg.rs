@@ -301,6 +301,14 @@ impl FwCfg {
         self.add_file(name, contents)
     }
 
+    /// What a file holds that is in memory.
+    pub fn file(&self, name: &str) -> Option<Arc<Vec<u8>>> {
+        match &self.lock().files.get(name)?.contents {
+            Contents::Bytes(bytes) => Some(Arc::clone(bytes)),
+            Contents::Source(_) => None,
+        }
+    }
+
     fn select(&self, key: u16) {
         let mut state = self.lock();
         let past = u32::from(key::FILE_FIRST) + self.slots.load(Relaxed);
