@@ -11,6 +11,7 @@ use accel::qtest::{self, LogTarget};
 use chardev::ChardevSet;
 use hw::commands::MachineHandlers;
 use hw::core::{Global, Host, Machine, MachineConfig, qdev};
+use hw::migration::Movable;
 use mainloop::{MainLoop, Signal};
 use memory::{BackendDefaults, Memory, PreallocObserver};
 use migration::Migration;
@@ -94,12 +95,17 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         }
     }
     devices(line, report, &machine)?;
+    if line.incoming.is_some() {
+        machine.expect_incoming();
+    }
     machine.finish()?;
     for global in machine.globals().of_no_class(&machine.tree().registry()) {
         report.line(&format!("warning: global {global} has invalid class name"));
     }
+    let movable = Arc::new(Movable(Arc::clone(&machine)));
+    let migration = Arc::new(Migration::new(movable, Arc::clone(&chardevs)));
     monitors.set_backend(Arc::new(Vm {
-        migration: Migration::default(),
+        migration: Arc::clone(&migration),
         tree: Arc::clone(machine.tree()),
         command_line: Description(Arc::clone(machine.tree())),
         machine: MachineHandlers::new(Arc::clone(&machine)),
@@ -116,6 +122,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
             }
         });
     }
+    if let Some(raw) = &line.incoming {
+        migration.expect(&raw.text).map_err(|e| e.prefixed(&raw.prefix()))?;
+    }
     let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;
     if let Some(daemon) = daemon {
         daemon.ready()?;
@@ -129,6 +138,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     chardevs.release_input();
     let code = main.run();
 
+    migration.shut_down();
     machine.shut_down();
     chardevs.drain(&mut main, DRAIN);
     drop((signals, qtest_server));

@@ -36,7 +36,7 @@ pub(crate) struct Vm {
     pub(crate) tree: Arc<Tree>,
     pub(crate) command_line: Description,
     pub(crate) chardevs: Arc<ChardevSet>,
-    pub(crate) migration: Migration,
+    pub(crate) migration: Arc<Migration>,
     pub(crate) logging: Logging,
 }
 
@@ -54,7 +54,7 @@ impl Backend for Vm {
             pci: &self.machine,
             virtio: &self.machine,
             block: &self.machine,
-            migration: &self.migration,
+            migration: self.migration.as_ref(),
             dump: &self.machine,
             inspect: &self.machine,
             command_line: &self.command_line,

@@ -137,15 +137,27 @@ impl Fds {
     /// is no socket is closed.
     pub fn socket(&self, text: &str) -> Result<OwnedFd> {
         let no_socket = || Error::generic(format!("File descriptor '{text}' is not a socket"));
-        let fd = if self.names().is_some() {
-            self.take(text)?
-        } else {
-            let number = text.parse();
-            let number = number.map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))?;
-            inherited(number).map_err(|_| no_socket())?
-        };
+        let fd = self.named_or_inherited(text, no_socket)?;
         sockopt::socket_type(&fd).map_err(|_| no_socket())?;
         Ok(fd)
+    }
+
+    /// The same of any descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::take`], `Unable to parse FD number TEXT`, `Bad file descriptor` of one that was not inherited.
+    pub fn any(&self, text: &str) -> Result<OwnedFd> {
+        self.named_or_inherited(text, || Error::generic(format!("Bad file descriptor: {text}")))
+    }
+
+    fn named_or_inherited(&self, text: &str, not_there: impl Fn() -> Error) -> Result<OwnedFd> {
+        if self.names().is_some() {
+            return self.take(text);
+        }
+        let number = text.parse();
+        let number = number.map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))?;
+        inherited(number).map_err(|_| not_there())
     }
 }
 

@@ -3,7 +3,7 @@
 //! A server serves one client at a time; others wait in the backlog. A client with `reconnect` connects (and looks up names)
 //! on a thread of its own, so the loop never waits.
 
-mod address;
+pub(crate) mod address;
 mod fd;
 mod telnet;
 

@@ -21,6 +21,7 @@ pub mod i386;
 pub mod inspect;
 pub mod isa;
 pub mod mem;
+pub mod migration;
 pub mod pci;
 #[cfg(test)]
 mod testing;

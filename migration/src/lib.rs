@@ -1,90 +1,135 @@
-//! Moving a machine elsewhere. So far its configuration alone: capabilities and parameters, which a migration will go by.
+//! Moving a machine elsewhere, or into a file and back.
 //!
-//! A migration that there is not cannot be told about: [`query-migrate`](qapi::commands::MigrationCommands::query_migrate) answers an
-//! empty object, as QEMU does before the first one, and `migrate` is no command yet.
+//! [`Migration`] implements the commands. What it moves is a [`Machine`], which tells its memory and the [sections](vmstate::Section) of
+//! its devices. The stream ([`wire`]) has QEMU's outer form: its sections, footers and description can be taken apart by the programs
+//! that take QEMU's apart. What devices write into it is our own.
 //!
-//! ```
-//! use migration::Migration;
-//! use qapi::commands::MigrationCommands;
-//! let migration = Migration::default();
-//! migration.x_pliant_migrate_set_parameter_text("max-bandwidth".into(), "1G".into())?;
-//! assert_eq!(migration.query_migrate_parameters()?.max_bandwidth, Some(1 << 30));
-//! # Ok::<(), qapi::Error>(())
-//! ```
+//! Left out so far: multifd, mapped-ram, postcopy, return path, x-ignore-shared.
 
+pub mod address;
+pub mod capabilities;
+pub mod channel;
+mod commands;
+pub mod configuration;
+pub mod connect;
+pub mod incoming;
+pub mod machine;
+pub mod outgoing;
+mod pace;
 pub mod parameters;
+pub mod progress;
+pub mod ram;
+pub mod settings;
+pub mod wire;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use qapi::commands::MigrationCommands;
-use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationInfo, MigrationParameters};
-use qapi::{Enum, Result};
+use chardev::ChardevSet;
+pub use machine::{Machine, Placed, Sections};
+use qapi::{Error, Result};
+
+use address::Address;
+use incoming::Incoming;
+use outgoing::Outgoing;
+use settings::Settings;
 
 /// Migration of one machine. Commands come from the main loop thread; any thread may read.
-#[derive(Debug)]
 pub struct Migration {
-    settings: Mutex<Settings>,
+    machine: Arc<dyn Machine>,
+    chardevs: Arc<ChardevSet>,
+    settings: Arc<Mutex<Settings>>,
+    outgoing: Mutex<Option<Outcome>>,
+    incoming: Mutex<Expected>,
 }
 
-#[derive(Debug)]
-struct Settings {
-    parameters: MigrationParameters,
-    /// What is on.
-    capabilities: Vec<MigrationCapability>,
+/// The last attempt to send the machine.
+enum Outcome {
+    /// It was begun.
+    Begun(Arc<Outgoing>),
+    /// The channel could not be opened.
+    NotOpened(String),
 }
 
-impl Default for Migration {
-    fn default() -> Self {
-        let settings = Settings { parameters: parameters::defaults(), capabilities: Vec::new() };
-        Self { settings: Mutex::new(settings) }
-    }
+/// Whether a machine is awaited.
+enum Expected {
+    /// No.
+    No,
+    /// From somewhere that is yet to be told.
+    Deferred,
+    /// It is listened for, or comes.
+    Begun(Arc<Incoming>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What they guard is only ever assigned whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Migration {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
-        // Both halves are only ever assigned whole.
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl MigrationCommands for Migration {
-    fn migrate_set_capabilities(&self, capabilities: Vec<MigrationCapabilityStatus>) -> Result<()> {
-        let on = &mut self.settings().capabilities;
-        for change in capabilities {
-            on.retain(|c| *c != change.capability);
-            if change.state {
-                on.push(change.capability);
-            }
+    /// Of `machine`, with the descriptors that `chardevs` knows.
+    pub fn new(machine: Arc<dyn Machine>, chardevs: Arc<ChardevSet>) -> Self {
+        Self {
+            machine,
+            chardevs,
+            settings: Arc::default(),
+            outgoing: Mutex::default(),
+            incoming: Mutex::new(Expected::No),
         }
-        Ok(())
     }
 
-    fn query_migrate_capabilities(&self) -> Result<Vec<MigrationCapabilityStatus>> {
-        let settings = self.settings();
-        let status = |capability: &MigrationCapability| MigrationCapabilityStatus {
-            capability: *capability,
-            state: settings.capabilities.contains(capability),
+    /// `-incoming URI`, `-incoming defer`. Main loop thread, once the machine is built.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn expect(&self, uri: &str) -> Result<()> {
+        *lock(&self.incoming) = Expected::Deferred;
+        if uri == "defer" { Ok(()) } else { self.receive(&Address::parse(uri)?, true) }
+    }
+
+    fn receive(&self, address: &Address, exit_on_error: bool) -> Result<()> {
+        let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));
+        let started = Incoming::start(machine, &self.chardevs, settings, address, exit_on_error);
+        let (incoming, result) = match started {
+            Ok(incoming) => (incoming, Ok(())),
+            Err((incoming, error)) => (incoming, Err(error)),
         };
-        Ok(MigrationCapability::VALUES.iter().map(status).collect())
+        *lock(&self.incoming) = Expected::Begun(incoming);
+        result
     }
 
-    fn migrate_set_parameters(&self, change: MigrationParameters) -> Result<()> {
-        let mut settings = self.settings();
-        settings.parameters = parameters::changed(&settings.parameters, &change)?;
+    /// Ends what runs, as the program ends. Main loop thread.
+    pub fn shut_down(&self) {
+        if let Some(Outcome::Begun(outgoing)) = &*lock(&self.outgoing) {
+            outgoing.cancel();
+        }
+        if let Expected::Begun(incoming) = &*lock(&self.incoming) {
+            incoming.shut_down();
+        }
+    }
+
+    fn begin(&self, address: &Address) -> Result<()> {
+        if let Some(Outcome::Begun(last)) = &*lock(&self.outgoing)
+            && last.progress.is_running()
+        {
+            return Err(Error::generic("There's a migration process in progress"));
+        }
+        if self.machine.run_state() == qapi::types::RunState::Inmigrate {
+            return Err(Error::generic("Guest is waiting for an incoming migration"));
+        }
+        if let Some(why) = self.machine.sections().blocked.into_iter().next() {
+            return Err(Error::generic(why));
+        }
+        let outlet = match connect::outlet(address, &self.chardevs) {
+            Ok(outlet) => outlet,
+            Err(error) => {
+                *lock(&self.outgoing) = Some(Outcome::NotOpened(error.desc().to_owned()));
+                return Err(error);
+            }
+        };
+        let (machine, chardevs) = (Arc::clone(&self.machine), Arc::clone(&self.chardevs));
+        let started = Outgoing::start(machine, chardevs, Arc::clone(&self.settings), outlet)?;
+        *lock(&self.outgoing) = Some(Outcome::Begun(started));
         Ok(())
-    }
-
-    fn x_pliant_migrate_set_parameter_text(&self, parameter: String, value: String) -> Result<()> {
-        self.migrate_set_parameters(parameters::from_text(&parameter, &value)?)
-    }
-
-    fn query_migrate_parameters(&self) -> Result<MigrationParameters> {
-        Ok(self.settings().parameters.clone())
-    }
-
-    fn query_migrate(&self) -> Result<MigrationInfo> {
-        // There was none.
-        Ok(MigrationInfo::default())
     }
 }
 

@@ -122,6 +122,16 @@ impl Value {
     }
 
     /// The integer as `i64`, if it is one that fits.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Double(number) => Some(*number),
+            Self::Int(number) => Some(*number as f64),
+            Self::UInt(number) => Some(*number as f64),
+            _ => None,
+        }
+    }
+
+    /// The integer as `i64`, if it is one that fits.
     pub fn as_i64(&self) -> Option<i64> {
         if let Self::Int(i) = self { Some(*i) } else { None }
     }

@@ -88,6 +88,7 @@ pub(crate) struct CommandLine {
     /// `-action` and what is short for it: the option, and the list of `-action` that it stands for.
     pub(crate) actions: Vec<(Raw, String)>,
     pub(crate) overcommit: Option<Raw>,
+    pub(crate) incoming: Option<Raw>,
     pub(crate) mem_prealloc: bool,
     pub(crate) add_fds: Vec<Raw>,
     pub(crate) chardevs: Vec<Raw>,
@@ -209,6 +210,7 @@ impl CommandLine {
                 self.actions.push((raw, text));
             }
             "-overcommit" => self.overcommit = Some(raw),
+            "-incoming" => self.incoming = Some(raw),
             "-mem-prealloc" => self.mem_prealloc = true,
             "-add-fd" => self.add_fds.push(raw),
             "-chardev" => self.chardevs.push(raw),

@@ -95,6 +95,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
         "[mem-lock=on|off][,cpu-pm=on|off]",
         "lock memory; let idle vCPUs keep their core",
     ),
+    with(
+        "-incoming",
+        &[],
+        "tcp:HOST:PORT | unix:PATH | fd:FD | exec:COMMAND | file:PATH[,offset=N] | defer",
+        "wait for a machine that is moved here, or read one from a file",
+    ),
     flag("-mem-prealloc", &[], "allocate the memory of all back ends at the start"),
     flag("-nodefaults", &[], "no default serial port and monitor"),
     flag("-no-user-config", &[], "accepted; there are no configuration files"),

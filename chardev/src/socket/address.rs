@@ -1,7 +1,7 @@
-//! Addresses: listening, connecting, and the names `query-chardev` prints.
+//! Addresses: listening, connecting, and the names `query-chardev` prints. Migrations listen and connect here, too.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,11 +21,33 @@ const SUN_PATH: usize = 108;
 const BACKLOG: i32 = 1;
 
 /// A listening socket; its path goes with it.
-pub(crate) struct Listener {
+#[derive(Debug)]
+pub struct Listener {
     pub(crate) fd: OwnedFd,
     path: Option<PathBuf>,
     /// Of the socket at `path`, so that another one in its place stays.
     identity: Option<(u64, u64)>,
+}
+
+impl Listener {
+    /// Where it really listens, if that is TCP.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        getsockname(&self.fd).ok().and_then(|local| SocketAddr::try_from(local).ok())
+    }
+
+    /// Lets more clients wait than one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn widen(&self, backlog: u8) -> Result<()> {
+        listen_socket(&self.fd, backlog.into()).map_err(|errno| failed("Failed to listen on socket", errno))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Drop for Listener {
@@ -123,7 +145,10 @@ fn resolve(
 }
 
 /// Opens a listening socket that does not block.
-pub(crate) fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
+///
+/// # Errors
+/// QEMU's texts: the address cannot be used.
+pub fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => listen_unix(path, *abstract_, *tight),
         SocketAddress::Inet { host, port, to, ipv4, ipv6, extra } => {
@@ -194,7 +219,10 @@ fn listen_inet(addresses: &[SocketAddr], to: Option<u16>, extra: InetExtra) -> R
 }
 
 /// Connects, waiting for the answer; no longer than `limit` if there is one.
-pub(crate) fn connect(address: &SocketAddress, fds: &Fds, limit: Option<Duration>) -> Result<OwnedFd> {
+///
+/// # Errors
+/// QEMU's texts: the address cannot be used, or nobody answers there.
+pub fn connect(address: &SocketAddress, fds: &Fds, limit: Option<Duration>) -> Result<OwnedFd> {
     match address {
         SocketAddress::Unix { path, abstract_, tight } => {
             let to = unix_address(path, *abstract_, *tight)?;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use qapi::types::RunState;
+use qapi::{Error, Result};
 use vmstate::{Saved, Section, vmstate};
 
 use super::machine::Machine;
@@ -20,7 +21,27 @@ vmstate! {
     }
 }
 
+/// How many hold the machine's devices as they are: `Arc`s beyond the first.
+type Holders = Arc<()>;
+
 impl Machine {
+    /// Refuses devices that come and go, until the guard is dropped: their state is on its way.
+    #[must_use]
+    pub fn hold_devices(&self) -> Arc<()> {
+        Arc::clone(&*self.extension::<Holders>(Holders::default))
+    }
+
+    /// Whether a command may add or remove a device.
+    ///
+    /// # Errors
+    /// `COMMAND not allowed while migrating`
+    pub(super) fn may_change_devices(&self, command: &str) -> Result<()> {
+        if Arc::strong_count(&*self.extension::<Holders>(Holders::default)) == 1 {
+            return Ok(());
+        }
+        Err(Error::generic(format!("{command} not allowed while migrating")))
+    }
+
     /// Has the machine wait for its contents, in the state `inmigrate`: [`Machine::finish`] loads no guest, firmware does not run, and
     /// `cont`, `stop` and [`Machine::start`] only say whether the guest runs when it has arrived. Before [`Machine::finish`].
     pub fn expect_incoming(&self) {

@@ -33,6 +33,7 @@ pub fn device_add(machine: &Arc<Machine>, options: &Options<'_>) -> Result<Arc<d
     let info = class_info(&class);
     let bus = choose_bus(machine, driver, &info, text("bus")?)?;
     let ready = machine.is_ready();
+    machine.may_change_devices("device_add")?;
     if ready && !info.hotpluggable {
         return Err(no_hotplug(driver));
     }
@@ -340,6 +341,7 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     if !class_info(device.core().class()).hotpluggable {
         return Err(no_hotplug(device.dev().type_name()));
     }
+    machine.may_change_devices("device_del")?;
     if !dev.is_realized() {
         // Somebody set `realized` to false: the guest does not know it any more and cannot let go of it.
         complete_unplug(machine, &device);

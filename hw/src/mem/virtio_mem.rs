@@ -7,6 +7,7 @@
 
 mod device;
 mod map;
+mod moving;
 mod pci;
 pub mod policy;
 mod properties;

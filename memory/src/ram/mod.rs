@@ -10,6 +10,7 @@ mod file;
 mod list;
 mod mapping;
 mod reader;
+mod zero;
 
 pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
 pub use dirty::DirtyBitmap;

@@ -211,7 +211,7 @@ impl Console {
     /// Draws how far it is, or goes on when it has ended.
     fn look(&mut self) {
         let Some(mut waiting) = self.waiting.take() else { return };
-        if let Some(result) = waiting.result() {
+        if let Some(result) = self.with_commands(|commands| waiting.result(commands)).flatten() {
             if waiting.shown {
                 self.send(b"\r\x1b[K");
             }

@@ -5,7 +5,7 @@ use qapi::{Dict, Error, Result, Value};
 use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::complete::Source;
-use super::{Execute, Job, number, text};
+use super::{End, Execute, Job, number, text};
 
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[command(
@@ -48,14 +48,13 @@ pub(super) const HELP: &str = "dump guest memory into file 'filename'.\n\t\t\t\
 /// A dump in the background, for whoever waits for it.
 const JOB: Job = Job {
     title: "dump",
-    ends_with: "DUMP_COMPLETED",
+    end: End::Event("DUMP_COMPLETED", |data| match data.get("error").and_then(Value::as_str) {
+        Some(error) => Err(Error::generic(error)),
+        None => Ok(String::new()),
+    }),
     progress: |x| {
         let reply = x.query("query-dump").ok()?;
         Some((number(&reply, "completed"), number(&reply, "total"))).filter(|(_, total)| *total > 0)
-    },
-    result: |data| match data.get("error").and_then(Value::as_str) {
-        Some(error) => Err(Error::generic(error)),
-        None => Ok(String::new()),
     },
 };
 

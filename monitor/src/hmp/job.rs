@@ -18,25 +18,32 @@ use crate::progress::Meter;
 pub(crate) struct Job {
     /// What the line begins with.
     pub(crate) title: &'static str,
-    /// The event that tells the end.
-    pub(crate) ends_with: &'static str,
+    /// How the end is known.
+    pub(crate) end: End,
     /// Bytes that are done, and that there are to do; `None` while that is not known.
     pub(crate) progress: fn(&dyn Execute) -> Option<(u64, u64)>,
-    /// What to print at the end, by the event's data.
-    pub(crate) result: fn(&Dict) -> Result<String>,
+}
+
+/// What tells the end of work, and what to print then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// An event, by its data.
+    Event(&'static str, fn(&Dict) -> Result<String>),
+    /// A look, now and then; `None` as long as it goes on.
+    Asked(fn(&dyn Execute) -> Option<Result<String>>),
 }
 
 /// Hears of the end.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    event: &'static str,
+    event: Option<&'static str>,
     data: OnceLock<Dict>,
 }
 
 impl Ending {
     /// An event has happened.
     pub(crate) fn see(&self, name: &str, event: &Value) {
-        if name == self.event {
+        if Some(name) == self.event {
             let data = event.as_dict().and_then(|e| e.get("data")).and_then(Value::as_dict);
             // The first one counts.
             let _ = self.data.set(data.cloned().unwrap_or_default());
@@ -58,12 +65,19 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn new(job: Job) -> Self {
-        let ending = Arc::new(Ending { event: job.ends_with, data: OnceLock::new() });
+        let event = match job.end {
+            End::Event(name, _) => Some(name),
+            End::Asked(_) => None,
+        };
+        let ending = Arc::new(Ending { event, data: OnceLock::new() });
         Self { job, ending, meter: Meter::new(job.title, Instant::now()), shown: false, timer: None }
     }
 
     /// What to print, once it has ended.
-    pub(super) fn result(&self) -> Option<Result<String>> {
-        self.ending.data.get().map(self.job.result)
+    pub(super) fn result(&self, x: &dyn Execute) -> Option<Result<String>> {
+        match self.job.end {
+            End::Event(_, result) => self.ending.data.get().map(result),
+            End::Asked(ask) => ask(x),
+        }
     }
 }

@@ -1,14 +1,46 @@
-//! How a migration is to be done.
+//! Migrations, and how they are to be done.
 
-use qapi::{Dict, Result, Value};
+use qapi::Enum as _;
+use qapi::types::MigrationStatus;
+use qapi::{Dict, Error, Result, Value};
 
 use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::complete::Source;
-use super::{Execute, flag, items, member, text};
+use super::{End, Execute, Job, flag, items, member, number, text};
 
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[
+    command(
+        "migrate",
+        &[("detach", Kind::Flag('d')), ("resume", Kind::Flag('r')), ("uri", Kind::Word)],
+        "[-d] [-r] uri",
+        "migrate to URI (using -d to not wait for completion)\n\t\t\t -r to resume a paused postcopy migration",
+        &[],
+        begin,
+    ),
+    command("migrate_cancel", &[], "", "cancel the current VM migration", &[], |x, _| {
+        x.query("migrate_cancel").map(|_| String::new())
+    }),
+    command(
+        "migrate_continue",
+        &[("state", Kind::Word)],
+        "state",
+        "Continue migration from the given paused state",
+        &[],
+        go_on,
+    ),
+    command(
+        "migrate_incoming",
+        &[("uri", Kind::Word)],
+        "uri",
+        "Continue an incoming migration from an -incoming defer",
+        &[],
+        |x, args| {
+            let arguments = Dict::new().with("uri", args.word("uri"));
+            x.execute("migrate-incoming", arguments).map(|_| String::new())
+        },
+    ),
     command(
         "migrate_set_capability",
         &[("capability", Kind::Word), ("state", Kind::Switch)],
@@ -55,7 +87,7 @@ fn set_capability(x: &dyn Execute, args: &Args) -> Result<String> {
     let name = args.word("capability");
     // The console has a sentence of its own for a name that there is not.
     if !capability_names(x).iter().any(|known| known == name) {
-        return Err(qapi::Error::generic(format!("invalid parameter value: {name}")));
+        return Err(Error::generic(format!("invalid parameter value: {name}")));
     }
     let status = Dict::new().with("capability", name).with("state", args.flag("state"));
     let list = Value::List(vec![status.into()]);
@@ -67,10 +99,99 @@ fn set_parameter(x: &dyn Execute, args: &Args) -> Result<String> {
     x.execute("x-pliant-migrate-set-parameter-text", arguments).map(|_| String::new())
 }
 
+/// A migration that somebody at a terminal waits for.
+const JOB: Job = Job {
+    title: "migrate",
+    end: End::Asked(|x| {
+        let reply = x.query("query-migrate").ok()?;
+        match text(&reply, "status") {
+            "failed" => Some(Err(Error::generic(text(&reply, "error-desc")))),
+            "completed" | "cancelled" | "" => Some(Ok(String::new())),
+            _ => None,
+        }
+    }),
+    progress: |x| {
+        let reply = x.query("query-migrate").ok()?;
+        let ram = member(&reply, "ram")?;
+        let (total, left) = (number(ram, "total"), number(ram, "remaining"));
+        Some((total.saturating_sub(left), total)).filter(|(_, total)| *total > 0)
+    },
+};
+
+fn begin(x: &dyn Execute, args: &Args) -> Result<String> {
+    let detach = args.flag("detach");
+    let waits = !detach && x.wait_for(JOB);
+    let arguments = Dict::new().with("uri", args.word("uri")).with("resume", args.flag("resume"));
+    x.execute("migrate", arguments)?;
+    Ok(if detach || waits {
+        String::new()
+    } else {
+        "terminal does not allow synchronous migration, continuing detached\n".to_owned()
+    })
+}
+
+fn go_on(x: &dyn Execute, args: &Args) -> Result<String> {
+    let state = args.word("state");
+    if !MigrationStatus::NAMES.contains(&state) {
+        return Err(Error::generic(format!("invalid parameter value: {state}")));
+    }
+    x.execute("migrate-continue", Dict::new().with("state", state)).map(|_| String::new())
+}
+
+/// What holds for every stream; names are QEMU's.
+const GLOBALS: &str = "globals:\nstore-global-state: on\nonly-migratable: off\nsend-configuration: on\n\
+    send-section-footer: on\nsend-switchover-start: on\nclear-bitmap-shift: 18\n";
+
 fn migrate(x: &dyn Execute) -> Result<String> {
     let reply = x.query("query-migrate")?;
-    let status = member(&reply, "status").and_then(Value::as_str);
-    Ok(status.map(|s| format!("Migration status: {s}\n")).unwrap_or_default())
+    let mut out = GLOBALS.to_owned();
+    let Some(status) = member(&reply, "status").and_then(Value::as_str) else { return Ok(out) };
+    let error = text(&reply, "error-desc");
+    let error = if error.is_empty() { String::new() } else { format!(" ({error})") };
+    out.push_str(&format!("Migration status: {status}{error}\n"));
+    let mut line = |name: &str, from: &Value, member_name: &str, divisor: u64, unit: &str| {
+        if let Some(value) = member(from, member_name).and_then(Value::as_u64) {
+            out.push_str(&format!("{name}: {}{unit}\n", value / divisor));
+        }
+    };
+    let total = number(&reply, "total-time");
+    line("total time", &Dict::new().with("t", total).into(), "t", 1, " ms");
+    line("expected downtime", &reply, "expected-downtime", 1, " ms");
+    line("downtime", &reply, "downtime", 1, " ms");
+    line("setup", &reply, "setup-time", 1, " ms");
+    let Some(ram) = member(&reply, "ram") else { return Ok(out) };
+    line("transferred ram", ram, "transferred", 1024, " kbytes");
+    let mbps = member(ram, "mbps").and_then(Value::as_f64).unwrap_or_default();
+    out.push_str(&format!("throughput: {mbps:.2} mbps\n"));
+    let mut line = |name: &str, member_name: &str, divisor: u64, unit: &str| {
+        out.push_str(&format!("{name}: {}{unit}\n", number(ram, member_name) / divisor));
+    };
+    line("remaining ram", "remaining", 1024, " kbytes");
+    line("total ram", "total", 1024, " kbytes");
+    line("duplicate", "duplicate", 1, " pages");
+    line("normal", "normal", 1, " pages");
+    line("normal bytes", "normal-bytes", 1024, " kbytes");
+    line("dirty sync count", "dirty-sync-count", 1, "");
+    line("page size", "page-size", 1024, " kbytes");
+    line("multifd bytes", "multifd-bytes", 1024, " kbytes");
+    line("pages-per-second", "pages-per-second", 1, "");
+    for (name, member, unit) in [
+        ("dirty pages rate", "dirty-pages-rate", " pages"),
+        ("postcopy request count", "postcopy-requests", ""),
+    ] {
+        if number(ram, member) != 0 {
+            line(name, member, 1, unit);
+        }
+    }
+    for (name, member) in [("precopy ram", "precopy-bytes"), ("downtime ram", "downtime-bytes")] {
+        if number(ram, member) != 0 {
+            line(name, member, 1024, " kbytes");
+        }
+    }
+    if let Some(percent) = member(&reply, "cpu-throttle-percentage").and_then(Value::as_u64) {
+        out.push_str(&format!("cpu throttle percentage: {percent}\n"));
+    }
+    Ok(out)
 }
 
 fn capabilities(x: &dyn Execute) -> Result<String> {

@@ -42,7 +42,7 @@ use command::answer;
 pub(crate) use command::run_line;
 pub(crate) use console::Console;
 pub(crate) use format::LastFormat;
-pub(crate) use job::{Ending, Job};
+pub(crate) use job::{End, Ending, Job};
 pub(crate) use memory_map::size;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {

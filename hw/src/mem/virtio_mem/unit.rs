@@ -175,6 +175,27 @@ impl Unit {
         View { layout, usable, requested, blocks: &self.blocks, busy }
     }
 
+    /// The sizes of a device that arrives from elsewhere, where all that is plugged is usable.
+    pub(super) fn resume_sizes(&mut self, requested: u64, usable: u64) {
+        self.requested = requested;
+        self.set_usable(usable);
+    }
+
+    /// Has at least `usable` bytes usable.
+    pub(super) fn widen_usable(&mut self, usable: u64) {
+        self.set_usable(self.usable.max(usable));
+    }
+
+    /// Gives back what is in memory that is not plugged: nothing is.
+    pub(super) fn discard_rest(&self) {
+        self.free(&(0..self.layout.region_size));
+    }
+
+    /// Plugs what another machine had plugged.
+    pub(super) fn plug_run(&mut self, run: &Range<u64>) -> Result<(), ()> {
+        self.plug(run).map_err(|Busy| ())
+    }
+
     /// A system reset: nothing is plugged afterwards, unless somebody forbids it.
     pub fn system_reset(&mut self, busy: bool) {
         self.serve(Request::UnplugAll, busy);

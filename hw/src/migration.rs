@@ -1,0 +1,158 @@
+//! What a migration moves: the machine, with the state of its devices in the order of the stream.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use memory::Memory;
+use migration::{Placed, Sections};
+use qapi::events::Event;
+use qapi::types::RunState;
+use vmstate::{Priority, Saved, Section, vmstate};
+
+use crate::core::{Bus, Device, Machine, uuid};
+use crate::mem::MemoryDevices;
+use crate::pci::PciDevice;
+
+vmstate! {
+    /// The guest's time.
+    pub struct TimerState: "timer", version 1 {
+        /// Nanoseconds of the guest's clock.
+        now: i64,
+    }
+}
+
+/// A machine as the migration sees it.
+pub struct Movable(pub Arc<Machine>);
+
+impl migration::Machine for Movable {
+    fn memory(&self) -> &Arc<Memory> {
+        self.0.memory()
+    }
+
+    fn mainloop(&self) -> &mainloop::Handle {
+        self.0.mainloop()
+    }
+
+    fn send(&self, event: Event) {
+        self.0.send(event);
+    }
+
+    fn type_name(&self) -> String {
+        self.0.kind().name.to_owned()
+    }
+
+    fn uuid(&self) -> [u8; 16] {
+        self.0.config().uuid.as_deref().and_then(uuid::parse).unwrap_or_default()
+    }
+
+    fn sections(&self) -> Sections {
+        let mut walk = Walk::default();
+        walk.add("", Saved::one(timer(&self.0)));
+        walk.add("", self.0.accel().saved());
+        walk.add("", self.0.saved());
+        walk.bus(&self.0.main_bus());
+        walk.finish()
+    }
+
+    fn freeze(&self) -> Box<dyn Any + Send> {
+        Box::new((MemoryDevices::of(&self.0).freeze(), self.0.hold_devices()))
+    }
+
+    fn run_state(&self) -> RunState {
+        self.0.run_state()
+    }
+
+    fn stop(&self) -> Option<RunState> {
+        self.0.stop_to_move().then(|| self.0.moving_state())
+    }
+
+    fn moved(&self) {
+        self.0.moved();
+    }
+
+    fn go_on(&self) {
+        self.0.not_moved();
+    }
+
+    fn arrived(&self, source: RunState) {
+        self.0.incoming_done(source);
+    }
+
+    fn end(&self) {
+        self.0.mainloop().quit(1);
+    }
+
+    fn throttle(&self, _percent: u8) {}
+}
+
+/// The guest's clock; of a machine that a test drives, too.
+fn timer(machine: &Arc<Machine>) -> Section {
+    let (from, to) = (machine.mainloop().virtual_clock(), machine.mainloop().virtual_clock());
+    let load = move |TimerState { now }| {
+        to.set_now(now);
+        Ok(())
+    };
+    Section::new::<TimerState>(move || TimerState { now: from.now_ns() }, load).at(Priority::Processor)
+}
+
+/// Collects sections.
+#[derive(Default)]
+struct Walk {
+    list: Vec<Placed>,
+    blocked: Vec<String>,
+    /// How many there are of a name.
+    instances: HashMap<String, u32>,
+}
+
+impl Walk {
+    fn add(&mut self, path: &str, saved: Saved) {
+        match saved {
+            Saved::Nothing => {}
+            Saved::Blocked(why) => self.blocked.push(why),
+            Saved::Sections(sections) => {
+                for section in sections {
+                    let id = if path.is_empty() {
+                        section.name().to_owned()
+                    } else {
+                        format!("{path}/{}", section.name())
+                    };
+                    let next = self.instances.entry(id.clone()).or_default();
+                    self.list.push(Placed { id, instance: *next, section });
+                    *next += 1;
+                }
+            }
+        }
+    }
+
+    /// All devices below a bus, oldest first, each before those on its own buses.
+    fn bus(&mut self, bus: &Arc<dyn Bus>) {
+        for device in bus.bus().children().into_iter().rev() {
+            let path = path(&device);
+            self.add(&path, Arc::clone(&device).saved());
+            for bus in device.dev().buses() {
+                self.bus(&bus);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Sections {
+        // Stable: of equals, the order of the walk.
+        self.list.sort_by_key(|placed| placed.section.priority());
+        Sections { list: self.list, blocked: self.blocked }
+    }
+}
+
+/// Where a device is, for the name of its sections: that of the PCI function that it is, or is part of.
+#[doc(alias = "qdev_get_dev_path")]
+fn path(device: &Arc<dyn Device>) -> String {
+    let mut at = Some(Arc::clone(device));
+    while let Some(device) = at {
+        let object = Arc::clone(&device) as qom::ObjectRef;
+        if let Some(function) = qom::cast::<dyn PciDevice>(&object) {
+            return function.pci().address_text().unwrap_or_default();
+        }
+        at = device.dev().parent_bus().and_then(|bus| bus.bus().parent());
+    }
+    String::new()
+}

@@ -1,0 +1,39 @@
+//! Capabilities: which there are, and which go together.
+
+use qapi::types::{MigrationCapability as Capability, MigrationCapabilityStatus};
+use qapi::{Enum, Result};
+
+/// Those that are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities(Vec<Capability>);
+
+impl Capabilities {
+    /// Whether one is on.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.0.contains(&capability)
+    }
+
+    /// These with changes; of a capability that is named twice the last word counts.
+    ///
+    /// # Errors
+    /// QEMU's: two do not go together.
+    pub fn changed(&self, changes: &[MigrationCapabilityStatus]) -> Result<Self> {
+        let mut on = self.0.clone();
+        for change in changes {
+            on.retain(|c| *c != change.capability);
+            if change.state {
+                on.push(change.capability);
+            }
+        }
+        Ok(Self(on))
+    }
+
+    /// All there are, and whether they are on.
+    pub fn all(&self) -> Vec<MigrationCapabilityStatus> {
+        let status = |capability: &Capability| MigrationCapabilityStatus {
+            capability: *capability,
+            state: self.has(*capability),
+        };
+        Capability::VALUES.iter().map(status).collect()
+    }
+}

@@ -1,0 +1,258 @@
+//! One way for bytes: a socket, a pipe, a program or a file. Waiting for the other side ends when the channel is *shut*, by anybody.
+
+#![expect(unsafe_code, reason = "writev of guest memory, which no slice of Rust's can stand for")]
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use chardev::fds::Claim;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, seek};
+
+/// What is at the other end, for error texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A socket.
+    Socket,
+    /// A regular file, or something that behaves as one.
+    File,
+    /// A pipe or another descriptor.
+    Pipe,
+    /// A program.
+    Command,
+}
+
+impl Kind {
+    /// The noun in `Unable to write to NOUN`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::File => "file",
+            Self::Pipe => "fd",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// A channel; several threads may use it, each for a direction.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+    kind: Kind,
+    /// Readable for ever once the channel is shut.
+    shut: OwnedFd,
+    is_shut: AtomicBool,
+    child: Mutex<Option<Child>>,
+    /// The claim on the set that a file is from.
+    claim: Option<Claim>,
+}
+
+impl Channel {
+    /// A channel over `fd`, which it finds out the kind of.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let kind = match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+            FileType::Socket => Kind::Socket,
+            FileType::RegularFile | FileType::BlockDevice => Kind::File,
+            _ => Kind::Pipe,
+        };
+        Self::with(fd, kind, None)
+    }
+
+    /// A channel to a program's standard input or output.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of_child(fd: OwnedFd, child: Child) -> io::Result<Self> {
+        Self::with(fd, Kind::Command, Some(child))
+    }
+
+    /// The same, of a file that may be from a set.
+    #[must_use]
+    pub fn claimed(mut self, claim: Option<Claim>) -> Self {
+        self.claim = claim;
+        self
+    }
+
+    fn with(fd: OwnedFd, kind: Kind, child: Option<Child>) -> io::Result<Self> {
+        if kind != Kind::File {
+            // Waiting is done in `wait`, where it can be ended.
+            fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        }
+        let shut = eventfd(0, EventfdFlags::CLOEXEC)?;
+        Ok(Self { fd, kind, shut, is_shut: AtomicBool::new(false), child: Mutex::new(child), claim: None })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether bytes can be put anywhere.
+    pub fn is_seekable(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Goes to a place in a file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn seek(&self, offset: u64) -> io::Result<()> {
+        seek(&self.fd, SeekFrom::Start(offset))?;
+        Ok(())
+    }
+
+    /// Ends all waiting, now and later: whoever reads or writes gets an error.
+    pub fn shut(&self) {
+        self.is_shut.store(true, Ordering::SeqCst);
+        // An event counter takes one.
+        let _ = rustix::io::write(&self.shut, &1u64.to_ne_bytes());
+        if self.kind == Kind::Socket {
+            // The peer hears of it at once; a socket that is not connected any more needs none.
+            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// Whether somebody shut it.
+    pub fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::SeqCst)
+    }
+
+    /// Tells the other side that nothing more comes; of a program it waits for the end.
+    ///
+    /// # Errors
+    /// The program failed, or the channel was shut.
+    pub fn finish(mut self) -> io::Result<()> {
+        if self.kind == Kind::Socket {
+            // What was sent arrives all the same.
+            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
+        }
+        let Some(child) = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        // A program sees the end of its input once nobody has the other end of the pipe.
+        self.fd = self.shut.try_clone()?;
+        end(child, &self.shut)
+    }
+
+    fn wait(&self, direction: PollFlags) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.fd, direction), PollFd::new(&self.shut, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) if fds[1].revents().contains(PollFlags::IN) => return Err(shut_error()),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn retry(&self, direction: PollFlags, mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            if self.is_shut() {
+                return Err(shut_error());
+            }
+            match call() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(direction)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads some bytes; none at the end.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.retry(PollFlags::IN, || Ok(rustix::io::read(&self.fd, &mut *buf)?))
+    }
+
+    /// Writes some of what `iov` names, one after another; says how many bytes.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut. Nothing was written then.
+    ///
+    /// # Safety
+    /// Each entry names memory that stays mapped during the call. It may change: the kernel reads it.
+    pub unsafe fn write_some(&self, iov: &[libc::iovec]) -> io::Result<usize> {
+        let count = iov.len().min(libc::UIO_MAXIOV as usize);
+        self.retry(PollFlags::OUT, || {
+            let written = if self.kind == Kind::Socket {
+                // SAFETY: all zeroes are a message without anything.
+                let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+                message.msg_iov = iov.as_ptr().cast_mut();
+                message.msg_iovlen = count;
+                // SAFETY: the message lives through the call, and its entries are as the caller promises.
+                unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) }
+            } else {
+                // SAFETY: the entries are as the caller promises.
+                unsafe { libc::writev(self.fd.as_raw_fd(), iov.as_ptr(), count as i32) }
+            };
+            usize::try_from(written).map_err(|_| io::Error::last_os_error())
+        })
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            // SAFETY: the bytes are borrowed.
+            match unsafe { self.write_some(&[iov])? } {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                count => bytes = &bytes[count..],
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            // Whoever wanted it to end by itself called `finish`.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn shut_error() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// Waits for a program; kills it when `shut` says so.
+fn end(mut child: Child, shut: &OwnedFd) -> io::Result<()> {
+    let process = rustix::process::pidfd_open(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::PidfdFlags::empty(),
+    );
+    if let Ok(process) = &process {
+        let mut fds = [PollFd::new(process, PollFlags::IN), PollFd::new(shut, PollFlags::IN)];
+        while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+        if !fds[0].revents().contains(PollFlags::IN) {
+            // It may have ended by itself.
+            let _ = child.kill();
+        }
+    }
+    let status = child.wait()?;
+    if status.success() { Ok(()) } else { Err(shut_error()) }
+}
+
+#[cfg(test)]
+mod tests;

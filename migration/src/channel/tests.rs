@@ -1,0 +1,59 @@
+//! Waiting, and its end.
+
+use std::sync::Arc;
+use std::thread;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::*;
+
+fn pair() -> (Arc<Channel>, Channel) {
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    (Arc::new(Channel::new(a).unwrap()), Channel::new(b).unwrap())
+}
+
+#[test]
+fn a_writer_that_waits_is_let_go() {
+    let (a, b) = pair();
+    let writer = Arc::clone(&a);
+    let thread = thread::spawn(move || writer.write_all(&vec![1; 64 << 20]));
+    // Something arrived, so it writes.
+    assert_ne!(b.read(&mut [0; 8]).unwrap(), 0);
+    a.shut();
+    thread.join().unwrap().unwrap_err();
+    assert!(a.is_shut() && !b.is_shut());
+}
+
+#[test]
+fn a_reader_that_waits_is_let_go() {
+    let (read, _write) = rustix::pipe::pipe().unwrap();
+    let channel = Arc::new(Channel::new(read).unwrap());
+    assert_eq!(channel.kind(), Kind::Pipe);
+    let reader = Arc::clone(&channel);
+    let thread = thread::spawn(move || reader.read(&mut [0; 8]));
+    channel.shut();
+    thread.join().unwrap().unwrap_err();
+}
+
+#[test]
+fn what_was_written_before_the_end_arrives() {
+    let (a, b) = pair();
+    a.write_all(b"all of it").unwrap();
+    Arc::into_inner(a).unwrap().finish().unwrap();
+    let mut buf = [0; 64];
+    assert_eq!(b.read(&mut buf).unwrap(), 9);
+    assert_eq!(b.read(&mut buf).unwrap(), 0);
+}
+
+#[test]
+fn a_program_that_fails_is_an_error_of_the_end() {
+    for (script, good) in [("cat >/dev/null", true), ("cat >/dev/null; exit 3", false)] {
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let channel = Channel::of_child(stdin.into(), child).unwrap();
+        channel.write_all(b"x").unwrap();
+        assert_eq!(channel.finish().is_ok(), good);
+    }
+}

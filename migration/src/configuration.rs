@@ -1,0 +1,84 @@
+//! The section that comes first, and the one that tells what the machine was doing.
+
+use vmstate::{Described, Encoder, LoadError, Result, Text, VmState as _, vmstate};
+
+vmstate! {
+    /// Which machine it is.
+    pub struct Configuration: "configuration", version 1 {
+        /// Its type.
+        name: Text,
+    }
+    subsections {
+        /// With the capability `validate-uuid`.
+        uuid: Uuid,
+    }
+}
+
+vmstate! {
+    /// Which one of its kind.
+    pub struct Uuid: "configuration/uuid", version 1 {
+        /// Its bytes as they are written.
+        uuid: [u8; 16],
+    }
+}
+
+vmstate! {
+    /// What it was doing.
+    pub struct GlobalState: "globalstate", version 1 {
+        /// The state as `query-status` names it.
+        runstate: Text,
+    }
+}
+
+impl Configuration {
+    /// Of a machine type.
+    pub fn of(name: String, uuid: Option<[u8; 16]>) -> Self {
+        Self { name: Text(name), uuid: uuid.map(|uuid| Uuid { uuid }) }
+    }
+
+    /// As it is in the stream.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        self.put_fields(&mut out);
+        out.into_bytes()
+    }
+
+    /// The description of a stream: of this and of its sections.
+    pub fn describe(&self, devices: &[Described]) -> String {
+        let mut out = Encoder::new();
+        self.put_fields(&mut out);
+        let (_, fields, subsections) = out.finish();
+        let own = Described::device((Self::NAME, 0), (Self::NAME, Self::VERSION), &fields, &subsections);
+        let devices: Vec<&str> = devices.iter().map(Described::as_str).collect();
+        format!(
+            "{{\"configuration\":{},\"page_size\":4096,\"devices\":[{}]}}",
+            own.as_str(),
+            devices.join(",")
+        )
+    }
+
+    /// Whether what this says can be taken in by a machine of the type `name` with `uuid`.
+    ///
+    /// # Errors
+    /// It is another machine.
+    pub fn check(&self, name: &str, uuid: [u8; 16]) -> Result<()> {
+        let Self { name: Text(theirs), uuid: their_uuid } = self;
+        if theirs != name {
+            return Err(LoadError::invalid(format!(
+                "Machine type received is '{theirs}' and local is '{name}'"
+            )));
+        }
+        match their_uuid {
+            Some(Uuid { uuid: theirs }) if *theirs != uuid => {
+                let (theirs, ours) = (text(theirs), text(&uuid));
+                Err(LoadError::invalid(format!("UUID received is {theirs} and local is {ours}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn text(uuid: &[u8; 16]) -> String {
+    let hex = |part: &[u8]| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
+}

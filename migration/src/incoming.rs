@@ -1,0 +1,401 @@
+//! Taking a machine in.
+//!
+//! One thread reads the stream, so that a source that stalls holds nobody up but itself. Memory goes where it belongs at once; the state
+//! of devices is read to its end, and then taken over in one piece on the main loop's thread. What decides where memory may go (early
+//! sections) is taken over before the first page.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chardev::{ChardevSet, Listener, SocketAddress};
+use mainloop::{Interest, Watch};
+use qapi::events::Event;
+use qapi::types::{
+    self, MigrationCapability as Capability, MigrationInfo, MigrationStatus as Status, RunState,
+};
+use qapi::{Enum, Error, Result, strerror};
+use vmstate::{Apply, Decoder, Errno, LoadError, Priority, VmState as _};
+
+use crate::address::Address;
+use crate::channel::Channel;
+use crate::configuration::{Configuration, GlobalState};
+use crate::connect;
+use crate::machine::{Machine, Placed};
+use crate::progress::Progress;
+use crate::ram::load::Loader;
+use crate::settings::Settings;
+use crate::wire::{self, Input};
+
+/// Bytes of a description at most; it is not looked at.
+const MAX_DESCRIPTION: u32 = 64 << 20;
+
+/// A machine that is awaited.
+pub struct Incoming {
+    machine: Arc<dyn Machine>,
+    settings: Arc<Mutex<Settings>>,
+    exit_on_error: bool,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    watch: Option<Watch>,
+    addresses: Vec<types::SocketAddress>,
+    /// To be shut by who gives up.
+    channel: Option<Arc<Channel>>,
+}
+
+impl Incoming {
+    /// Listens, or opens what the stream can be read from.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn start(
+        machine: Arc<dyn Machine>,
+        chardevs: &Arc<ChardevSet>,
+        settings: Arc<Mutex<Settings>>,
+        address: &Address,
+        exit_on_error: bool,
+    ) -> std::result::Result<Arc<Self>, (Arc<Self>, Error)> {
+        let progress = Arc::new(Progress::new(0));
+        let waiting = Mutex::default();
+        let this = Arc::new(Self { machine, settings, exit_on_error, progress, waiting });
+        this.enter(Status::Setup);
+        match this.open(address, chardevs) {
+            Ok(()) => Ok(this),
+            Err(error) => Err((this, error)),
+        }
+    }
+
+    fn open(self: &Arc<Self>, address: &Address, chardevs: &Arc<ChardevSet>) -> Result<()> {
+        match (connect::inlet(address, chardevs)?, address) {
+            (Some(channel), _) => self.receive(channel),
+            (None, Address::Socket(address)) => self.listen(address, chardevs),
+            (None, _) => Err(Error::generic("nothing to read from")),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // Fields are assigned whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, status: Status) {
+        if self.progress.enter(status) {
+            self.tell(status);
+        }
+    }
+
+    fn tell(&self, status: Status) {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = settings.capabilities.has(Capability::Events);
+        drop(settings);
+        if events {
+            self.machine.send(Event::Migration { status });
+        }
+    }
+
+    fn listen(self: &Arc<Self>, address: &SocketAddress, chardevs: &ChardevSet) -> Result<()> {
+        let listener = chardev::listen(address, chardevs.fds())?;
+        let mut waiting = self.lock();
+        waiting.addresses = vec![reported(address, &listener)];
+        let this = Arc::downgrade(self);
+        let watched = rustix::io::dup(&listener).map_err(|errno| Error::generic(strerror(&errno.into())))?;
+        let accept = move |_| {
+            if let Some(this) = this.upgrade() {
+                this.accept(&listener);
+            }
+        };
+        let watch = self.machine.mainloop().watch(&watched, Interest::READ, accept);
+        waiting.watch = Some(watch.map_err(|error| Error::generic(strerror(&error)))?);
+        Ok(())
+    }
+
+    fn accept(self: &Arc<Self>, listener: &Listener) {
+        let Ok(fd) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+        // One machine comes; nobody else is listened to.
+        let watch = self.lock().watch.take();
+        let channel = Channel::new(fd).map_err(|error| Error::generic(strerror(&error)));
+        if let Err(error) = channel.and_then(|channel| self.receive(channel)) {
+            self.failed(&LoadError::new(Errno::Io, error.desc()));
+        }
+        drop(watch);
+    }
+
+    fn receive(self: &Arc<Self>, channel: Channel) -> Result<()> {
+        let channel = Arc::new(channel);
+        self.lock().channel = Some(Arc::clone(&channel));
+        let this = Arc::clone(self);
+        let run = move || {
+            this.enter(Status::Active);
+            match this.load(Input::new(channel)) {
+                Ok(()) => this.enter(Status::Completed),
+                Err(error) => this.failed(&error),
+            }
+            this.lock().channel = None;
+        };
+        let thread = std::thread::Builder::new().name("mig/dst/main".into()).spawn(run);
+        // It says itself how it ends.
+        thread
+            .map(drop)
+            .map_err(|error| Error::generic(format!("no thread for the migration: {}", strerror(&error))))
+    }
+
+    /// Gives up waiting; the thread, if there is one, ends.
+    pub fn shut_down(&self) {
+        let mut waiting = self.lock();
+        let watch = waiting.watch.take();
+        if let Some(channel) = &waiting.channel {
+            channel.shut();
+        }
+        drop(waiting);
+        drop(watch);
+    }
+
+    fn failed(&self, error: &LoadError) {
+        for line in &error.lines {
+            tracing::error!("{line}");
+        }
+        let last = format!("load of migration failed: {}", error.errno.text());
+        tracing::error!("{last}");
+        self.progress.fail(last);
+        self.tell(Status::Failed);
+        if self.exit_on_error {
+            let machine = Arc::clone(&self.machine);
+            self.machine.mainloop().post(move || machine.end());
+        }
+    }
+
+    /// The answer of `query-migrate`.
+    pub fn info(&self) -> MigrationInfo {
+        let status = self.progress.status();
+        let addresses = self.lock().addresses.clone();
+        MigrationInfo {
+            status: Some(status),
+            error_desc: self.progress.error(),
+            socket_address: (status == Status::Setup && !addresses.is_empty()).then_some(addresses),
+            ..MigrationInfo::default()
+        }
+    }
+
+    fn on_loop<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Machine) -> T + Send + 'static,
+    ) -> vmstate::Result<T> {
+        let machine = Arc::clone(&self.machine);
+        let gone = |_| LoadError::new(Errno::Io, "the machine ends");
+        self.machine.mainloop().run_on_loop(move || work(&*machine)).map_err(gone)
+    }
+
+    fn load(&self, mut input: Input) -> vmstate::Result<()> {
+        self.begin(&mut input)?;
+        let sections = self.on_loop(|machine| machine.sections())?;
+        if let Some(why) = sections.blocked.into_iter().next() {
+            return Err(LoadError::invalid(why));
+        }
+        let mut load = Load {
+            incoming: self,
+            memory: Loader::new(self.machine.memory()),
+            sections: sections.list,
+            by_number: HashMap::new(),
+            later: Vec::new(),
+            state: None,
+        };
+        while load.section(&mut input)? {}
+        let Load { later, state, memory, .. } = load;
+        drop(memory);
+        description(&mut input)?;
+        let state = match state {
+            Some(GlobalState { runstate }) => run_state(&runstate.0)?,
+            None => RunState::Running,
+        };
+        self.on_loop(move |machine| {
+            later.into_iter().try_for_each(|(what, apply)| apply().map_err(|error| error.and(what)))?;
+            machine.arrived(state);
+            Ok(())
+        })?
+    }
+
+    fn begin(&self, input: &mut Input) -> vmstate::Result<()> {
+        if input.u32()? != wire::MAGIC {
+            return Err(LoadError::invalid("Not a migration stream"));
+        }
+        if input.u32()? != wire::VERSION {
+            return Err(LoadError::new(Errno::Invalid, "Unsupported migration stream version"));
+        }
+        if input.u8()? != wire::CONFIGURATION {
+            return Err(LoadError::invalid("Configuration section missing"));
+        }
+        let configuration = decode(input, |decoder| Configuration::get_versioned(decoder, 1))?;
+        configuration.check(&self.machine.type_name(), self.machine.uuid())
+    }
+}
+
+/// What the source was doing, as a state of ours.
+fn run_state(name: &str) -> vmstate::Result<RunState> {
+    let known = RunState::VALUES.iter().find(|state| state.as_str() == name);
+    known.copied().ok_or_else(|| LoadError::invalid(format!("Unknown savevm RunState: {name}")))
+}
+
+/// Reads something that may look ahead.
+fn decode<T>(
+    input: &mut Input,
+    read: impl FnOnce(&mut Decoder<'_>) -> vmstate::Result<T>,
+) -> vmstate::Result<T> {
+    let mut decoder = Decoder::new(&mut *input);
+    let result = read(&mut decoder);
+    let ahead = decoder.into_ahead();
+    input.push_back(ahead);
+    result
+}
+
+/// Skips what describes the stream. One that ends before it has none.
+fn description(input: &mut Input) -> vmstate::Result<()> {
+    let mut kind = [0];
+    if input.read(&mut kind)? == 0 {
+        return Ok(());
+    }
+    if kind != [wire::DESCRIPTION] {
+        return Err(LoadError::invalid("Unexpected data behind the stream"));
+    }
+    let len = input.u32()?;
+    if len > MAX_DESCRIPTION {
+        return Err(LoadError::invalid("the stream's description is too long"));
+    }
+    let skipped = std::io::copy(&mut input.take(len.into()), &mut std::io::sink())?;
+    if skipped == u64::from(len) {
+        Ok(())
+    } else {
+        Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+    }
+}
+
+/// Where it is listened, as `query-migrate` says.
+fn reported(address: &SocketAddress, listener: &Listener) -> types::SocketAddress {
+    match (address, listener.local_address()) {
+        (_, Some(at)) => types::SocketAddress::Inet(types::InetSocketAddress {
+            host: at.ip().to_string(),
+            port: at.port().to_string(),
+            ipv4: at.is_ipv4().then_some(true),
+            ipv6: at.is_ipv6().then_some(true),
+            ..Default::default()
+        }),
+        (SocketAddress::Unix { path, .. }, None) => {
+            types::SocketAddress::Unix(types::UnixSocketAddress { path: path.clone(), ..Default::default() })
+        }
+        (SocketAddress::Fd(name), None) => {
+            types::SocketAddress::Fd(types::FdSocketAddress { str: name.clone() })
+        }
+        (SocketAddress::Inet { host, port, .. }, None) => {
+            types::SocketAddress::Inet(types::InetSocketAddress {
+                host: host.clone(),
+                port: port.clone(),
+                ..Default::default()
+            })
+        }
+    }
+}
+
+/// The sections of one stream.
+struct Load<'a> {
+    incoming: &'a Incoming,
+    memory: Loader,
+    /// Those that have not come yet.
+    sections: Vec<Placed>,
+    /// The names of sections that began.
+    by_number: HashMap<u32, String>,
+    /// State to be taken over at the end, with what to say if it cannot be.
+    later: Vec<(String, Apply)>,
+    state: Option<GlobalState>,
+}
+
+impl Load<'_> {
+    /// Reads one section; `false` at the end.
+    fn section(&mut self, input: &mut Input) -> vmstate::Result<bool> {
+        match input.u8()? {
+            wire::EOF => return Ok(false),
+            kind @ (wire::SECTION_START | wire::SECTION_FULL) => {
+                let number = input.u32()?;
+                let name = input.text()?;
+                let (instance, version) = (input.u32()?, input.u32()?);
+                let loading = |error: LoadError| {
+                    error.and(format!(
+                        "error while loading state for instance {instance:#x} of device '{name}'"
+                    ))
+                };
+                match (&*name, kind) {
+                    (wire::RAM, wire::SECTION_START) => {
+                        self.by_number.insert(number, name.clone());
+                        version_of(&name, version, wire::RAM_VERSION).map_err(loading)?;
+                        self.memory.section(input).map_err(loading)?;
+                    }
+                    (GlobalState::NAME, _) => {
+                        let state = decode(input, |decoder| GlobalState::get_versioned(decoder, version));
+                        self.state = Some(state.map_err(loading)?);
+                    }
+                    _ => self.device(input, (&name, instance), version)?,
+                }
+                footer(input, number, &name)?;
+            }
+            wire::SECTION_PART | wire::SECTION_END => {
+                let number = input.u32()?;
+                let Some(name) = self.by_number.get(&number) else {
+                    return Err(LoadError::invalid(format!("Unknown savevm section {number}")));
+                };
+                let text = format!("error while loading state section id {number}({name})");
+                self.memory.section(input).map_err(|error| error.and(text))?;
+                footer(input, number, name)?;
+            }
+            other => return Err(LoadError::invalid(format!("Unknown savevm section type {other}"))),
+        }
+        Ok(true)
+    }
+
+    fn device(
+        &mut self,
+        input: &mut Input,
+        (id, instance): (&str, u32),
+        version: u32,
+    ) -> vmstate::Result<()> {
+        let found = self.sections.iter().position(|placed| placed.id == id && placed.instance == instance);
+        let Some(found) = found else {
+            return Err(LoadError::invalid(format!(
+                "Unknown savevm section or instance '{id}' {instance}. Make sure that your current VM setup matches your \
+                 saved VM setup, including any hotplugged devices"
+            )));
+        };
+        // Each comes once.
+        let Placed { section, .. } = self.sections.remove(found);
+        let loading = format!("error while loading state for instance {instance:#x} of device '{id}'");
+        version_of(id, version, section.version())?;
+        let apply = decode(input, |decoder| section.read(decoder, version));
+        let apply = apply.map_err(|error| error.and(&loading))?;
+        if section.priority() == Priority::Early {
+            return self.incoming.on_loop(move |_| apply())?.map_err(|error| error.and(loading));
+        }
+        self.later.push((loading, apply));
+        Ok(())
+    }
+}
+
+fn version_of(name: &str, version: u32, own: u32) -> vmstate::Result<()> {
+    if version > own {
+        return Err(LoadError::invalid(format!("savevm: unsupported version {version} for '{name}' v{own}")));
+    }
+    Ok(())
+}
+
+fn footer(input: &mut Input, number: u32, name: &str) -> vmstate::Result<()> {
+    if input.u8()? != wire::FOOTER {
+        return Err(LoadError::invalid(format!("Missing section footer for {name}")));
+    }
+    match input.u32()? {
+        found if found == number => Ok(()),
+        found => Err(LoadError::invalid(format!(
+            "Mismatched section id in footer for {name} - received {found:#x}, expected {number:#x}"
+        ))),
+    }
+}

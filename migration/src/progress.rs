@@ -1,0 +1,255 @@
+//! How far a migration is: its status, and what is counted. Threads that do the work write, commands read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use qapi::types::{MigrationInfo, MigrationStats, MigrationStatus as Status};
+
+use crate::wire::PAGE;
+
+/// Counted without a lock.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes on the main channel and on others.
+    pub sent: Arc<AtomicU64>,
+    /// Of these, before the guest was stopped.
+    pub precopy: AtomicU64,
+    /// Pages of zeroes.
+    pub zero_pages: AtomicU64,
+    /// Pages with their bytes.
+    pub pages: AtomicU64,
+    /// Bytes yet to be sent of the present pass.
+    pub remaining: AtomicU64,
+    /// Bytes of all memory.
+    pub total: AtomicU64,
+    /// Passes begun.
+    pub passes: AtomicU64,
+    /// Pages that the guest wrote in a second.
+    pub dirty_rate: AtomicU64,
+    /// Pages sent in a second.
+    pub page_rate: AtomicU64,
+}
+
+/// Reads a counter.
+pub fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Sets a counter.
+pub fn set(counter: &AtomicU64, value: u64) {
+    counter.store(value, Ordering::Relaxed);
+}
+
+#[derive(Debug)]
+struct Inner {
+    status: Status,
+    error: Option<String>,
+    /// Somebody wants it to end.
+    cancelled: bool,
+    /// Somebody lets it go on from `pre-switchover`.
+    go_on: bool,
+    begun: Instant,
+    setup: Option<Duration>,
+    stopped: Option<Instant>,
+    downtime: Option<Duration>,
+    ended: Option<Duration>,
+    expected_downtime: u64,
+    throttle: u8,
+}
+
+/// One migration.
+#[derive(Debug)]
+pub struct Progress {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// What is counted.
+    pub counters: Counters,
+}
+
+impl Progress {
+    /// One that begins. `downtime_limit` is in milliseconds.
+    pub fn new(downtime_limit: u64) -> Self {
+        let inner = Inner {
+            status: Status::None,
+            error: None,
+            cancelled: false,
+            go_on: false,
+            begun: Instant::now(),
+            setup: None,
+            stopped: None,
+            downtime: None,
+            ended: None,
+            expected_downtime: downtime_limit,
+            throttle: 0,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), counters: Counters::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Fields are independent and assigned whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status.
+    pub fn status(&self) -> Status {
+        self.lock().status
+    }
+
+    /// Whether it has begun and not ended.
+    pub fn is_running(&self) -> bool {
+        !matches!(self.status(), Status::None | Status::Completed | Status::Failed | Status::Cancelled)
+    }
+
+    /// Takes it to another status, unless it is being ended and `status` is no end. Says whether it did.
+    pub fn enter(&self, status: Status) -> bool {
+        let mut inner = self.lock();
+        if inner.cancelled && !matches!(status, Status::Cancelling | Status::Cancelled | Status::Completed) {
+            return false;
+        }
+        if status == Status::Active {
+            inner.setup = Some(inner.begun.elapsed());
+        }
+        if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
+            inner.ended = Some(inner.begun.elapsed());
+            inner.downtime = inner.stopped.map(|at| at.elapsed());
+        }
+        inner.status = status;
+        drop(inner);
+        self.changed.notify_all();
+        true
+    }
+
+    /// It failed.
+    pub fn fail(&self, error: String) {
+        self.lock().error = Some(error);
+        self.enter(Status::Failed);
+    }
+
+    /// Why it failed.
+    pub fn error(&self) -> Option<String> {
+        self.lock().error.clone()
+    }
+
+    /// Wants it to end; whether that was new and there is still something to end.
+    pub fn cancel(&self) -> bool {
+        let mut inner = self.lock();
+        let over =
+            matches!(inner.status, Status::None | Status::Completed | Status::Failed | Status::Cancelled);
+        if over || inner.cancelled {
+            return false;
+        }
+        inner.cancelled = true;
+        drop(inner);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Whether somebody wants it to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.lock().cancelled
+    }
+
+    /// Lets it go on from `pre-switchover`.
+    pub fn let_go_on(&self) {
+        self.lock().go_on = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it may go on; whether it may, and was not ended.
+    pub fn wait_to_go_on(&self) -> bool {
+        let inner = self.lock();
+        let wait = self.changed.wait_while(inner, |inner| !inner.go_on && !inner.cancelled);
+        let mut inner = wait.unwrap_or_else(PoisonError::into_inner);
+        inner.go_on = false;
+        !inner.cancelled
+    }
+
+    /// Waits for `time`, or until it is ended.
+    pub fn rest(&self, time: Duration) {
+        let inner = self.lock();
+        // Either way the caller looks.
+        drop(self.changed.wait_timeout_while(inner, time, |inner| !inner.cancelled));
+    }
+
+    /// The guest stands still from now on.
+    pub fn stopped(&self) {
+        self.lock().stopped = Some(Instant::now());
+        set(&self.counters.precopy, get(&self.counters.sent));
+    }
+
+    /// For how long it would stand still if it were stopped now, in milliseconds.
+    pub fn expect_downtime(&self, ms: u64) {
+        self.lock().expected_downtime = ms;
+    }
+
+    /// By how much vCPUs are slowed down, in percent.
+    pub fn set_throttle(&self, percent: u8) {
+        self.lock().throttle = percent;
+    }
+
+    /// Since it began.
+    pub fn elapsed(&self) -> Duration {
+        self.lock().begun.elapsed()
+    }
+
+    /// The answer of `query-migrate`.
+    pub fn info(&self) -> MigrationInfo {
+        let inner = self.lock();
+        let status = inner.status;
+        let mut info = MigrationInfo::default();
+        if status == Status::None {
+            return info;
+        }
+        info.status = Some(status);
+        info.error_desc = inner.error.clone();
+        if matches!(status, Status::Setup | Status::Failed | Status::Cancelled) {
+            return info;
+        }
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let total = inner.ended.unwrap_or_else(|| inner.begun.elapsed());
+        info.total_time = Some(ms(total));
+        info.setup_time = Some(ms(inner.setup.unwrap_or_default()));
+        match inner.downtime {
+            Some(time) => info.downtime = Some(ms(time)),
+            None => info.expected_downtime = Some(signed(inner.expected_downtime)),
+        }
+        info.cpu_throttle_percentage = (inner.throttle != 0).then_some(inner.throttle.into());
+        info.ram = Some(self.counters.stats(total));
+        info
+    }
+}
+
+impl Counters {
+    fn stats(&self, time: Duration) -> MigrationStats {
+        let sent = get(&self.sent);
+        let precopy = match get(&self.precopy) {
+            0 => sent,
+            before => before,
+        };
+        let seconds = time.as_secs_f64();
+        MigrationStats {
+            transferred: signed(sent),
+            remaining: signed(get(&self.remaining)),
+            total: signed(get(&self.total)),
+            duplicate: signed(get(&self.zero_pages)),
+            normal: signed(get(&self.pages)),
+            normal_bytes: signed(get(&self.pages) * PAGE),
+            dirty_pages_rate: signed(get(&self.dirty_rate)),
+            mbps: if seconds > 0.0 { sent as f64 * 8.0 / seconds / 1e6 } else { 0.0 },
+            dirty_sync_count: signed(get(&self.passes)),
+            postcopy_requests: 0,
+            page_size: PAGE as i64,
+            multifd_bytes: 0,
+            pages_per_second: get(&self.page_rate),
+            precopy_bytes: precopy,
+            downtime_bytes: sent - precopy,
+            postcopy_bytes: 0,
+            dirty_sync_missed_zero_copy: 0,
+        }
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

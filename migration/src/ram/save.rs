@@ -1,0 +1,224 @@
+//! Sending memory: which pages, in which order, and what of them.
+//!
+//! The dirty log is the list of what is to be sent. At first it is all that is populated; each pass takes pages out of it, and each
+//! [`Sender::sync`] brings in what the guest wrote meanwhile. What was taken out and is written afterwards comes back with the next sync:
+//! a page's bit goes before the page is read. What is plugged does not change meanwhile, which the machine's `freeze` sees to.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use memory::{BlockReader, DirtyBitmap, Memory, RamBlock};
+use qapi::Result;
+
+use super::{blocks, populated};
+use crate::progress::{Counters, set};
+use crate::wire::{Output, PAGE, ram};
+
+/// Bytes whose log is cleared, and whose holes are looked for, at a time.
+const CHUNK: u64 = 64 << 20;
+/// Bytes that are taken out of the log at a time.
+const STEP: u64 = 64 * PAGE;
+
+/// What is at a place of a block.
+enum Find {
+    /// Pages up to here were never touched.
+    Hole(u64),
+    /// Pages up to here have to be looked at.
+    Data(u64),
+}
+
+struct SendBlock {
+    block: Arc<RamBlock>,
+    name: String,
+    log: Arc<DirtyBitmap>,
+    runs: Vec<Range<u64>>,
+    reader: BlockReader,
+}
+
+impl SendBlock {
+    /// Looks at `at`, of what lies before `end`.
+    fn find(&self, at: u64, end: u64) -> Find {
+        let data = self.reader.next_data(at..end);
+        if data.start > at { Find::Hole(data.start) } else { Find::Data(data.end.max(at + PAGE)) }
+    }
+}
+
+/// Where the next page of a pass is looked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    block: usize,
+    run: usize,
+    /// From the start of the run.
+    offset: u64,
+}
+
+/// Sends the memory of a machine.
+pub struct Sender {
+    memory: Arc<Memory>,
+    blocks: Vec<SendBlock>,
+    cursor: Cursor,
+    /// The block that the stream's last page belonged to.
+    last: Option<usize>,
+    /// Pages in the log.
+    pending: u64,
+    /// Whether this is the first pass, in which memory may be that nobody ever touched.
+    bulk: bool,
+    /// Pages of the present step, kept for its memory.
+    step: Vec<u64>,
+}
+
+impl Sender {
+    /// Begins to log writes; all that is populated is to be sent.
+    ///
+    /// # Errors
+    /// Writes cannot be logged.
+    pub fn new(memory: &Arc<Memory>) -> Result<Self> {
+        memory.start_global_dirty_log()?;
+        let take = |block: Arc<RamBlock>| {
+            let log = block.dirty_log()?;
+            let (name, runs, reader) = (block.name(), populated(&block), block.reader());
+            runs.iter().for_each(|run| log.mark(run.start, run.end - run.start));
+            Some(SendBlock { block, name, log, runs, reader })
+        };
+        let blocks: Vec<_> = blocks(memory).into_iter().filter_map(take).collect();
+        let bytes: u64 = blocks.iter().flat_map(|b| &b.runs).map(|run| run.end - run.start).sum();
+        let memory = Arc::clone(memory);
+        let (cursor, last) = (Cursor::default(), None);
+        Ok(Self { memory, blocks, cursor, last, pending: bytes.div_ceil(PAGE), bulk: true, step: Vec::new() })
+    }
+
+    /// Bytes of all blocks, unplugged memory included.
+    pub fn total(&self) -> u64 {
+        self.blocks.iter().map(|b| b.block.size()).sum()
+    }
+
+    /// Bytes in the log.
+    pub fn pending(&self) -> u64 {
+        self.pending * PAGE
+    }
+
+    /// The list of blocks, the beginning of the section.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn put_blocks(&self, out: &mut Output) -> io::Result<()> {
+        out.u64(self.total() | ram::BLOCKS)?;
+        for block in &self.blocks {
+            out.text(&block.name)?;
+            out.u64(block.block.size())?;
+        }
+        out.u64(ram::END)
+    }
+
+    /// Brings in what was written; gives the number of pages that came.
+    pub fn sync(&mut self) -> u64 {
+        self.memory.sync_dirty_log();
+        let before = self.pending;
+        self.pending = self.blocks.iter().map(|b| b.log.count()).sum();
+        self.pending.saturating_sub(before)
+    }
+
+    /// Begins a pass.
+    pub fn begin_pass(&mut self) {
+        self.cursor = Cursor::default();
+    }
+
+    /// Sends pages until the pass ends, which gives `true`, or `enough` says so after some of them.
+    ///
+    /// # Errors
+    /// The channel's, or those of `enough`.
+    pub fn send(
+        &mut self,
+        out: &mut Output,
+        counters: &Counters,
+        mut enough: impl FnMut(&mut Output) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        while let Some(block) = self.blocks.get(self.cursor.block) {
+            let Some(run) = block.runs.get(self.cursor.run).cloned() else {
+                self.cursor = Cursor { block: self.cursor.block + 1, ..Cursor::default() };
+                continue;
+            };
+            let start = run.start + self.cursor.offset;
+            if start >= run.end {
+                self.cursor = Cursor { run: self.cursor.run + 1, offset: 0, ..self.cursor };
+                continue;
+            }
+            let end = run.end.min((start + 1).next_multiple_of(CHUNK));
+            let left = self.chunk(out, counters, start..end, &mut enough)?;
+            self.cursor.offset = left - run.start;
+            set(&counters.remaining, self.pending());
+            if left < end {
+                return Ok(false);
+            }
+        }
+        self.bulk = false;
+        out.u64(ram::END)?;
+        Ok(true)
+    }
+
+    /// Sends what is dirty in a part of the present block; gives the offset up to which it came.
+    fn chunk(
+        &mut self,
+        out: &mut Output,
+        counters: &Counters,
+        range: Range<u64>,
+        enough: &mut impl FnMut(&mut Output) -> io::Result<bool>,
+    ) -> io::Result<u64> {
+        let index = self.cursor.block;
+        let mut at = range.start;
+        let mut found = Find::Data(at);
+        while at < range.end {
+            let next = range.end.min((at + 1).next_multiple_of(STEP));
+            let block = &self.blocks[index];
+            let mut step = std::mem::take(&mut self.step);
+            block.log.take(at, next - at, |page| step.push(page));
+            self.pending = self.pending.saturating_sub(step.len() as u64);
+            for page in step.drain(..) {
+                let block = &self.blocks[index];
+                if self.bulk && matches!(found, Find::Hole(end) | Find::Data(end) if end <= page) {
+                    found = block.find(page, range.end);
+                }
+                let hole = self.bulk && matches!(found, Find::Hole(end) if page < end);
+                let zero = hole || block.block.is_zero(page, PAGE as usize);
+                Self::page(&self.blocks, &mut self.last, out, index, page, zero)?;
+                let counter = if zero { &counters.zero_pages } else { &counters.pages };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            self.step = step;
+            at = next;
+            if enough(out)? {
+                out.u64(ram::END)?;
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    fn page(
+        blocks: &[SendBlock],
+        last: &mut Option<usize>,
+        out: &mut Output,
+        index: usize,
+        offset: u64,
+        zero: bool,
+    ) -> io::Result<()> {
+        let block = &blocks[index];
+        let kind = if zero { ram::FILLED } else { ram::PAGE };
+        if *last == Some(index) {
+            out.u64(offset | kind | ram::CONTINUE)?;
+        } else {
+            out.u64(offset | kind)?;
+            out.text(&block.name)?;
+            *last = Some(index);
+        }
+        if zero { out.u8(0) } else { out.guest(&block.block, offset, PAGE) }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.memory.stop_global_dirty_log();
+    }
+}

@@ -1,0 +1,169 @@
+//! Writing the stream. Guest memory goes from where it is into the channel, without a copy of ours.
+
+#![expect(unsafe_code, reason = "writev of guest memory")]
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memory::RamBlock;
+
+use crate::channel::Channel;
+
+/// Bytes that are gathered before they are written.
+const GATHER: usize = 1 << 20;
+/// Pieces that one call takes.
+const PIECES: usize = libc::UIO_MAXIOV as usize;
+
+#[derive(Debug)]
+enum Piece {
+    /// Bytes of `own`.
+    Own(Range<usize>),
+    /// Bytes of a block in `blocks`.
+    Guest { block: usize, offset: u64, len: usize },
+}
+
+/// Gathers what is to be written, and writes it in large calls.
+#[derive(Debug)]
+pub struct Output {
+    channel: Arc<Channel>,
+    own: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// Keeps what pieces name mapped.
+    blocks: Vec<Arc<RamBlock>>,
+    gathered: usize,
+    sent: Arc<AtomicU64>,
+}
+
+impl Output {
+    /// Writes into `channel` and counts in `sent` what it was given.
+    pub fn new(channel: Arc<Channel>, sent: Arc<AtomicU64>) -> Self {
+        Self { channel, own: Vec::new(), pieces: Vec::new(), blocks: Vec::new(), gathered: 0, sent }
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// Gives the channel back.
+    ///
+    /// # Errors
+    /// What was gathered could not be written.
+    pub fn into_channel(mut self) -> io::Result<Arc<Channel>> {
+        self.flush()?;
+        Ok(self.channel)
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let start = self.own.len();
+        self.own.extend_from_slice(bytes);
+        match self.pieces.last_mut() {
+            Some(Piece::Own(range)) if range.end == start => range.end = self.own.len(),
+            _ => self.pieces.push(Piece::Own(start..self.own.len())),
+        }
+        self.added(bytes.len())
+    }
+
+    /// Adds a byte.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn u8(&mut self, value: u8) -> io::Result<()> {
+        self.bytes(&[value])
+    }
+
+    /// Adds a number.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn u32(&mut self, value: u32) -> io::Result<()> {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Adds a number.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn u64(&mut self, value: u64) -> io::Result<()> {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Adds a text of at most 255 bytes behind its length.
+    ///
+    /// # Errors
+    /// The channel's, or the text is longer.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        self.u8(u8::try_from(text.len()).map_err(io::Error::other)?)?;
+        self.bytes(text.as_bytes())
+    }
+
+    /// Adds guest memory. What is written is what is there when that happens, at the latest in [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// The channel's; the range is outside of the block.
+    pub fn guest(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= block.max_size());
+        let (Some(_), Ok(len)) = (end, usize::try_from(len)) else {
+            return Err(io::Error::other("memory outside of its block"));
+        };
+        if !self.blocks.last().is_some_and(|last| Arc::ptr_eq(last, block)) {
+            self.blocks.push(Arc::clone(block));
+        }
+        self.pieces.push(Piece::Guest { block: self.blocks.len() - 1, offset, len });
+        self.added(len)
+    }
+
+    fn added(&mut self, len: usize) -> io::Result<()> {
+        self.gathered += len;
+        self.sent.fetch_add(len as u64, Ordering::Relaxed);
+        // A page and its head belong into one call.
+        if self.gathered >= GATHER || self.pieces.len() >= PIECES - 1 { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is gathered.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let entry = |piece: &Piece| match piece {
+            Piece::Own(range) => {
+                let bytes = &self.own[range.clone()];
+                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+            }
+            Piece::Guest { block, offset, len } => {
+                let base = self.blocks[*block].host_address().wrapping_add(*offset as usize);
+                libc::iovec { iov_base: base.cast(), iov_len: *len }
+            }
+        };
+        let mut iov: Vec<libc::iovec> = self.pieces.iter().map(entry).collect();
+        let mut left = &mut iov[..];
+        while !left.is_empty() {
+            // SAFETY: our own bytes are not touched until the call returns; guest memory is inside of blocks that `self.blocks` keeps
+            // mapped.
+            let mut written = unsafe { self.channel.write_some(left)? };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let Some(first) = left.first_mut() {
+                if written < first.iov_len {
+                    first.iov_base = first.iov_base.cast::<u8>().wrapping_add(written).cast();
+                    first.iov_len -= written;
+                    break;
+                }
+                written -= first.iov_len;
+                left = &mut left[1..];
+            }
+        }
+        self.own.clear();
+        self.pieces.clear();
+        self.blocks.clear();
+        self.gathered = 0;
+        Ok(())
+    }
+}
