@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use memory::{Owner, RegionDesc, RegionId, SIZE_ALL};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Priority, Saved, Section, vmstate};
 
 use super::layout::Layout;
 use crate::core::bus::{self, Bus};
@@ -18,7 +19,7 @@ use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::pci::bus::PciBusWiring;
 use crate::pci::host::{ConfigPorts, Ecam};
-use crate::pci::{BarKind, PciBus, PciDevice, PciInfo, PciState, chipset_class};
+use crate::pci::{BarKind, PciBus, PciDevice, PciDeviceState, PciInfo, PciState, chipset_class};
 
 /// Q35: base of memory-mapped configuration and its enable bit.
 pub const PCIEXBAR: u16 = 0x60;
@@ -38,6 +39,28 @@ pub struct PciHost {
     parts: OnceLock<(Arc<PciBus>, Arc<ConfigPorts>)>,
 }
 crate::device_object!(PciHost, dev);
+
+vmstate! {
+    /// What a migration takes along of either bridge.
+    pub struct HostState: "PCIHost", version 1 {
+        /// The address register of the configuration ports.
+        config_reg: u32,
+    }
+}
+vmstate! {
+    /// Of the function `i440FX`.
+    pub struct I440FxState: "I440FX", version 3 {
+        /// What it has as a function.
+        device: PciDeviceState,
+    }
+}
+vmstate! {
+    /// Of the function `mch`.
+    pub struct MchState: "mch", version 1 {
+        /// What it has as a function.
+        device: PciDeviceState,
+    }
+}
 
 pub(super) fn register(registry: &mut Registry) {
     let size = |name: &'static str, get: fn(&Layout) -> u64| {
@@ -120,6 +143,19 @@ impl Device for PciHost {
         if let Some((_, ports)) = self.parts.get() {
             ports.reset();
         }
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save =
+            move || HostState { config_reg: self.parts.get().map_or(0, |(_, ports)| ports.address()) };
+        let load = move |HostState { config_reg }| {
+            if let Some((_, ports)) = loaded.parts.get() {
+                ports.set_address(config_reg);
+            }
+            Ok(())
+        };
+        Saved::one(Section::new(save, load).at(Priority::Bus))
     }
 }
 
@@ -214,5 +250,26 @@ impl PciDevice for HostFunction {
 
     fn config_written(&self, _offset: u16, _size: u8, _value: u32) {
         self.update();
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let (own, loaded) = (Arc::clone(&self), self);
+        let load = move |device: &PciDeviceState| {
+            loaded.pci.load_state(device)?;
+            loaded.update();
+            Ok(())
+        };
+        let section = if own.ecam {
+            let load = move |MchState { device }| {
+                load(&device).map_err(|error: LoadError| error.in_field("mch", "device"))
+            };
+            Section::new(move || MchState { device: own.pci.saved_state() }, load)
+        } else {
+            let load = move |I440FxState { device }| {
+                load(&device).map_err(|error: LoadError| error.in_field("I440FX", "device"))
+            };
+            Section::new(move || I440FxState { device: own.pci.saved_state() }, load)
+        };
+        Saved::one(section.at(Priority::Bus))
     }
 }

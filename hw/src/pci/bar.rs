@@ -68,6 +68,7 @@ impl Bar {
             BarKind::Memory32 => config.set_writable(self.offset(), &(mask as u32).to_le_bytes()),
             BarKind::Memory64 { .. } => config.set_writable(self.offset(), &mask.to_le_bytes()),
         }
+        config.set_checked(self.offset(), &[0xff; 8][..4 * usize::from(self.registers())]);
         self.clear(config);
     }
 

@@ -264,7 +264,7 @@ impl Bridge {
     }
 
     /// Opens and closes the windows as the registers say.
-    fn update(&self, device: &dyn PciDevice) {
+    pub(super) fn update(&self, device: &dyn PciDevice) {
         let (ranges, vga) = device.pci().with_config(|config| {
             let vga = config.get16(reg::BRIDGE_CONTROL) & CONTROL_VGA != 0;
             let on = |bit| vga && config.command() & bit != 0;

@@ -3,6 +3,8 @@
 //! PCI Local Bus 3.0 §6.1, §6.2, §6.7; PCI-to-PCI Bridge 1.2 §3.2 for the header of bridges. Extended capabilities are the device's
 //! to place.
 
+use vmstate::LoadError;
+
 /// Offsets of header registers (type 0, and what differs in type 1).
 pub mod reg {
     /// Vendor ID.
@@ -68,6 +70,15 @@ const STATUS_CAP_LIST: u16 = 1 << 4;
 const STATUS_W1C: u16 = 0xf900;
 const HEADER_SIZE: usize = 0x40;
 const HEADER_BRIDGE: u8 = 1;
+/// Where the header says what the function is, and which bits do.
+const IDENTITY: &[(u16, &[u8])] = &[
+    (reg::VENDOR_ID, &[0xff; 4]),
+    (reg::STATUS, &[STATUS_CAP_LIST as u8]),
+    (reg::REVISION, &[0xff; 4]),
+    (reg::HEADER_TYPE, &[0xff]),
+    (reg::CAPABILITIES, &[0xff]),
+    (reg::INTERRUPT_PIN, &[0xff]),
+];
 /// Header type bit: there are more functions in the slot.
 pub const HEADER_MULTIFUNCTION: u8 = 0x80;
 
@@ -117,6 +128,9 @@ pub struct ConfigSpace {
     data: Vec<u8>,
     writable: Vec<u8>,
     write_1_clears: Vec<u8>,
+    /// Bits that say what the function is: state of a function with others is of another one.
+    #[doc(alias = "cmask")]
+    checked: Vec<u8>,
     /// Bytes that capabilities occupy.
     used: Vec<bool>,
 }
@@ -129,9 +143,13 @@ impl ConfigSpace {
             data: vec![0; size],
             writable: vec![0; size],
             write_1_clears: vec![0; size],
+            checked: vec![0; size],
             used: vec![false; size],
         };
         space.used[..HEADER_SIZE].fill(true);
+        for (offset, mask) in IDENTITY {
+            space.set_checked(*offset, mask);
+        }
         space.set16(reg::VENDOR_ID, info.vendor);
         space.set16(reg::DEVICE_ID, info.device);
         space.set8(reg::REVISION, info.revision);
@@ -175,6 +193,7 @@ impl ConfigSpace {
         self.data.resize(size, 0);
         self.writable.resize(size, 0xff);
         self.write_1_clears.resize(size, 0);
+        self.checked.resize(size, 0);
         self.used.resize(size, false);
         // The empty list.
         self.set_writable(0x100, &[0; 4]);
@@ -251,12 +270,44 @@ impl ConfigSpace {
         }
     }
 
+    /// Says which bits must be alike where state comes from and where it goes, if the guest cannot write them.
+    pub fn set_checked(&mut self, offset: u16, mask: &[u8]) {
+        let at = usize::from(offset);
+        if let Some(target) = self.checked.get_mut(at..at + mask.len()) {
+            target.copy_from_slice(mask);
+        }
+    }
+
+    /// Takes the registers of the same function of another machine over.
+    ///
+    /// # Errors
+    /// It is another function. The text is QEMU's.
+    pub fn load(&mut self, bytes: &[u8]) -> vmstate::Result<()> {
+        let (size, own) = (bytes.len(), self.size());
+        if size != own {
+            return Err(LoadError::invalid(format!("{size} bytes of configuration space, not {own}")));
+        }
+        for (at, (&read, &device)) in bytes.iter().zip(&self.data).enumerate() {
+            let (check, write, clear) = (self.checked[at], self.writable[at], self.write_1_clears[at]);
+            if (read ^ device) & check & !write & !clear != 0 {
+                return Err(LoadError::invalid(format!(
+                    "get_pci_config_device: Bad config data: i={at:#x} read: {read:x} device: {device:x} cmask: {check:x} wmask: {write:x} w1cmask:{clear:x}"
+                )));
+            }
+        }
+        self.data.copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Puts an extended capability (PCI Express 3.0 §7.9.1) of version `version` at `offset`, read-only over `size` bytes, with the next
     /// one at `next` (0 for none).
     pub fn add_extended(&mut self, offset: u16, id: u16, version: u8, next: u16, size: u16) {
         let at = usize::from(offset);
         if let Some(target) = self.writable.get_mut(at..at + usize::from(size)) {
             target.fill(0);
+        }
+        if let Some(target) = self.checked.get_mut(at..at + usize::from(size)) {
+            target.fill(0xff);
         }
         self.set16(offset, id);
         self.set16(offset + 2, u16::from(version & 0xf) | next << 4);
@@ -283,6 +334,7 @@ impl ConfigSpace {
             .find(|&at| at + size <= 256 && self.used[at..at + size].iter().all(|used| !used))?;
         self.used[at..at + size].fill(true);
         self.writable[at..at + size].fill(0);
+        self.checked[at..at + size].fill(0xff);
         let offset = at as u16;
         let next = self.data[usize::from(reg::CAPABILITIES)];
         self.set(offset, &[id, next]);

@@ -4,14 +4,17 @@
 //! called with no lock held.
 
 mod life;
+mod migration;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use memory::{AddressSpace, Memory, Owner, RegionDesc, RegionId};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
+use vmstate::Saved;
 
 pub use self::life::{realize, unrealize};
+pub use self::migration::PciDeviceState;
 use super::bar::{Bar, BarKind};
 use super::bridge::Bridge;
 use super::bus::PciBus;
@@ -64,6 +67,11 @@ pub trait PciDevice: Device {
     /// Bridges with a slot: a function was plugged behind it by somebody else, who wants the slot to have power.
     fn supply_slot(&self) {}
 
+    /// What a migration takes along, [`PciState::saved_state`] of this function included.
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        Saved::Blocked(format!("State blocked by non-migratable device '{}'", self.dev().type_name()))
+    }
+
     /// Lines of `info qtree` about GPIO lines.
     fn pci_qtree_gpios(&self) -> Vec<String> {
         Vec::new()
@@ -91,6 +99,9 @@ macro_rules! pci_device {
             fn reset(&self, kind: $crate::core::device::ResetKind) {
                 self.$($field).+.reset();
                 $crate::pci::device::PciDevice::pci_reset(self, kind);
+            }
+            fn saved(self: std::sync::Arc<Self>) -> vmstate::Saved {
+                $crate::pci::device::PciDevice::pci_saved(self)
             }
             fn qtree_gpios(&self) -> Vec<String> {
                 $crate::pci::device::PciDevice::pci_qtree_gpios(self)

@@ -82,6 +82,8 @@ pub fn add(state: &PciState, kind: Kind) -> Result<u16> {
         config.set32(cap + 4, if kind == Kind::Endpoint { device | FUNCTION_RESET } else { device });
         config.set32(cap + at::LINK, LINK_ASPM_L0S | u32::from(LINK_SLOWEST));
         config.set16(cap + at::LINK_STATUS, LINK_SLOWEST);
+        // How a link came up is of no matter where state goes.
+        config.set_checked(cap + at::LINK_STATUS, &[0; 2]);
         let mut device2 = DEVICE2_EXTENDED_FORMAT | DEVICE2_PREFIXES;
         let mut control2 = CONTROL2_PREFIX_BLOCK;
         if kind == Kind::Endpoint {

@@ -66,6 +66,16 @@ impl ConfigPorts {
         self.address.store(0, Ordering::Relaxed);
     }
 
+    /// The address register.
+    pub fn address(&self) -> u32 {
+        self.address.load(Ordering::Relaxed)
+    }
+
+    /// Sets it.
+    pub fn set_address(&self, address: u32) {
+        self.address.store(address, Ordering::Relaxed);
+    }
+
     /// Where an access to the data register goes. The lowest two bits of the address count as in QEMU, whose test programs name the
     /// very byte and then read the first data port; drivers leave them clear and choose the port.
     fn target(&self, offset: u64) -> Option<(u8, u8, u16)> {

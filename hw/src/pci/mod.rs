@@ -22,8 +22,8 @@ pub use bar::{Bar, BarKind};
 pub use bridge::Bridge;
 pub use bus::{IntxRouter, PciBus};
 pub use config::{ConfigSpace, PciInfo};
-pub use device::{PciDevice, PciState};
-pub use msix::{Msix, MsixLayout, MsixSource};
+pub use device::{PciDevice, PciDeviceState, PciState};
+pub use msix::{Msix, MsixLayout, MsixSource, MsixState};
 pub use properties::addr_text;
 
 use crate::core::device::{Category, Device, DeviceClass};

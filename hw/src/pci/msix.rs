@@ -4,6 +4,7 @@
 //! to RAM changes RAM, and one to a device's registers is lost: it could come back to this very table. Like any other write it
 //! needs bus mastering.
 
+mod migration;
 mod source;
 
 use std::ops::Range;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use accel::{IrqChip, MsiMessage, MsiRoute};
 use memory::{AccessConstraints, AddressSpace, RegionOps};
 
+pub use migration::MsixState;
 pub use source::MsixSource;
 
 /// Vectors at most.

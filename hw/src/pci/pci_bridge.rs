@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qapi::{Error, Result};
 use qom::{Class, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Priority, Saved, Section, vmstate};
 
 use super::bridge::Bridge;
 use super::config::{PciInfo, reg};
-use super::device::{PciDevice, PciState};
+use super::device::{PciDevice, PciDeviceState, PciState};
 use super::express::{self, Kind, ReserveProps, at};
 use crate::acpi::pcihp;
 use crate::core::bus::Bus as _;
@@ -43,6 +44,21 @@ struct Props {
     shpc: bool,
     writeable_slt_bug: bool,
     reserve: ReserveProps,
+}
+
+vmstate! {
+    /// What a migration takes along of `pci-bridge`.
+    pub struct PciBridgeState: "pci_bridge", version 1 {
+        /// What it has as a function.
+        device: PciDeviceState,
+    }
+}
+vmstate! {
+    /// Of `pcie-pci-bridge`.
+    pub struct PciePciBridgeState: "pcie-pci-bridge", version 1 {
+        /// What it has as a function.
+        device: PciDeviceState,
+    }
 }
 
 /// Registers the classes.
@@ -154,6 +170,27 @@ impl PciDevice for PciBridge {
 
     fn bridge(&self) -> Option<&Bridge> {
         Some(&self.bridge)
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let (own, loaded) = (Arc::clone(&self), self);
+        let load = move |device: &PciDeviceState| {
+            loaded.pci.load_state(device)?;
+            loaded.bridge.update(&*loaded);
+            Ok(())
+        };
+        Saved::one(if own.express {
+            let load = move |PciePciBridgeState { device }| {
+                load(&device).map_err(|error: LoadError| error.in_field("pcie-pci-bridge", "device"))
+            };
+            Section::new(move || PciePciBridgeState { device: own.pci.saved_state() }, load)
+                .at(Priority::Bus)
+        } else {
+            let load = move |PciBridgeState { device }| {
+                load(&device).map_err(|error: LoadError| error.in_field("pci_bridge", "device"))
+            };
+            Section::new(move || PciBridgeState { device: own.pci.saved_state() }, load).at(Priority::Bus)
+        })
     }
 }
 

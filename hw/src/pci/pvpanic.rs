@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memory::{RegionDesc, RegionId};
 use qapi::Result;
 use qom::{Class, Registry, TypeInfo};
+use vmstate::{Saved, Section, vmstate};
 
 use super::bar::BarKind;
 use super::config::PciInfo;
-use super::device::{PciDevice, PciState};
+use super::device::{PciDevice, PciDeviceState, PciState};
 use crate::core::device::{Category, Device, DeviceClass};
 use crate::core::machine::Machine;
 use crate::isa::pvpanic::{self, EVENTS, Register};
@@ -28,6 +29,14 @@ struct PvPanicPci {
     region: Mutex<Option<RegionId>>,
 }
 crate::pci_device!(PvPanicPci, pci);
+
+vmstate! {
+    /// What a migration takes along: the register remembers nothing.
+    pub struct PvPanicState: "pvpanic-pci", version 1 {
+        /// What it has as a function.
+        device: PciDeviceState,
+    }
+}
 
 pub(super) fn register(registry: &mut Registry) {
     registry.register(
@@ -64,6 +73,14 @@ impl PciDevice for PvPanicPci {
         self.pci.add_bar(0, BarKind::Memory32, SIZE, region);
         *self.region.lock().unwrap_or_else(PoisonError::into_inner) = Some(region);
         Ok(())
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let load = move |PvPanicState { device }| {
+            loaded.pci.load_state(&device).map_err(|error| error.in_field("pvpanic-pci", "device"))
+        };
+        Saved::one(Section::new(move || PvPanicState { device: self.pci.saved_state() }, load))
     }
 
     fn pci_unrealize(self: Arc<Self>, machine: &Arc<Machine>) {

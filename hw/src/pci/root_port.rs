@@ -3,6 +3,7 @@
 //! Where ACPI plugs (the default of `q35`), the slot only shows the guest's power switch; else the port tells the guest itself. Left out:
 //! the root's error and PME messages, link retraining, migration of MSI-X (`x-migrate-msix` is kept and has no effect).
 
+mod migration;
 mod properties;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use mainloop::Clock;
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::bridge::Bridge;
 use super::bus::PciBus;
 use super::config::{PciInfo, reg};
 use super::device::{PciDevice, PciState};
 use super::express::{self, Kind, at};
-use super::slot::{Slot, capabilities};
+use super::slot::{LOCKED, SHOWN_EVENTS, Slot, capabilities};
 use crate::acpi::pcihp;
 use crate::core::bus::Bus as _;
 use crate::core::device::{Category, Device, DeviceClass, ResetKind};
@@ -175,6 +177,11 @@ impl RootPort {
             express::set_link(config, cap, props.speed_code(), props.width());
             config.set16(cap + at::LINK_STATUS, props.link());
             config.set32(cap + at::SLOT, capabilities(props.slot, shown, props.power_controller));
+            // The slot has the last word on these two.
+            config
+                .set_writable(cap + at::SLOT_CONTROL, &Slot::writable(props.power_controller).to_le_bytes());
+            config.set_write_1_clears(cap + at::SLOT_STATUS, &[SHOWN_EVENTS as u8]);
+            config.set_checked(cap + at::SLOT_STATUS, &[!(LOCKED as u8)]);
             config.set_writable(cap + at::ROOT_CONTROL, &[7]);
             config.set_writable(reg::BRIDGE_CONTROL, &[0x5f]);
             if props.writeable_slt_bug {
@@ -288,6 +295,10 @@ impl PciDevice for RootPort {
 
     fn bridge(&self) -> Option<&Bridge> {
         Some(&self.bridge)
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        migration::saved(self)
     }
 
     fn supply_slot(&self) {

@@ -13,6 +13,8 @@ pub const PRESENT: u16 = 1 << 6;
 pub const LOCKED: u16 = 1 << 7;
 /// Status bits that interrupt, and that ones clear.
 const EVENTS: u16 = 0x1f;
+/// Those that a port of ours has.
+pub const SHOWN_EVENTS: u16 = BUTTON | PRESENCE_CHANGED | COMPLETED;
 /// Control: events interrupt.
 pub const INTERRUPTS: u16 = 1 << 5;
 const ATTENTION_OFF: u16 = 3 << 6;
@@ -61,6 +63,17 @@ impl Slot {
         self.status &= PRESENT;
     }
 
+    /// The slot whose registers are these, of which bits that mean nothing are left out.
+    pub fn from_registers(control: u16, status: u16, power_controller: bool) -> Self {
+        let control = control & Self::writable(power_controller);
+        Self { control, status: status & (EVENTS | PRESENT | LOCKED), power_controller }
+    }
+
+    /// Control bits that are kept when the guest writes them.
+    pub fn writable(power_controller: bool) -> u16 {
+        if power_controller { CONTROL } else { CONTROL & !POWER_OFF }
+    }
+
     /// Whether what is in the slot works.
     pub fn has_power(&self) -> bool {
         !self.power_controller || self.control & POWER_OFF == 0
@@ -107,8 +120,7 @@ impl Slot {
     /// A guest's write of the control register. Returns whether the guest let go of what is in the slot.
     pub fn write_control(&mut self, value: u16) -> bool {
         let was_off = self.is_off();
-        let keep = if self.power_controller { CONTROL } else { CONTROL & !POWER_OFF };
-        self.control = value & keep;
+        self.control = value & Self::writable(self.power_controller);
         if value & TOGGLE_LOCK != 0 {
             self.status ^= LOCKED;
         }
@@ -129,7 +141,7 @@ impl Slot {
     /// A guest's write of the status register: ones clear events. As in QEMU nothing is cleared by a guest that clears what is not set, as
     /// some do when they start: it would lose what it has not seen.
     pub fn write_status(&mut self, value: u16) {
-        if value & (BUTTON | PRESENCE_CHANGED | COMPLETED) & !self.status == 0 {
+        if value & SHOWN_EVENTS & !self.status == 0 {
             self.status &= !(value & EVENTS);
         }
     }
