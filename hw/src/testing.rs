@@ -1,5 +1,7 @@
 //! Machines for tests: on the qtest accelerator, where the test plays the guest.
 
+pub(crate) mod carry;
+
 use std::sync::{Arc, Mutex};
 
 use accel::AccelSpec;

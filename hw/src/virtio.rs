@@ -11,6 +11,7 @@ mod backend;
 pub(crate) mod balloon;
 mod device;
 pub mod features;
+pub mod migration;
 pub mod mmio;
 pub mod pci;
 pub mod query;

@@ -147,8 +147,7 @@ impl Device for PciHost {
 
     fn saved(self: Arc<Self>) -> Saved {
         let loaded = Arc::clone(&self);
-        let save =
-            move || HostState { config_reg: self.parts.get().map_or(0, |(_, ports)| ports.address()) };
+        let save = move || HostState { config_reg: self.parts.get().map_or(0, |(_, ports)| ports.address()) };
         let load = move |HostState { config_reg }| {
             if let Some((_, ports)) = loaded.parts.get() {
                 ports.set_address(config_reg);

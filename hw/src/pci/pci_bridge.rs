@@ -183,8 +183,7 @@ impl PciDevice for PciBridge {
             let load = move |PciePciBridgeState { device }| {
                 load(&device).map_err(|error: LoadError| error.in_field("pcie-pci-bridge", "device"))
             };
-            Section::new(move || PciePciBridgeState { device: own.pci.saved_state() }, load)
-                .at(Priority::Bus)
+            Section::new(move || PciePciBridgeState { device: own.pci.saved_state() }, load).at(Priority::Bus)
         } else {
             let load = move |PciBridgeState { device }| {
                 load(&device).map_err(|error: LoadError| error.in_field("pci_bridge", "device"))

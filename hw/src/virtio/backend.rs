@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, cast};
+use vmstate::Saved;
 
 use super::device::{NotifierSlot, VirtioDevice};
+use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY};
+use super::migration::Carrier;
 use super::state::Generic;
 use crate::core::{Device, DeviceState};
 
@@ -22,6 +25,12 @@ pub trait VirtioBackend: Device + VirtioDevice {
     /// They cannot be asked.
     fn sync_config(&self) -> Option<Result<()>> {
         None
+    }
+
+    /// What a migration takes along of the device and of the proxy it is behind: see [`migration`](super::migration). The device's own
+    /// `saved` says `Nothing` then.
+    fn saved_behind(self: Arc<Self>, _carrier: Carrier) -> Saved {
+        Saved::Blocked(format!("State blocked by non-migratable device '{}'", self.name()))
     }
 
     /// The device-specific feature bits with QEMU's sentences, in the order QEMU lists them.
@@ -90,6 +99,13 @@ impl VirtioCommon {
     /// The generic properties as they are set.
     pub fn generic(&self) -> GenericProperties {
         *self.lock()
+    }
+
+    /// What QEMU's devices have among their features but a modern transport does not offer.
+    pub(super) fn legacy_features(&self) -> u64 {
+        let generic = self.generic();
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        bit(generic.notify_on_empty, NOTIFY_ON_EMPTY) | bit(generic.any_layout, ANY_LAYOUT) | BAD_FEATURE
     }
 
     #[cfg(test)]

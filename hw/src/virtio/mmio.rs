@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use memory::{Owner, RegionDesc, RegionId};
 use qapi::{Error, Result};
 use qom::{Class, Object, ObjectCore, ObjectRef, Property, Registry, TypeInfo, cast};
+use vmstate::Saved;
 
+pub(super) use self::registers::MmioState;
 use self::registers::{Registers, Slot};
 use super::backend::VirtioBackend;
+use super::migration::Carrier;
 use super::transport::{Doorbells, Parts, Transport, Wiring, follow_run_state};
 use crate::core::bus::attach;
 use crate::core::irq::IrqLine;
@@ -86,6 +89,19 @@ impl VirtioMmio {
         Ok(())
     }
 
+    /// What a migration takes along of the registers, while there are any.
+    pub(super) fn saved_state(&self) -> Option<MmioState> {
+        self.slot().map(|slot| slot.saved_state())
+    }
+
+    /// Takes that over.
+    ///
+    /// # Errors
+    /// It is another slot's.
+    pub(super) fn load_state(&self, saved: &MmioState) -> vmstate::Result<()> {
+        self.slot().map_or(Ok(()), |slot| slot.load_state(saved))
+    }
+
     /// A back end that was realized on the bus is connected.
     fn connect(&self, machine: &Arc<Machine>, backend: Arc<dyn VirtioBackend>) -> Result<()> {
         let Some((slot, region)) = self.live().as_ref().map(|live| (Arc::clone(&live.slot), live.region))
@@ -139,6 +155,12 @@ impl Device for VirtioMmio {
         if let Some(slot) = self.slot() {
             slot.reset();
         }
+    }
+
+    /// A slot with nothing behind it takes no writes.
+    fn saved(self: Arc<Self>) -> Saved {
+        let Some(transport) = self.transport() else { return Saved::Nothing };
+        Arc::clone(transport.backend()).saved_behind(Carrier::mmio(self, transport))
     }
 
     fn qtree_gpios(&self) -> Vec<String> {

@@ -11,7 +11,7 @@ use qapi::{Error, Result};
 use qom::{ObjectRef, Resolve, Tree, cast};
 
 use super::backend::VirtioBackend;
-use super::features::{ANY_LAYOUT, BAD_FEATURE, NOTIFY_ON_EMPTY, STATUS_TEXT, TRANSPORT_TEXT, status};
+use super::features::{BAD_FEATURE, STATUS_TEXT, TRANSPORT_TEXT, status};
 use super::mmio::VirtioMmio;
 use super::pci::Proxy;
 use super::ring_server::RingServerStatus;
@@ -84,7 +84,6 @@ pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
     let Found { backend, transport, .. } = find(machine, path)
         .ok_or_else(|| Error::generic(format!("Path {path} is not a realized VirtIODevice")))?;
     let generic = backend.common().generic();
-    let legacy = |on: bool, bit: u64| if on { bit } else { 0 };
     let texts = backend.feature_texts();
     let server = backend.ring_server().map(|server| server.status());
     Ok(transport.with_state(|state| VirtioStatus {
@@ -93,14 +92,7 @@ pub fn device_status(machine: &Machine, path: &str) -> Result<VirtioStatus> {
         vhost_started: server.as_ref().is_some_and(|server| server.started),
         device_endian: "little".to_owned(),
         guest_features: features(state.accepted(), texts),
-        host_features: features(
-            // What QEMU's devices have among their features but a modern transport does not offer.
-            state.offered()
-                | legacy(generic.notify_on_empty, NOTIFY_ON_EMPTY)
-                | legacy(generic.any_layout, ANY_LAYOUT)
-                | BAD_FEATURE,
-            texts,
-        ),
+        host_features: features(state.offered() | backend.common().legacy_features(), texts),
         backend_features: features(0, texts),
         num_vqs: state.queues().len() as i64,
         status: statuses(state.status()),

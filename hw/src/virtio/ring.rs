@@ -4,11 +4,23 @@
 //! [`MAX_DESCRIPTORS`] descriptors and ends in a buffer, in nothing, or in a [`Violation`]. A buffer is given back before the next one is
 //! taken, so that all are used in the order in which they were made available (§2.6.2, `VIRTIO_F_IN_ORDER`), whether that was negotiated or not.
 
+/// Does the same with either ring.
+macro_rules! either {
+    ($ring:expr, $bound:ident => $what:expr) => {
+        match $ring {
+            Ring::Split($bound) => $what,
+            Ring::Packed($bound) => $what,
+        }
+    };
+}
+
+mod migration;
 mod packed;
 mod split;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
+pub(super) use self::migration::{QueueState, RingState};
 use self::packed::Packed;
 use self::split::Split;
 use super::device::Violation;
@@ -162,16 +174,6 @@ struct Areas {
 enum Ring {
     Split(Split),
     Packed(Packed),
-}
-
-/// Does the same with either ring.
-macro_rules! either {
-    ($ring:expr, $bound:ident => $what:expr) => {
-        match $ring {
-            Ring::Split($bound) => $what,
-            Ring::Packed($bound) => $what,
-        }
-    };
 }
 
 /// Where a device was in a ring.

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use mainloop::{Clock, Interest, Timer, Watch};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo, UserCreatable};
+use vmstate::{Saved, vmstate};
 
 use self::backend::{Fill, RngBackend, from_object};
 use super::features::BAD_FEATURE;
+use super::migration::{BackendState, Carrier, section};
 use super::pci::{PciBackend, ProxyClass};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
@@ -39,11 +41,24 @@ struct Live {
     mainloop: Option<mainloop::Handle>,
     /// Bytes the guest may still have in this period.
     quota: u64,
-    /// The end of the period, once something was asked for in it.
-    period_end: Option<Timer>,
+    /// The end of the period, in nanoseconds of the guest's clock, once something was asked for in it.
+    period_end: Option<(i64, Timer)>,
     /// What the source is waited for with.
     readable: Option<Watch>,
     retry: Option<Timer>,
+}
+
+vmstate! {
+    /// What a migration takes along.
+    pub(in crate::virtio) struct RngState: "virtio-rng-device", version 1 {
+        quota_remaining: u64,
+        /// Nanoseconds of the guest's clock.
+        period_end: Option<i64>,
+    }
+}
+
+impl BackendState for RngState {
+    const SECTION: &'static str = "virtio-rng";
 }
 
 /// The device, behind `virtio-bus`.
@@ -108,6 +123,38 @@ impl VirtioRng {
         }
     }
 
+    /// Has the period end at `end`, nanoseconds of the guest's clock.
+    fn end_at(&self, mainloop: &mainloop::Handle, end: i64) -> Timer {
+        let refill = self.later(|live, config| {
+            live.quota = config.max_bytes;
+            live.period_end = None;
+        });
+        mainloop.timer(Clock::Virtual, end, refill)
+    }
+
+    fn saved_state(&self) -> RngState {
+        let live = unpoisoned(&self.live);
+        // The buffer that waits is in the ring, and the source is asked again for it.
+        let Live { mainloop: _, quota, period_end, readable: _, retry: _ } = &*live;
+        RngState { quota_remaining: *quota, period_end: period_end.as_ref().map(|(end, _)| *end) }
+    }
+
+    fn load_state(&self, saved: &RngState) {
+        let (max_bytes, period) = {
+            let config = self.config();
+            (config.max_bytes, config.period)
+        };
+        let mut live = unpoisoned(&self.live);
+        let Some(mainloop) = live.mainloop.clone() else { return };
+        // What is allowed in a period, and how long that is, are up to who started this machine.
+        live.quota = saved.quota_remaining.min(max_bytes);
+        let latest = mainloop.now_ns(Clock::Virtual).saturating_add(i64::from(period) * 1_000_000);
+        let end = saved.period_end.map(|end| end.min(latest));
+        let old = std::mem::replace(&mut live.period_end, end.map(|end| (end, self.end_at(&mainloop, end))));
+        drop(live);
+        drop(old);
+    }
+
     /// Has the source looked at again.
     fn wait(&self, live: &mut Live, source: &dyn RngBackend, outcome: Fill) {
         let Some(mainloop) = &live.mainloop else { return };
@@ -162,11 +209,24 @@ impl Device for VirtioRng {
         let live = std::mem::take(&mut *unpoisoned(&self.live));
         drop(live);
     }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
 }
 
 impl VirtioBackend for VirtioRng {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        let own = Arc::clone(&self);
+        let load = move |state| {
+            self.load_state(&state);
+            Ok(())
+        };
+        Saved::one(section(carrier, move || own.saved_state(), load))
     }
 
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {
@@ -211,11 +271,7 @@ impl VirtioDevice for VirtioRng {
         // In range: less than 2^32 ms.
         if live.period_end.is_none() {
             let end = mainloop.now_ns(Clock::Virtual) + i64::from(period) * 1_000_000;
-            let refill = self.later(|live, config| {
-                live.quota = config.max_bytes;
-                live.period_end = None;
-            });
-            live.period_end = Some(mainloop.timer(Clock::Virtual, end, refill));
+            live.period_end = Some((end, self.end_at(mainloop, end)));
         }
         let most = room.min(usize::try_from(live.quota).unwrap_or(usize::MAX));
         trace::emit!(virtio_rng_request, trace::Id::of(self), room, live.quota);

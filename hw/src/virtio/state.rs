@@ -3,6 +3,8 @@
 //! A reset replaces it. It is plain data under the transport's lock; interrupts that a call makes due are returned, so
 //! that the transport delivers them after it let go of the lock. The texts of violations are QEMU's.
 
+mod migration;
+
 use vm_memory::GuestMemory;
 
 use super::device::{Outcome, Violation, VirtioDevice};
@@ -10,6 +12,8 @@ use super::features::{
     ACCESS_PLATFORM, IN_ORDER, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, RING_RESET, VERSION_1, status,
 };
 use super::ring::{NO_VECTOR, VirtQueue};
+
+pub(super) use self::migration::{DeviceState, Host};
 
 /// Which generic features a device offers: properties of every virtio device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

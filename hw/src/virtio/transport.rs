@@ -4,6 +4,7 @@
 //! - [`serving`] is when rings are served, [`kicks`] how notifications arrive, [`turns`] what is left to the main loop's turns, and [`linger`] how a
 //!   ring is looked at a little longer;
 //! - [`external`] is what is different where somebody else serves the rings;
+//! - [`migration`] is what goes along when the machine is moved;
 //! - [`stop`] has all transports of a machine follow its stops.
 //!
 //! One lock guards the state. It is held while the back end serves buffers and let go before interrupts are raised,
@@ -13,6 +14,7 @@ mod common;
 mod external;
 mod kicks;
 mod linger;
+mod migration;
 mod serving;
 mod stop;
 mod turns;
@@ -26,6 +28,7 @@ use self::external::{External, QUEUE_VECTOR};
 pub(super) use self::kicks::Doorbells;
 use self::kicks::Kicks;
 use self::linger::Linger;
+pub(super) use self::migration::TransportState;
 pub(super) use self::stop::follow_run_state;
 use self::turns::Turns;
 use crate::core::{IoThread, IrqLine};
@@ -80,6 +83,8 @@ pub struct Transport {
     /// Taken while the pin's level is computed and set, so that two threads cannot leave the older level.
     pin: Mutex<()>,
     turns: Turns,
+    /// Interrupts that the state came to that was loaded, until the machine runs.
+    owed: Mutex<Due>,
     linger: Linger,
     /// By queue: who serves it, if not the main loop's thread.
     iothreads: Vec<Option<Arc<IoThread>>>,
@@ -106,6 +111,7 @@ impl Transport {
             external,
             pin: Mutex::default(),
             turns: Turns::new(queues),
+            owed: Mutex::default(),
             linger: Linger::new(queues),
             iothreads,
         })
@@ -219,7 +225,9 @@ impl Transport {
                 for queue in self.turns.set_running(running) {
                     self.post_turn(queue);
                 }
-                if !running {
+                if running {
+                    self.deliver_owed();
+                } else {
                     self.finish_notified();
                 }
             }

@@ -115,3 +115,22 @@ fn without_bus_mastering_no_message_leaves() {
     msix.notify(0);
     assert!(sent(&chip).is_empty());
 }
+
+#[test]
+fn what_is_pending_waits_at_the_other_end_and_nothing_is_sent_by_arriving() {
+    let (_, from) = table(3);
+    from.set_control(true, false);
+    program(&from, 1, 0x41, 1);
+    program(&from, 2, 0x42, 0);
+    from.notify(1);
+    let (chip, to) = table(3);
+    to.load_state(&from.saved_state(), true, false).unwrap();
+    assert_eq!((sent(&chip), to.read_pending(0)), (vec![], 2));
+    assert_eq!(to.saved_state(), from.saved_state());
+    to.notify(2);
+    to.write_table(16 + 12, 0);
+    assert_eq!(sent(&chip), [0x42, 0x41]);
+    let (_, other) = table(2);
+    let error = other.load_state(&from.saved_state(), true, false).unwrap_err();
+    assert_eq!(error.lines, ["MSI-X has 3 vectors, not 2"]);
+}

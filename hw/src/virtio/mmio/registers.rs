@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memory::{AccessConstraints, RegionOps};
+use vmstate::{LoadError, Result, vmstate};
 
 use crate::core::irq::IrqLine;
 use crate::virtio::features::{ANY_LAYOUT, NOTIFY_ON_EMPTY, RING_PACKED, status};
@@ -48,7 +49,63 @@ struct Selectors {
     align: u32,
 }
 
+vmstate! {
+    /// What a migration takes along of a slot.
+    pub(in crate::virtio) struct MmioState: "virtio_mmio", version 1 {
+        legacy: bool,
+        host_features_sel: u32,
+        guest_features_sel: u32,
+        guest_features: [u32; 2],
+        guest_page_shift: u32,
+        align: u32,
+    }
+}
+
 impl Slot {
+    /// The state of now.
+    pub(super) fn saved_state(&self) -> MmioState {
+        let inner = self.lock();
+        let Inner { transport: _, selectors } = &*inner;
+        let Selectors { device_feature, driver_feature, driver, page_shift, align } = selectors;
+        MmioState {
+            legacy: self.legacy,
+            host_features_sel: *device_feature,
+            guest_features_sel: *driver_feature,
+            guest_features: *driver,
+            guest_page_shift: *page_shift,
+            align: *align,
+        }
+    }
+
+    /// Takes over what the same slot had elsewhere.
+    ///
+    /// # Errors
+    /// It was a slot of another kind.
+    pub(super) fn load_state(&self, saved: &MmioState) -> Result<()> {
+        let MmioState {
+            legacy,
+            host_features_sel,
+            guest_features_sel,
+            guest_features,
+            guest_page_shift,
+            align,
+        } = saved;
+        if *legacy != self.legacy {
+            return Err(LoadError::invalid("'force-legacy' differs"));
+        }
+        if *guest_page_shift > 31 {
+            return Err(LoadError::invalid(format!("Invalid page shift {guest_page_shift}")));
+        }
+        self.lock().selectors = Selectors {
+            device_feature: *host_features_sel,
+            driver_feature: *guest_features_sel,
+            driver: *guest_features,
+            page_shift: *guest_page_shift,
+            align: *align,
+        };
+        Ok(())
+    }
+
     pub(super) fn new(legacy: bool, line: Arc<IrqLine>) -> Self {
         Self { legacy, line, inner: Mutex::default() }
     }

@@ -1,11 +1,13 @@
 //! A driver that reaches a slot of a microvm through the physical address space.
 
 use proptest::prelude::*;
+use vmstate::vmstate;
 
 use super::*;
 use crate::core::{Global, bus, qdev};
-use crate::testing::{Rig, config};
-use crate::virtio::features::{RING_PACKED, VERSION_1};
+use crate::testing::{Rig, carry, config};
+use crate::virtio::features::{RING_EVENT_IDX, RING_PACKED, VERSION_1};
+use crate::virtio::migration::{BackendState, section};
 use crate::virtio::ring::Chain;
 use crate::virtio::testing::{Echo, NEEDED};
 use crate::virtio::{Outcome, Violation, VirtioCommon, VirtioDevice};
@@ -29,6 +31,18 @@ impl Device for Backend {
     fn realize(self: Arc<Self>, _machine: &Arc<Machine>) -> Result<()> {
         Ok(())
     }
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
+}
+
+vmstate! {
+    /// There is nothing.
+    struct EchoState: "virtio-echo-device", version 1 {}
+}
+
+impl BackendState for EchoState {
+    const SECTION: &'static str = "virtio-echo";
 }
 
 impl VirtioDevice for Backend {
@@ -58,6 +72,9 @@ impl VirtioDevice for Backend {
 impl VirtioBackend for Backend {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        Saved::one(section(carrier, || EchoState {}, |_| Ok(())))
     }
 }
 
@@ -211,6 +228,62 @@ fn a_legacy_driver_has_its_buffers_served() {
     assert_eq!(d.rig.machine.system_space().read_uint(DESC + 0x1002, 2).0, 1, "the used ring is on its page");
     d.set(0x40, 0);
     assert_eq!((d.status(0), d.get(0x40), d.line()), (0, 0, false), "page 0 ends it");
+}
+
+/// The same slot in another machine, which runs then.
+fn carried(from: &Dut, legacy: bool) -> Dut {
+    let to = Dut::new(legacy);
+    carry::copy_ram(&from.rig.machine, &to.rig.machine, DESC, 0x20_0000);
+    carry::carry(&from.rig.machine, &to.rig.machine);
+    to.rig.machine.start();
+    to
+}
+
+#[test]
+fn a_driver_goes_on_in_another_machine() {
+    for (legacy, features) in [(true, 0), (false, 0), (false, RING_EVENT_IDX)] {
+        let mut d = Dut::new(legacy);
+        let avail = if legacy { DESC + 16 * 8 } else { DESC + 0x1000 };
+        if legacy {
+            d.set(0x28, 4096);
+            assert_eq!([1, 3].map(|status| d.status(status)), [1, 3]);
+            d.set(0x20, NEEDED as u32);
+            d.set(0x38, 8);
+            d.set(0x3c, 4096);
+            d.set(0x40, (DESC >> 12) as u32);
+            d.status(7);
+        } else {
+            d.modern(VERSION_1 | NEEDED | features);
+        }
+        d.echo(avail, 1);
+        assert!(d.line(), "the interrupt that nobody took yet");
+        // Offered, and nobody was told: that came too late.
+        d.put(BUFFER, b"late");
+        d.put(avail + 2, &2u16.to_le_bytes());
+        let mut to = carried(&d, legacy);
+        assert!(to.line());
+        assert_eq!(to.get(0x60), 1);
+        to.rig.turn();
+        let mut answer = [0; 4];
+        let _ = to.rig.machine.system_space().read(BUFFER + 0x100, &mut answer);
+        assert_eq!(&answer, b"late");
+        to.set(0x64, 1);
+        assert_eq!(&to.echo(avail, 3), b"ping");
+        assert_eq!(to.line(), features == 0, "no interrupt was wanted for it");
+        if legacy {
+            assert_eq!(to.get(0x40), (DESC >> 12) as u32, "the size of a page");
+        }
+    }
+}
+
+#[test]
+fn another_kind_of_slot_is_refused() {
+    let d = Dut::new(true);
+    let state = carry::save(&d.rig.machine);
+    let to = Dut::new(false);
+    let error = carry::load(&to.rig.machine, &state).unwrap_err();
+    assert_eq!(error.lines, ["'force-legacy' differs", "Failed to load virtio-echo:virtio"]);
+    carry::spoil(&d.rig.machine, "virtio-echo");
 }
 
 #[test]

@@ -53,6 +53,12 @@ impl Express {
         })
     }
 
+    /// The registers were loaded.
+    pub(super) fn loaded(&mut self, pci: &PciState) {
+        let Self { express: _, power, state } = self;
+        *state = pci.with_config(|config| config.get16(*power + POWER_CONTROL) & POWER_STATE);
+    }
+
     /// Registers as after power-on.
     pub(super) fn reset(&mut self, pci: &PciState) {
         self.state = 0;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use qapi::Result;
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::proxy::{Proxy, VirtioPci, leading_properties};
 use crate::core::{Device, DeviceClass, Machine, ResetKind};
 use crate::pci::{PciDevice, PciInfo, PciState};
 use crate::virtio::VirtioBackend;
+use crate::virtio::migration::Carrier;
 
 /// PCI class of a device that is of no other class.
 pub const PCI_CLASS_OTHERS: u16 = 0x00ff;
@@ -105,6 +107,11 @@ impl<B: PciBackend> PciDevice for BackendPci<B> {
 
     fn config_read(&self, offset: u16, size: u8) -> Option<u32> {
         self.virtio.config_read(offset, size)
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let Some(transport) = self.virtio.transport() else { return Saved::Nothing };
+        self.dyn_backend().saved_behind(Carrier::pci(self, transport))
     }
 
     fn config_written(&self, offset: u16, size: u8, value: u32) {

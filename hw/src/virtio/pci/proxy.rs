@@ -14,7 +14,7 @@ use super::windows::{NotifyPort, Window, WindowOps};
 use crate::core::bus::{attach, plain_bus_class};
 use crate::core::{Bus, Device, Machine, PlainBus, qdev};
 use crate::pci::config::{COMMAND_MASTER, reg};
-use crate::pci::{BarKind, PciDevice, PciInfo, PciState};
+use crate::pci::{BarKind, PciDevice, PciDeviceState, PciInfo, PciState};
 use crate::virtio::backend::VirtioBackend;
 use crate::virtio::transport::{Doorbells, Parts, Transport, Wiring, follow_run_state};
 
@@ -320,6 +320,15 @@ impl VirtioPci {
         if let Some(transport) = self.transport() {
             transport.reset();
         }
+    }
+
+    /// Takes over what the same proxy had elsewhere, but for its transport; of what it has itself there is nothing else that changes.
+    pub(in crate::virtio) fn load(&self, state: &PciDeviceState) -> vmstate::Result<()> {
+        self.pci.load_state(state)?;
+        if let Some(express) = &mut *self.express() {
+            express.loaded(&self.pci);
+        }
+        Ok(())
     }
 
     /// A read of configuration space: through the window, if it is of the window's data.

@@ -6,8 +6,9 @@
 use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
+use vmstate::LoadError;
 
-use super::{Areas, Chain, Head, UNREADABLE};
+use super::{Areas, Chain, Head, RingState, UNREADABLE};
 use crate::virtio::device::Violation;
 
 /// `VIRTQ_DESC_F_NEXT` (§2.8.13).
@@ -149,6 +150,34 @@ impl Packed {
 
     pub(super) fn position(&self) -> Position {
         self.avail
+    }
+
+    /// What a migration takes along; the rest is the queue's.
+    pub(super) fn saved_state(&self) -> RingState {
+        let Self { areas: _, size: _, event_idx: _, avail, used, signalled, untold, asked } = self;
+        RingState {
+            last_avail_idx: avail.index,
+            last_avail_wrap_counter: avail.wrap,
+            used_idx: used.index,
+            used_wrap_counter: used.wrap,
+            signalled_used: *signalled,
+            untold: *untold,
+            asked: *asked,
+        }
+    }
+
+    /// Goes on where another one was, as ring `number` of its device.
+    pub(super) fn load_state(&mut self, number: usize, saved: &RingState) -> vmstate::Result<()> {
+        let (size, avail, used) = (self.size, saved.last_avail_idx, saved.used_idx);
+        if avail >= size || used >= size {
+            return Err(LoadError::invalid(format!(
+                "VQ {number} size {size:#x} <= last_avail_idx {avail:#x} or used_idx {used:#x}"
+            )));
+        }
+        self.avail = Position { index: avail, wrap: saved.last_avail_wrap_counter };
+        self.used = Position { index: used, wrap: saved.used_wrap_counter };
+        (self.signalled, self.untold, self.asked) = (saved.signalled_used, saved.untold, saved.asked);
+        Ok(())
     }
 
     pub(super) fn put_back(&mut self, at: Position) {

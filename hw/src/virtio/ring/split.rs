@@ -5,8 +5,9 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
+use vmstate::LoadError;
 
-use super::{Areas, Chain, Head, UNREADABLE};
+use super::{Areas, Chain, Head, RingState, UNREADABLE};
 use crate::virtio::device::Violation;
 
 /// See the module.
@@ -39,6 +40,39 @@ impl Split {
 
     pub(super) fn signalled(&self) -> Option<u16> {
         self.signalled
+    }
+
+    /// What a migration takes along; the rest is the queue's.
+    pub(super) fn saved_state(&self) -> RingState {
+        let Self { ring, signalled } = self;
+        RingState {
+            last_avail_idx: ring.next_avail(),
+            last_avail_wrap_counter: true,
+            used_idx: ring.next_used(),
+            used_wrap_counter: true,
+            signalled_used: *signalled,
+            untold: 0,
+            asked: None,
+        }
+    }
+
+    /// Goes on where another one was, as ring `number` of its device.
+    pub(super) fn load_state(&mut self, number: usize, saved: &RingState) -> vmstate::Result<()> {
+        let (size, avail, used) = (self.ring.size(), saved.last_avail_idx, saved.used_idx);
+        if avail.wrapping_sub(used) > size {
+            return Err(LoadError::invalid(format!(
+                "VQ {number} size {size:#x} < last_avail_idx {avail:#x} - used_idx {used:#x}"
+            )));
+        }
+        self.ring.set_next_avail(avail);
+        self.ring.set_next_used(used);
+        self.signalled = saved.signalled_used;
+        Ok(())
+    }
+
+    /// The index of what the driver makes available next, if it can be read.
+    pub(super) fn guest_index<M: GuestMemory>(&self, memory: &M, order: Ordering) -> Option<u16> {
+        self.ring.avail_idx(memory, order).ok().map(|index| index.0)
     }
 
     pub(super) fn put_back(&mut self, at: u16) {

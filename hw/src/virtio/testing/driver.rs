@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainloop::Clock;
+
 use crate::core::Device;
-use crate::testing::Rig;
+use crate::testing::{Rig, carry};
 use crate::virtio::features::VERSION_1;
 
 /// Where the rings are, a stride for each queue: descriptors, available ring, used ring, data.
@@ -55,6 +57,30 @@ impl Driver {
         // That it runs.
         driver.rig.events();
         driver.assign();
+        driver
+    }
+
+    /// Stops the machine, and goes on in `to`, a like one that was not finished yet, with the guest's memory and the state of all devices.
+    pub(crate) fn carried(self, to: Rig) -> Self {
+        self.carried_with(to, true)
+    }
+
+    /// The same; `alike` has the machines compared before it runs.
+    pub(crate) fn carried_with(self, to: Rig, alike: bool) -> Self {
+        to.machine.finish().unwrap();
+        self.rig.machine.stop();
+        carry::copy_ram(&self.rig.machine, &to.machine, RINGS, 4 * STRIDE as usize);
+        let clock = to.main.handle().virtual_clock();
+        clock.set_manual();
+        clock.advance_to(self.rig.main.handle().now_ns(Clock::Virtual));
+        match alike {
+            true => carry::carry(&self.rig.machine, &to.machine),
+            false => carry::load(&to.machine, &carry::save(&self.rig.machine)).unwrap(),
+        }
+        let mut driver = Self { rig: to, slot: self.slot, queues: self.queues };
+        assert!(driver.rig.events().is_empty(), "nobody is told of anything");
+        driver.rig.machine.start();
+        driver.turn();
         driver
     }
 

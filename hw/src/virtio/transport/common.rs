@@ -17,6 +17,19 @@ pub(super) struct Selectors {
     written: [u32; 2],
 }
 
+impl Selectors {
+    /// What a migration takes along: which halves are selected, and what the driver wrote.
+    pub(super) fn saved(&self) -> (u32, u32, [u32; 2]) {
+        let Self { device_feature, driver_feature, written } = self;
+        (*device_feature, *driver_feature, *written)
+    }
+
+    /// Takes that over. The driver may write any value.
+    pub(super) fn load(&mut self, device_feature: u32, driver_feature: u32, written: [u32; 2]) {
+        *self = Self { device_feature, driver_feature, written };
+    }
+}
+
 /// What a write came to.
 #[derive(Debug)]
 pub(super) enum Effect {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
+use vmstate::{Decoder, Encoder, Field as _, VmState as _};
 
 use super::super::*;
 
@@ -54,6 +55,8 @@ enum Step {
     Reap,
     /// The driver wants an interrupt for the descriptor so many after the next.
     Event(u16),
+    /// The device goes on in another machine.
+    Move,
 }
 
 /// The driver's half, and what it knows of the device's.
@@ -288,6 +291,23 @@ impl Driver {
         }
     }
 
+    /// Has a queue of another device go on with what a migration takes along.
+    fn carry(&mut self) {
+        let mut out = Encoder::new();
+        self.queue.saved_state().put_fields(&mut out);
+        let bytes = out.into_bytes();
+        let saved = QueueState::get(&mut Decoder::new(&bytes[..])).unwrap();
+        self.queue = VirtQueue::new(LIMIT);
+        self.queue.load_state(0, &saved, self.features(), self.packed).unwrap();
+        assert_eq!(self.queue.saved_state(), saved);
+        assert!(self.queue.strange_index(0, &self.memory).is_none());
+    }
+
+    fn features(&self) -> u64 {
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        bit(self.packed, RING_PACKED) | bit(self.event_idx, RING_EVENT_IDX)
+    }
+
     fn reap(&mut self) {
         while let Some((id, written)) = self.next_used() {
             let (expected, buffer) = self.waiting.pop_front().expect("nothing that was not waited for");
@@ -338,6 +358,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1usize..12, any::<bool>()).prop_map(|(count, unready)| Step::Serve { count, unready }),
         2 => Just(Step::Reap),
         2 => (0u16..64).prop_map(Step::Event),
+        1 => Just(Step::Move),
     ]
 }
 
@@ -355,6 +376,7 @@ fn run(packed: bool, size: u16, event_idx: bool, steps: Vec<Step>) {
             Step::Serve { count, unready } => driver.serve(count, unready),
             Step::Reap => driver.reap(),
             Step::Event(ahead) => driver.want(ahead),
+            Step::Move => driver.carry(),
         }
     }
     driver.serve(all, false);
