@@ -46,7 +46,7 @@ impl Bitmap for DirtyMarker {
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        self.block.dirty_log().is_some_and(|log| log.is_dirty(self.base + offset as u64))
+        self.block.is_dirty(self.base + offset as u64)
     }
 
     fn slice_at(&self, offset: usize) -> DirtySlice<'_> {
@@ -67,7 +67,7 @@ impl Bitmap for DirtySlice<'_> {
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        self.block.dirty_log().is_some_and(|log| log.is_dirty(self.base + offset as u64))
+        self.block.is_dirty(self.base + offset as u64)
     }
 
     fn slice_at(&self, offset: usize) -> Self {

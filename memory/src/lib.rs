@@ -27,7 +27,7 @@
 //! | topology, flat views, listeners | complete for PCI machines; checked against a model and the oracle's trees |
 //! | access dispatch | complete; little endian only |
 //! | RAM blocks, discard | every backing and page size; pages of the host are counted |
-//! | dirty bitmaps | one client (migration), 4 KiB pages |
+//! | dirty bitmaps | several clients, 4 KiB pages |
 //! | discard manager, claims on discards | complete |
 //! | map for DMA | library with a recording client; no device server can be attached yet |
 //! | `info mtree` | complete |
@@ -39,6 +39,7 @@ mod access;
 mod backend;
 mod children;
 mod damage;
+mod dirty_log;
 mod discard_manager;
 mod discard_policy;
 mod dispatch;
@@ -72,8 +73,8 @@ pub use listener::{IoEventFdSection, MemoryListener, Section};
 pub use memory::{Memory, PreallocObserver};
 pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
 pub use ram::{
-    Backing, BlockRange, BlockReader, DirtyBitmap, FileBacking, HostPolicy, MemfdSpec, RamBlock, RamSpec,
-    create_memfd, file_page_size, host_page_size,
+    Backing, BlockRange, BlockReader, DirtyBitmap, DirtyClient, FileBacking, HostPolicy, MemfdSpec, RamBlock,
+    RamSpec, create_memfd, file_page_size, host_page_size,
 };
 pub use ranges::Ranges;
 pub use region::{Owner, RegionDesc, RegionId, RegionKind};

@@ -83,7 +83,12 @@ pub trait MemoryListener: Send + Sync {
     /// Brings the dirty bitmap of the section's block up to date.
     fn log_sync(&self, _section: &Section) {}
 
-    /// Writes to all RAM are logged from now on (migration).
+    /// Has writes to pages of the section seen again that [`log_sync`](Self::log_sync) reported with
+    /// [`RamBlock::mark_dirty_unwatched`]. A write after this is reported by a later `log_sync`. A section here may be a part of one
+    /// that was added.
+    fn log_clear(&self, _section: &Section) {}
+
+    /// Writes to all RAM are logged from now on, for one client or several.
     ///
     /// # Errors
     /// A sentence for the user; logging stays off.

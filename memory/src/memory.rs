@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::flatview::FlatView;
 use crate::listener::{self, MemoryListener};
 use crate::object::RegionObjects;
-use crate::ram::{RamBlock, RamList, RamSpec};
+use crate::ram::{DirtyClients, RamBlock, RamList, RamSpec};
 use crate::region::{Arena, RegionId};
 use crate::render::{render, view_root};
 use crate::space::AddressSpace;
@@ -26,8 +26,8 @@ pub(crate) struct Topology {
     pub(crate) spaces: Vec<SpaceEntry>,
     /// Makes the object of a region, once the classes are registered.
     pub(crate) objects: Option<RegionObjects>,
-    /// Whether all RAM is logged.
-    global_log: bool,
+    /// Who logs writes to all RAM.
+    pub(crate) logging: DirtyClients,
 }
 
 /// An address space with what only the topology needs of it.
@@ -54,7 +54,7 @@ pub trait PreallocObserver: Send + Sync {
 #[derive(Default)]
 pub struct Memory {
     topology: Mutex<Topology>,
-    ram: RamList,
+    pub(crate) ram: RamList,
     backend_defaults: Mutex<BackendDefaults>,
     prealloc_observer: Mutex<Option<Arc<dyn PreallocObserver>>>,
     discard_policy: Arc<DiscardPolicy>,
@@ -146,12 +146,14 @@ impl Memory {
     /// Registers a listener for an address space and replays its view as one batch.
     pub fn add_listener(&self, space: &Arc<AddressSpace>, listener: Arc<dyn MemoryListener>) {
         let mut topology = self.topology();
-        let global_log = topology.global_log;
+        let logging = topology.logging;
         let Some(entry) = topology.spaces.iter_mut().find(|e| Arc::ptr_eq(&e.space, space)) else { return };
         let view = space.view();
         let only = std::slice::from_ref(&listener);
         listener.begin();
-        if global_log && let Err(error) = listener.log_global_start() {
+        if !logging.is_empty()
+            && let Err(error) = listener.log_global_start()
+        {
             tracing::warn!(%error, "dirty log of a new listener");
         }
         let nothing = FlatView::default();
@@ -175,59 +177,6 @@ impl Memory {
         listener::notify(only, &view, &nothing, &Change::all(&view, &nothing));
         listener::notify_eventfds(only, &view.ioeventfds, &[]);
         listener.commit();
-    }
-
-    /// Starts logging writes to all RAM: dirty bitmaps are created, all pages clean, and listeners are told.
-    ///
-    /// # Errors
-    /// What a listener says; logging stays off.
-    #[doc(alias = "memory_global_dirty_log_start")]
-    pub fn start_global_dirty_log(&self) -> qapi::Result<()> {
-        let mut topology = self.topology();
-        if topology.global_log {
-            return Ok(());
-        }
-        self.ram.blocks().iter().for_each(|b| b.start_dirty_log());
-        let mut started: Vec<Arc<dyn MemoryListener>> = Vec::new();
-        for listener in topology.spaces.iter().flat_map(|e| &e.listeners) {
-            if let Err(error) = listener.log_global_start() {
-                started.iter().rev().for_each(|l| l.log_global_stop());
-                self.ram.blocks().iter().for_each(|b| b.stop_dirty_log());
-                return Err(qapi::Error::generic(error));
-            }
-            started.push(listener.clone());
-        }
-        topology.global_log = true;
-        Ok(())
-    }
-
-    /// Stops logging writes to all RAM and drops the dirty bitmaps.
-    #[doc(alias = "memory_global_dirty_log_stop")]
-    pub fn stop_global_dirty_log(&self) {
-        let mut topology = self.topology();
-        if std::mem::take(&mut topology.global_log) {
-            topology.spaces.iter().flat_map(|e| &e.listeners).rev().for_each(|l| l.log_global_stop());
-            self.ram.blocks().iter().for_each(|b| b.stop_dirty_log());
-        }
-    }
-
-    /// Has every listener bring the dirty bitmaps up to date.
-    #[doc(alias = "memory_global_dirty_log_sync")]
-    pub fn sync_dirty_log(&self) {
-        let topology = self.topology();
-        for entry in topology.spaces.iter().filter(|e| !e.listeners.is_empty()) {
-            let view = entry.space.view();
-            for range in
-                view.ranges().iter().filter(|r| r.block().is_some() && (r.log || topology.global_log))
-            {
-                let section = range.section();
-                for listener in &entry.listeners {
-                    listener.log_sync(&section);
-                    let id = trace::Id::of(&**listener);
-                    trace::emit!(memory_region_sync_dirty, &section.name, id, topology.global_log.into());
-                }
-            }
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ioeventfd::IoEventFd;
 use crate::memory::Topology;
 use crate::ops::RegionOps;
-use crate::ram::RamBlock;
+use crate::ram::{DirtyClient, RamBlock};
 use crate::region::{Region, RegionDesc, RegionId, RegionKind};
 use crate::space::AddressSpace;
 
@@ -210,7 +210,7 @@ impl<'a> Transaction<'a> {
     pub fn set_log(&mut self, id: RegionId, log: bool) {
         if self.topology.arena[id].log != log {
             if log && let RegionKind::Ram(block) = &self.topology.arena[id].core.kind {
-                block.start_dirty_log();
+                block.start_dirty_log(DirtyClient::Device);
             }
             self.change(id).log = log;
         }

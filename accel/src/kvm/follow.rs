@@ -160,7 +160,8 @@ impl SystemListener {
         drop(slots);
         let mut slots = self.settled(addr);
         self.call_off(&mut slots, addr);
-        slots.unmap(&self.vm, addr);
+        // What was written there is given up.
+        slots.unmap(&self.vm, addr, Some(&[]));
     }
 
     /// A vCPU touched memory of a slot that the host mapping does not have. Called outside of the gate.
@@ -212,7 +213,7 @@ impl SystemListener {
     /// Gives the section at `addr` one slot for all of its `size` bytes, with no vCPU in the guest.
     fn rejoin(&self, slots: &mut Slots, addr: u64, size: u64) {
         let _closed = self.gate.close();
-        slots.unmap(&self.vm, addr);
+        slots.unmap(&self.vm, addr, None);
         slots.map(&self.vm, addr, 0..size);
     }
 
@@ -223,8 +224,10 @@ impl SystemListener {
         let (keep, gone): (Vec<_>, Vec<_>) =
             entry.parts.iter().cloned().partition(|part| is_inside(runs, part));
         let missing: Vec<_> = runs.iter().flat_map(|run| uncovered(&keep, run)).collect();
+        let offset = entry.in_block().start;
+        let visible: Vec<_> = runs.iter().map(|run| offset + run.start..offset + run.end).collect();
         let closed = self.gate.close();
-        slots.unmap_parts(&self.vm, addr, &gone);
+        slots.unmap_parts(&self.vm, addr, &gone, Some(&visible));
         missing.iter().for_each(|part| slots.map(&self.vm, addr, part.clone()));
         drop(closed);
         trace::emit!(pliant_kvm_slots_of_runs, addr, runs.len(), gone.len(), missing.len());

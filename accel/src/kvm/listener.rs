@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "handing host memory to the guest, and KVM_IOEVENTFD with a length but no value"
+    reason = "handing host memory to the guest, KVM_CLEAR_DIRTY_LOG, and KVM_IOEVENTFD with a length but no value"
 )]
 
 use std::collections::BTreeMap;
@@ -13,8 +13,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
-    kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
+    kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use memory::{DiscardManager, IoEventFdSection, MemoryListener, RamBlock, Section};
@@ -27,6 +28,7 @@ use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
 use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
 
+vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 pub(super) struct Ioctls<'a>(pub(super) &'a VmFd);
@@ -52,6 +54,23 @@ impl SlotIoctls for Ioctls<'_> {
 
     fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>> {
         self.0.get_dirty_log(slot.number, slot.size as usize).map_err(os_error)
+    }
+
+    fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()> {
+        let request = kvm_clear_dirty_log {
+            slot: slot.number,
+            num_pages: u32::try_from(pages).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?,
+            first_page: first,
+            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                dirty_bitmap: bits.as_ptr().cast_mut().cast(),
+            },
+        };
+        trace::emit!(kvm_clear_dirty_log, slot.number, first, pages);
+        debug_assert!(bits.len() as u64 * 64 >= pages);
+        // SAFETY: `self.0` is a VM descriptor; the kernel reads the structure and `num_pages` bits, which both outlive the call, and
+        // writes neither.
+        let ret = unsafe { ioctl_with_ref(self.0, KVM_CLEAR_DIRTY_LOG(), &request) };
+        if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -96,6 +115,7 @@ pub(super) struct Slots {
     /// All RAM is logged.
     log_all: bool,
     pub(super) queue: Queue,
+    gate: Arc<Gate>,
 }
 
 impl Slots {
@@ -134,17 +154,26 @@ impl Slots {
         })
     }
 
-    /// Takes all slots of the section at `addr`.
-    pub(super) fn unmap(&mut self, vm: &VmFd, addr: u64) {
+    /// Takes all slots of the section at `addr`; `visible` as with [`Slots::unmap_parts`].
+    pub(super) fn unmap(&mut self, vm: &VmFd, addr: u64, visible: Option<&[Range<u64>]>) {
         let parts = self.mapped.get(&addr).map(|entry| entry.parts.clone()).unwrap_or_default();
-        self.unmap_parts(vm, addr, &parts);
+        self.unmap_parts(vm, addr, &parts, visible);
     }
 
-    /// Takes the slots of some parts of the section at `addr`.
-    pub(super) fn unmap_parts(&mut self, vm: &VmFd, addr: u64, parts: &[Range<u64>]) {
+    /// Takes the slots of some parts of the section at `addr`. What was written there is marked, of what is in `visible` (bytes of the
+    /// block) if that is given.
+    pub(super) fn unmap_parts(
+        &mut self,
+        vm: &VmFd,
+        addr: u64,
+        parts: &[Range<u64>],
+        visible: Option<&[Range<u64>]>,
+    ) {
         let Some(entry) = self.mapped.get_mut(&addr).filter(|_| !parts.is_empty()) else { return };
-        if self.log_all || entry.log {
-            sync(&mut self.table, vm, entry);
+        // The log goes with the slot: nobody may write between the last look and the end.
+        let closed = (self.log_all || entry.log).then(|| self.gate.close());
+        if closed.is_some() {
+            sync(&mut self.table, vm, entry, visible);
         }
         for part in parts {
             let mapping = entry.part(part, entry.log);
@@ -171,12 +200,14 @@ pub(crate) struct SystemListener {
 }
 
 impl SystemListener {
-    pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32) -> Arc<Self> {
+    /// `manual`: [`SlotTable::manual_protection`].
+    pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32, manual: bool) -> Arc<Self> {
         let slots = Slots {
-            table: SlotTable::new(max_slots),
+            table: SlotTable::new(max_slots).manual_protection(manual),
             mapped: BTreeMap::new(),
             log_all: false,
             queue: Queue::default(),
+            gate: Arc::clone(&gate),
         };
         Arc::new_cyclic(|this| Self {
             vm,
@@ -208,13 +239,27 @@ impl SystemListener {
         MemorySlots { max: slots.table.max(), free: slots.free() }
     }
 
+    /// Calls `with` with what of the block of the section at `addr` can have been written: what is plugged of sparse memory, and stays
+    /// so meanwhile. That a slot spans much more costs nothing then.
+    fn with_visible<T>(&self, addr: u64, with: impl FnOnce(Option<&[Range<u64>]>) -> T) -> T {
+        let sparse = self
+            .slots()
+            .mapped
+            .get(&addr)
+            .and_then(|entry| Some((entry.block.discard_manager()?, entry.in_block())));
+        match sparse {
+            Some((manager, range)) => manager.with_populated(range, |runs| with(Some(runs))),
+            None => with(None),
+        }
+    }
+
     fn set_log(&self, slots: &mut Slots, addr: u64) -> io::Result<()> {
         let Slots { table, mapped, log_all, .. } = slots;
         let Some(entry) = mapped.get(&addr) else { return Ok(()) };
         let log = *log_all || entry.log;
         if !log {
             // What was written since the last look would be forgotten.
-            sync(table, &self.vm, entry);
+            sync(table, &self.vm, entry, None);
         }
         entry.mappings().try_for_each(|mapping| table.set_log(&mut Ioctls(&self.vm), &mapping, log))
     }
@@ -238,11 +283,23 @@ impl SystemListener {
     }
 }
 
-/// Moves the kernel's dirty bits of a section to its block.
-fn sync(table: &mut SlotTable, vm: &VmFd, entry: &Mapped) {
+/// Marks what the kernel saw written of a section in its block; only what is in `visible`, bytes of the block, if that is given.
+fn sync(table: &mut SlotTable, vm: &VmFd, entry: &Mapped, visible: Option<&[Range<u64>]>) {
+    let manual = table.is_manual();
+    let in_guest = |at: u64| entry.mapping.gpa + (at - entry.offset);
+    let visible: Option<Vec<_>> = visible.map(|runs| {
+        let section = entry.in_block();
+        let cut = runs.iter().map(|run| run.start.max(section.start)..run.end.min(section.end));
+        cut.filter(|run| run.start < run.end).map(|run| in_guest(run.start)..in_guest(run.end)).collect()
+    });
     for mapping in entry.mappings() {
-        let result = table.sync_log(&mut Ioctls(vm), &mapping, |gpa, pages| {
-            entry.block.mark_dirty(entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
+        let result = table.sync_log(&mut Ioctls(vm), &mapping, visible.as_deref(), |gpa, pages| {
+            let (offset, len) = (entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
+            if manual {
+                entry.block.mark_dirty_unwatched(offset, len);
+            } else {
+                entry.block.mark_dirty(offset, len);
+            }
         });
         if let Err(error) = result {
             tracing::error!(%error, gpa = mapping.gpa, "cannot read the dirty log");
@@ -298,11 +355,14 @@ impl MemoryListener for SystemListener {
             return;
         }
         self.unfollow(section.addr);
-        let mut slots = self.settled(section.addr);
-        self.call_off(&mut slots, section.addr);
-        slots.unmap(&self.vm, section.addr);
+        let gone = self.with_visible(section.addr, |visible| {
+            let mut slots = self.settled(section.addr);
+            self.call_off(&mut slots, section.addr);
+            slots.unmap(&self.vm, section.addr, visible);
+            slots.mapped.remove(&section.addr)
+        });
         // Only now may the block go.
-        drop(slots.mapped.remove(&section.addr));
+        drop(gone);
     }
 
     fn log_start(&self, section: &Section) {
@@ -314,10 +374,21 @@ impl MemoryListener for SystemListener {
     }
 
     fn log_sync(&self, section: &Section) {
-        let mut slots = self.settled(section.addr);
-        let Slots { table, mapped, .. } = &mut *slots;
-        if let Some(entry) = mapped.get(&section.addr) {
-            sync(table, &self.vm, entry);
+        self.with_visible(section.addr, |visible| {
+            let mut slots = self.settled(section.addr);
+            let Slots { table, mapped, .. } = &mut *slots;
+            if let Some(entry) = mapped.get(&section.addr) {
+                sync(table, &self.vm, entry, visible);
+            }
+        });
+    }
+
+    fn log_clear(&self, section: &Section) {
+        let end = section.addr.saturating_add(u64::try_from(section.size).unwrap_or(u64::MAX));
+        let mut slots = self.slots();
+        // Slots that are being made have reported nothing.
+        if let Err(error) = slots.table.clear_log(&mut Ioctls(&self.vm), &(section.addr..end)) {
+            tracing::error!(%error, section = &*section.name, "cannot clear the dirty log");
         }
     }
 

@@ -49,7 +49,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X2APIC_API, KVM_DIRTY_LOG_INITIALLY_SET,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
     KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data, kvm_enable_cap, kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -222,6 +223,7 @@ impl KvmAccel {
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
         cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer), features::host_leaf_7());
         let gate = Arc::<gate::Gate>::default();
+        let manual = manual_dirty_log(&vm);
         Ok(Arc::new(Self {
             chip_reset,
             supported: features::supported(&kvm, &cpuid),
@@ -235,7 +237,7 @@ impl KvmAccel {
                 device_window: Mutex::default(),
                 spaces: OnceLock::new(),
                 chip: KvmIrqChip::new(Arc::clone(&vm), routes),
-                slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots),
+                slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots, manual),
                 gate,
                 pit_reset: OnceLock::new(),
                 omit_pit: AtomicBool::new(false),
@@ -314,6 +316,19 @@ impl KvmAccel {
             }
         }
     }
+}
+
+/// Has the dirty log's pages watched again only when asked for, if the kernel can. Gives whether it does.
+fn manual_dirty_log(vm: &VmFd) -> bool {
+    let known = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+    let there = vm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
+    let flags = u32::try_from(there).unwrap_or(0) & known;
+    if flags & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE == 0 {
+        return false;
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, ..kvm_enable_cap::default() };
+    cap.args[0] = flags.into();
+    vm.enable_cap(&cap).inspect_err(|error| tracing::warn!(%error, "the dirty log clears itself")).is_ok()
 }
 
 fn too_many(what: &str, count: usize, limit: &str, max: usize) -> Error {

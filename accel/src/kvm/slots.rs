@@ -8,10 +8,17 @@
 //! Until [`SlotTable::start`] the table only keeps books: the first change to a fresh VM makes the kernel wait for several
 //! milliseconds, which the vCPU threads do and start-up does not.
 //!
-//! Left out: manual protection of the dirty log, the dirty ring, `guest_memfd`.
+//! # The dirty log
+//!
+//! With manual protection (`KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`) a look at the log leaves its bits set and the pages unwatched, until
+//! `KVM_CLEAR_DIRTY_LOG` is called with those bits that were reported ([`Window`]): a bit that nobody was told of is never cleared, and no bit is
+//! cleared twice for one report. A new log has all bits set and watches nothing. Without it a look clears.
+//!
+//! Left out: `guest_memfd`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 
 use super::PAGE_SIZE;
 
@@ -22,8 +29,11 @@ pub(crate) const MAX_SLOT_BYTES: u64 = 1 << 42;
 pub(crate) trait SlotIoctls {
     /// Creates, changes or (size 0) deletes a slot.
     fn set(&mut self, slot: &Slot) -> io::Result<()>;
-    /// Reads and clears the dirty bits of a slot, one bit a page.
+    /// Reads the dirty bits of a slot, one bit a page, and clears them unless protection is manual.
     fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>>;
+    /// Clears dirty bits of `pages` pages from `first` on, those that are set in `bits`, and has the pages watched. `first` is a multiple
+    /// of 64, and so is `pages` unless it reaches to the end of the slot.
+    fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()>;
 }
 
 /// One memory slot.
@@ -78,12 +88,75 @@ pub(crate) struct SlotTable {
     started: bool,
     /// Slot ioctls made so far.
     changes: u64,
+    /// Pages of logged slots are watched again only when asked for.
+    manual: bool,
+    /// Pages that were reported and are not watched, by the guest address of their slot.
+    unwatched: BTreeMap<u64, Vec<Window>>,
+}
+
+/// A part of a slot's dirty log as it was reported last, without what was cleared since.
+#[derive(Debug)]
+struct Window {
+    /// First page in the slot, a multiple of 64.
+    first: u64,
+    bits: Vec<u64>,
+}
+
+impl Window {
+    /// Copies the bits of some pages of a slot.
+    fn of(bitmap: &[u64], pages: Range<u64>) -> Self {
+        let words = (pages.start / 64) as usize..bitmap.len().min(pages.end.div_ceil(64) as usize);
+        let first = pages.start / 64 * 64;
+        let mut bits = bitmap.get(words).map(<[u64]>::to_vec).unwrap_or_default();
+        if let Some(word) = bits.first_mut() {
+            *word &= u64::MAX << (pages.start % 64);
+        }
+        if let Some(word) = bits.last_mut().filter(|_| !pages.end.is_multiple_of(64)) {
+            *word &= (1 << (pages.end % 64)) - 1;
+        }
+        Self { first, bits }
+    }
+
+    /// Clears what is set of some pages and their neighbours, up to 63 on each side.
+    fn clear(&mut self, kvm: &mut impl SlotIoctls, slot: &Slot, pages: &Range<u64>) -> io::Result<()> {
+        let start = pages.start.saturating_sub(self.first) / 64;
+        let end = pages.end.saturating_sub(self.first).div_ceil(64).min(self.bits.len() as u64);
+        let Some(words) = self.bits.get_mut(start as usize..end as usize) else { return Ok(()) };
+        let Some(skip) = words.iter().position(|word| *word != 0) else { return Ok(()) };
+        let last = words.iter().rposition(|word| *word != 0).unwrap_or(skip);
+        let words = &mut words[skip..=last];
+        let first = self.first + (start + skip as u64) * 64;
+        let count = (words.len() as u64 * 64).min(slot.size / PAGE_SIZE - first);
+        kvm.clear_dirty_log(slot, first, count, words)?;
+        words.fill(0);
+        Ok(())
+    }
 }
 
 impl SlotTable {
     /// `max` is `KVM_CAP_NR_MEMSLOTS`.
     pub(crate) fn new(max: u32) -> Self {
-        Self { by_gpa: BTreeMap::new(), freed: BTreeSet::new(), next: 0, max, started: false, changes: 0 }
+        Self {
+            by_gpa: BTreeMap::new(),
+            freed: BTreeSet::new(),
+            next: 0,
+            max,
+            started: false,
+            changes: 0,
+            manual: false,
+            unwatched: BTreeMap::new(),
+        }
+    }
+
+    /// Has pages watched again only by [`SlotTable::clear_log`]. Before anything is logged.
+    pub(crate) fn manual_protection(mut self, manual: bool) -> Self {
+        self.manual = manual;
+        self
+    }
+
+    /// Whether pages that were reported are unwatched.
+    pub(crate) fn is_manual(&self) -> bool {
+        self.manual
     }
 
     pub(crate) fn max(&self) -> u32 {
@@ -163,6 +236,7 @@ impl SlotTable {
     /// A slot that the kernel does not have.
     pub(crate) fn forget(&mut self, slot: &Slot) {
         self.by_gpa.remove(&slot.gpa);
+        self.unwatched.remove(&slot.gpa);
         self.freed.insert(slot.number);
     }
 
@@ -189,6 +263,7 @@ impl SlotTable {
         let mut result = Ok(());
         for (gpa, _) in mapping.pages() {
             let Some(slot) = self.by_gpa.remove(&gpa) else { continue };
+            self.unwatched.remove(&gpa);
             let deleted = self.set(kvm, &Slot { size: 0, ..slot });
             self.freed.insert(slot.number);
             result = result.and(deleted);
@@ -211,11 +286,13 @@ impl SlotTable {
             let slot = Slot { log, ..slot };
             self.set(kvm, &slot)?;
             self.by_gpa.insert(gpa, slot);
+            self.unwatched.remove(&gpa);
         }
         Ok(())
     }
 
-    /// Calls `found` with the guest address and page count of each run of pages written since the last call.
+    /// Calls `found` with the guest address and page count of each run of pages written since the last call, and of those that are not
+    /// watched since. Only pages in `visible` (guest addresses, ascending) count, if that is given.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -223,13 +300,51 @@ impl SlotTable {
         &mut self,
         kvm: &mut impl SlotIoctls,
         mapping: &Mapping,
+        visible: Option<&[Range<u64>]>,
         mut found: impl FnMut(u64, u64),
     ) -> io::Result<()> {
         for (gpa, _) in mapping.pages() {
             let Some(slot) = self.by_gpa.get(&gpa).filter(|slot| slot.log && self.started) else { continue };
-            let pages = slot.size / PAGE_SIZE;
-            for (first, count) in runs(&kvm.dirty_log(slot)?, pages) {
-                found(gpa + first * PAGE_SIZE, count);
+            let whole = std::slice::from_ref(&(gpa..gpa + slot.size)).to_vec();
+            let parts = visible.map_or(whole, |visible| {
+                let cut = |run: &Range<u64>| run.start.max(gpa)..run.end.min(gpa + slot.size);
+                visible.iter().map(cut).filter(|run| run.start < run.end).collect()
+            });
+            if parts.is_empty() {
+                continue;
+            }
+            let bitmap = kvm.dirty_log(slot)?;
+            let page = |at: u64| (at - gpa) / PAGE_SIZE;
+            let windows: Vec<_> = parts
+                .iter()
+                .map(|run| Window::of(&bitmap, page(run.start)..page(run.end + PAGE_SIZE - 1)))
+                .collect();
+            for window in &windows {
+                for (first, count) in runs(&window.bits, slot.size / PAGE_SIZE - window.first) {
+                    found(gpa + (window.first + first) * PAGE_SIZE, count);
+                }
+            }
+            if self.manual {
+                self.unwatched.insert(gpa, windows);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has reported pages of a range of guest addresses watched again.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the pages are reported again then.
+    pub(crate) fn clear_log(&mut self, kvm: &mut impl SlotIoctls, range: &Range<u64>) -> io::Result<()> {
+        let first = self.by_gpa.range(..=range.start).next_back().map_or(range.start, |(gpa, _)| *gpa);
+        for (gpa, windows) in self.unwatched.range_mut(first..range.end.max(first)) {
+            let Some(slot) = self.by_gpa.get(gpa).filter(|slot| slot.gpa + slot.size > range.start) else {
+                continue;
+            };
+            let start = range.start.saturating_sub(*gpa) / PAGE_SIZE;
+            let end = (range.end - gpa).min(slot.size).div_ceil(PAGE_SIZE);
+            for window in windows {
+                window.clear(kvm, slot, &(start..end))?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Against the real `/dev/kvm`, with guests of a few bytes. Without it these tests say so and pass, unless `CI=true`.
 
+mod dirty_log;
 mod exits;
 mod guest_image;
 mod interrupts;

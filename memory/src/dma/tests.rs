@@ -272,11 +272,11 @@ fn logging_maps_nothing_anew_and_a_migration_is_refused_while_a_device_writes_un
     vm.recorder.take_log();
     vm.memory.transaction().set_log(vm.sparse.region, true);
     vm.memory.transaction().set_log(vm.sparse.region, false);
-    let error = vm.memory.start_global_dirty_log().unwrap_err();
+    let error = vm.memory.start_global_dirty_log(DirtyClient::Migration).unwrap_err();
     assert_eq!(error.desc(), "a device outside of the program writes memory, which cannot be logged");
     assert!(vm.recorder.take_log().is_empty());
     drop(mapper);
-    vm.memory.start_global_dirty_log().unwrap();
+    vm.memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use virtio_queue::desc::split::Descriptor as SplitDescriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use crate::{Memory, RamSpec, RegionDesc, SIZE_ALL};
+use crate::{DirtyClient, Memory, RamSpec, RegionDesc, SIZE_ALL};
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
@@ -43,7 +43,7 @@ fn a_virtqueue_is_served_and_its_used_ring_is_marked_dirty() {
     queue.set_ready(true);
     assert!(queue.is_valid(mem));
 
-    block.start_dirty_log();
+    block.start_dirty_log(DirtyClient::Migration);
     let chain = queue.pop_descriptor_chain(mem).expect("one chain is available");
     let head = chain.head_index();
     let mut text = [0; 16];
@@ -53,7 +53,7 @@ fn a_virtqueue_is_served_and_its_used_ring_is_marked_dirty() {
     queue.add_used(mem, head, 16).unwrap();
     assert_eq!(mem.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), 1);
 
-    let log = block.dirty_log().unwrap();
+    let log = block.dirty_log(DirtyClient::Migration).unwrap();
     assert!(log.is_dirty(USED) && !log.is_dirty(AVAIL) && log.count() == 1);
 }
 

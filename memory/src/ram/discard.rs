@@ -41,6 +41,8 @@ impl RamBlock {
             return Ok(());
         }
         let done = self.give_back(offset, len, page, fail);
+        // They read as zeroes now, or some do.
+        self.mark_dirty(offset, len);
         let ret = done.as_ref().map_or_else(|error| -errno_of(&error.source), |()| 0);
         let (advise, punch) = (page == host_page_size(), self.backing().is_some());
         trace::emit!(ram_block_discard_range, self.label(), offset, len, advise.into(), punch.into(), ret);

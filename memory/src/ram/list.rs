@@ -1,38 +1,68 @@
 //! All RAM blocks of a VM: where each lies in the space of all RAM, and `info ramblock`.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::dirty::{DirtyClient, DirtyClients};
 use super::{RamBlock, RamSpec};
 use crate::error::Result;
 
 /// Blocks start at multiples of 64 pages of 4 KiB, so that dirty bitmaps are copied in whole words.
 const OFFSET_ALIGN: u64 = 64 * 4096;
 
-/// The blocks that are alive, biggest first; of equals, the oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct RamList(Mutex<Vec<Weak<RamBlock>>>);
+pub(crate) struct RamList(Mutex<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    /// Those that are alive, biggest first; of equals, the oldest first.
+    blocks: Vec<Weak<RamBlock>>,
+    /// Who logs writes to all of them, and to those to come.
+    logging: DirtyClients,
+}
+
+impl List {
+    fn alive(&self) -> Vec<Arc<RamBlock>> {
+        self.blocks.iter().filter_map(Weak::upgrade).collect()
+    }
+}
 
 impl RamList {
     pub(crate) fn create(&self, spec: RamSpec) -> Result<Arc<RamBlock>> {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|b| b.strong_count() > 0);
-        let alive: Vec<_> = list.iter().filter_map(Weak::upgrade).collect();
+        let mut list = self.list();
+        list.blocks.retain(|b| b.strong_count() > 0);
+        let alive = list.alive();
         let taken: Vec<_> = alive.iter().map(|b| (b.offset(), b.max_size())).collect();
         // The page size of the backing is only known once it is mapped; 4 KiB pages decide the offset.
         let wanted = spec.size.max(spec.max_size);
         let block = Arc::new(RamBlock::map(spec, find_offset(&taken, wanted))?);
-        let at = list.iter().position(|b| b.upgrade().is_none_or(|b| b.max_size() < block.max_size()));
-        let at = at.unwrap_or(list.len());
-        list.insert(at, Arc::downgrade(&block));
+        list.logging.iter().for_each(|client| block.start_dirty_log(client));
+        let at = list.blocks.iter().position(|b| b.upgrade().is_none_or(|b| b.max_size() < block.max_size()));
+        let at = at.unwrap_or(list.blocks.len());
+        list.blocks.insert(at, Arc::downgrade(&block));
         let (used, max) = (block.size(), block.max_size());
         trace::emit!(pliant_ram_block_new, block.label(), used, max, block.page_size());
         Ok(block)
     }
 
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn blocks(&self) -> Vec<Arc<RamBlock>> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.iter().filter_map(Weak::upgrade).collect()
+        self.list().alive()
+    }
+
+    /// Starts a client's bitmap of every block, also of those to come, or drops them.
+    pub(crate) fn set_dirty_log(&self, client: DirtyClient, on: bool) {
+        let mut list = self.list();
+        if on {
+            list.logging.insert(client);
+            list.alive().iter().for_each(|block| block.start_dirty_log(client));
+        } else {
+            list.logging.remove(client);
+            list.alive().iter().for_each(|block| block.stop_dirty_log(client));
+        }
     }
 
     /// The text of `info ramblock`.

@@ -260,6 +260,13 @@ impl Drop for Mapping {
     }
 }
 
+/// Stores a byte past all marks, as a guest does.
+#[cfg(test)]
+pub(crate) fn poke(addr: *mut u8, value: u8) {
+    // SAFETY: the caller has `addr` from a block that lives, whose bytes are touched volatile only.
+    unsafe { addr.write_volatile(value) };
+}
+
 /// Has the kernel read a byte at `addr` into a pipe, whatever is there.
 #[cfg(test)]
 pub(crate) fn probe_read(pipe: &io::PipeWriter, addr: *mut u8) -> io::Result<()> {

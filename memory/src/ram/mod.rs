@@ -13,11 +13,12 @@ mod reader;
 mod zero;
 
 pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
-pub use dirty::DirtyBitmap;
+pub use dirty::{DirtyBitmap, DirtyClient};
 pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
 pub use reader::BlockReader;
 
+pub(crate) use dirty::DirtyClients;
 pub(crate) use list::RamList;
 #[cfg(test)]
-pub(crate) use mapping::probe_read;
+pub(crate) use mapping::{poke, probe_read};

@@ -85,10 +85,10 @@ fn sizes_that_are_not_taken_read_zero_and_write_nothing() {
 fn an_access_across_ram_rom_and_nothing_does_what_it_can() {
     let (memory, space, _device) = space(AccessConstraints::new());
     let ram = memory.ram_blocks().into_iter().find(|b| b.name() == "ram").unwrap();
-    ram.start_dirty_log();
+    ram.start_dirty_log(DirtyClient::Migration);
     assert_eq!(space.write(0x1ffe, &[1, 2, 3, 4]), MemTx::DecodeError, "ROM takes nothing");
     assert_eq!(space.read_uint(0x1ffe, 4), (0x0201, MemTx::Ok));
-    assert!(ram.dirty_log().unwrap().is_dirty(0x1ffe));
+    assert!(ram.dirty_log(DirtyClient::Migration).unwrap().is_dirty(0x1ffe));
     assert!(space.write_rom(0x2000, &[9]).is_ok());
     assert_eq!(space.read_uint(0x2000, 1), (9, MemTx::Ok));
     let mut buf = [7; 8];

@@ -13,6 +13,8 @@ struct Kernel {
     /// Takes no more than so many slots.
     full: Option<usize>,
     dirty: Vec<u64>,
+    /// First page, pages and bits of what was cleared.
+    cleared: Vec<(u64, u64, Vec<u64>)>,
 }
 
 impl SlotIoctls for Kernel {
@@ -41,6 +43,22 @@ impl SlotIoctls for Kernel {
 
     fn dirty_log(&mut self, _slot: &Slot) -> io::Result<Vec<u64>> {
         Ok(self.dirty.clone())
+    }
+
+    fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()> {
+        let left = slot.size / PAGE_SIZE - first;
+        assert!(first.is_multiple_of(64) && pages <= left && (pages.is_multiple_of(64) || pages == left));
+        assert_eq!(bits.len() as u64, pages.div_ceil(64));
+        if self.refuse {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let at = (first / 64) as usize;
+        for (word, bits) in self.dirty[at..].iter_mut().zip(bits) {
+            assert_eq!(*word & bits, *bits, "only what was reported, and once");
+            *word &= !bits;
+        }
+        self.cleared.push((first, pages, bits.to_vec()));
+        Ok(())
     }
 }
 
@@ -76,7 +94,7 @@ fn before_the_start_only_books_are_kept() {
     }
     table.unmap(&mut kernel, &mapping(1 << 20, 1 << 20)).unwrap();
     table.set_log(&mut kernel, &mapping(0, 1 << 20), true).unwrap();
-    table.sync_log(&mut kernel, &mapping(0, 1 << 20), |_, _| panic!("nothing ran")).unwrap();
+    table.sync_log(&mut kernel, &mapping(0, 1 << 20), None, |_, _| panic!("nothing ran")).unwrap();
     assert_eq!((kernel.calls, table.free()), (0, 5));
     table.start(&mut kernel).unwrap();
     table.start(&mut kernel).unwrap();
@@ -181,15 +199,52 @@ fn the_dirty_log_is_switched_on_demand_and_reported_in_runs() {
     let area = mapping(0x10_0000, 130 * PAGE_SIZE);
     table.map(&mut kernel, &area).unwrap();
     kernel.dirty = vec![0b110, 1 << 63, 0b1111];
-    table.sync_log(&mut kernel, &area, |_, _| panic!("not logged")).unwrap();
+    table.sync_log(&mut kernel, &area, None, |_, _| panic!("not logged")).unwrap();
     table.set_log(&mut kernel, &area, true).unwrap();
     table.set_log(&mut kernel, &area, true).unwrap();
     assert!(kernel.slots[&0].log && kernel.calls == 2);
     let mut found = Vec::new();
-    table.sync_log(&mut kernel, &area, |gpa, pages| found.push((gpa, pages))).unwrap();
+    table.sync_log(&mut kernel, &area, None, |gpa, pages| found.push((gpa, pages))).unwrap();
     assert_eq!(found, [(0x10_1000, 2), (0x10_0000 + 127 * PAGE_SIZE, 3)]);
     table.set_log(&mut kernel, &area, false).unwrap();
     assert!(!kernel.slots[&0].log);
+}
+
+#[test]
+fn only_what_was_reported_is_cleared_once_and_in_whole_words() {
+    let mut table = started(8).manual_protection(true);
+    let mut kernel = Kernel { dirty: vec![u64::MAX, u64::MAX, 0b11], ..Kernel::default() };
+    let area = Mapping { log: true, ..mapping(0x10_0000, 130 * PAGE_SIZE) };
+    table.map(&mut kernel, &area).unwrap();
+    let at = |page: u64| 0x10_0000 + page * PAGE_SIZE;
+    table.clear_log(&mut kernel, &(0..u64::MAX)).unwrap();
+    assert_eq!(kernel.cleared, [], "nobody was told of anything");
+    let mut found = Vec::new();
+    let visible = [at(3)..at(5), at(70)..at(130)];
+    table.sync_log(&mut kernel, &area, Some(&visible), |gpa, pages| found.push((gpa, pages))).unwrap();
+    assert_eq!(found, [(at(3), 2), (at(70), 60)]);
+    kernel.dirty = vec![u64::MAX; 3];
+    kernel.refuse = true;
+    table.clear_log(&mut kernel, &(at(100)..at(101))).unwrap_err();
+    kernel.refuse = false;
+    for range in [at(0)..at(1), at(100)..at(101), at(0)..at(130), 0..u64::MAX] {
+        table.clear_log(&mut kernel, &range).unwrap();
+    }
+    assert_eq!(kernel.cleared, [(0, 64, vec![0b11000]), (64, 64, vec![u64::MAX << 6]), (128, 2, vec![0b11])]);
+    // A log that begins anew has reported nothing, and neither has a slot that was made anew.
+    table.sync_log(&mut kernel, &area, None, |_, _| ()).unwrap();
+    table.set_log(&mut kernel, &area, false).unwrap();
+    table.set_log(&mut kernel, &area, true).unwrap();
+    table.clear_log(&mut kernel, &(0..u64::MAX)).unwrap();
+    table.sync_log(&mut kernel, &area, None, |_, _| ()).unwrap();
+    table.unmap(&mut kernel, &area).unwrap();
+    table.map(&mut kernel, &area).unwrap();
+    table.clear_log(&mut kernel, &(0..u64::MAX)).unwrap();
+    assert_eq!(kernel.cleared.len(), 3);
+    // Nothing of the slot is visible: nobody looks.
+    table.sync_log(&mut kernel, &area, Some(&[]), |_, _| panic!("nothing is there")).unwrap();
+    table.clear_log(&mut kernel, &(0..u64::MAX)).unwrap();
+    assert_eq!(kernel.cleared.len(), 3);
 }
 
 #[test]
@@ -221,6 +276,51 @@ proptest! {
             // Lowest free first: no number is ever above what was in use at once.
             prop_assert!(ours.iter().all(|slot| slot.number < 12));
             prop_assert_eq!(table.free() as usize, 12 - mapped.len());
+        }
+    }
+
+    /// The kernel's bits, by turns written, reported and cleared: what was not reported stays, what is cleared was reported.
+    #[test]
+    fn reports_and_clears_in_any_order_lose_no_bit(
+        steps in proptest::collection::vec((0u8..3, 0u64..200, 1u64..130), 1..60)
+    ) {
+        const PAGES: u64 = 200;
+        let mut table = started(8).manual_protection(true);
+        let mut kernel = Kernel { dirty: vec![0; 4], ..Kernel::default() };
+        let area = Mapping { log: true, ..mapping(0x10_0000, PAGES * PAGE_SIZE) };
+        table.map(&mut kernel, &area).unwrap();
+        let mut reported = BTreeSet::new();
+        for (step, first, count) in steps {
+            let range = first..(first + count).min(PAGES);
+            let bytes = area.gpa + range.start * PAGE_SIZE..area.gpa + range.end * PAGE_SIZE;
+            match step {
+                0 => range.for_each(|page| kernel.dirty[page as usize / 64] |= 1 << (page % 64)),
+                1 => {
+                    reported.clear();
+                    let visible = std::slice::from_ref(&bytes);
+                    table.sync_log(&mut kernel, &area, Some(visible), |gpa, pages| {
+                        let first = (gpa - area.gpa) / PAGE_SIZE;
+                        reported.extend(first..first + pages);
+                    }).unwrap();
+                    let dirty = |page: &u64| kernel.dirty[*page as usize / 64] >> (page % 64) & 1 == 1;
+                    prop_assert!(reported.iter().copied().eq(range.filter(dirty)));
+                }
+                _ => {
+                    let before = kernel.dirty.clone();
+                    table.clear_log(&mut kernel, &bytes).unwrap();
+                    for page in 0..PAGES {
+                        let bit = |words: &[u64]| words[page as usize / 64] >> (page % 64) & 1 == 1;
+                        if range.contains(&page) && reported.contains(&page) {
+                            prop_assert!(!bit(&kernel.dirty));
+                        } else if bit(&before) && !bit(&kernel.dirty) {
+                            prop_assert!(reported.contains(&page), "page {} was not reported", page);
+                        }
+                        if !bit(&kernel.dirty) {
+                            reported.remove(&page);
+                        }
+                    }
+                }
+            }
         }
     }
 

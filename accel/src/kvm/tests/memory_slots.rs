@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memory::{RamSpec, RegionDesc, RegionId};
+use memory::{DirtyClient, RamSpec, RegionDesc, RegionId};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::rig::{MMIO, RAM, Report, Rig};
@@ -102,15 +102,22 @@ fn the_dirty_log_names_the_pages_that_the_guest_wrote() {
     // mov [3000h],al; mov [5fffh],ax; out 10h,al; jmp $
     let program = [0xa2, 0x00, 0x30, 0xa3, 0xff, 0x5f, 0xe6, 0x10, 0xeb, 0xfe];
     let Some(rig) = Rig::new(&program, 1, false) else { return };
-    rig.memory.start_global_dirty_log().unwrap();
+    rig.memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
     rig.accel.resume();
     rig.report();
     let changes = rig.accel.stats().slot_changes;
+    // The first look at a log may find everything.
     rig.memory.sync_dirty_log();
-    let log = rig.ram.dirty_log().unwrap();
+    assert!(!rig.memory.take_dirty(DirtyClient::Migration, &rig.ram, 0, RAM).is_empty());
+    rig.accel.pause();
+    rig.accel.reset();
+    rig.accel.resume();
+    rig.report();
+    rig.memory.sync_dirty_log();
+    let log = rig.ram.dirty_log(DirtyClient::Migration).unwrap();
     let dirty: Vec<u64> = (0..RAM / 0x1000).filter(|page| log.is_dirty(page * 0x1000)).collect();
     assert_eq!(dirty, [3, 5, 6]);
-    rig.memory.stop_global_dirty_log();
+    rig.memory.stop_global_dirty_log(DirtyClient::Migration);
     // RAM and ROM.
     assert_eq!(rig.accel.stats().slot_changes, changes + 2);
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
-use memory::{DiscardListener, DiscardManager, RamBlock, RamSpec, RegionDesc, RegionId};
+use memory::{DirtyClient, DiscardListener, DiscardManager, RamBlock, RamSpec, RegionDesc, RegionId};
 
 use super::super::KvmAccel;
 use super::rig::{RAM, Report, Rig};
@@ -215,16 +215,19 @@ fn a_dirty_log_that_begins_meanwhile_sees_what_the_guest_writes() {
     let Some(setup) = Setup::new(&after_start(&rest), &[], false) else { return };
     setup.start();
     setup.plug(0..1);
-    setup.block.start_dirty_log();
-    let dirty = setup.block.dirty_log().unwrap();
-    setup.rig.memory.start_global_dirty_log().unwrap();
+    setup.rig.memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
+    let dirty = setup.block.dirty_log(DirtyClient::Migration).unwrap();
     assert!(setup.is_put_off());
     setup.accel().shared.slots.settle_section(AT[0]);
+    // What is plugged may all be reported first, and nothing else is.
+    setup.rig.memory.sync_dirty_log();
+    let taken = setup.rig.memory.take_dirty(DirtyClient::Migration, &setup.block, 0, 2 * HALF);
+    assert!(taken.iter().all(|run| *run == (0..BLOCK)) && dirty.count() == 0);
     go(&setup);
     assert_eq!(setup.rig.report(), Report::Port(0x10, 1, 1));
     setup.rig.memory.sync_dirty_log();
     assert!(dirty.is_dirty(0) && !dirty.is_dirty(4096));
-    setup.rig.memory.stop_global_dirty_log();
+    setup.rig.memory.stop_global_dirty_log(DirtyClient::Migration);
     setup.accel().shutdown();
 }
 

@@ -1,10 +1,13 @@
 //! Sections of a VM without vCPUs, with as few slots as a test wants: what follows the plugged blocks and what is put off, step by step.
+#![expect(clippy::single_range_in_vec_init, reason = "lists of runs, some of one run")]
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use memory::{DiscardListener, DiscardManager, Memory, RamBlock, RamSpec, RegionDesc, RegionId, SIZE_ALL};
+use memory::{
+    DirtyClient, DiscardListener, DiscardManager, Memory, RamBlock, RamSpec, RegionDesc, RegionId, SIZE_ALL,
+};
 
 use super::super::KvmAccel;
 use super::super::follow::Resolution;
@@ -38,7 +41,7 @@ impl Bench {
     fn new(max: u32, protects: bool) -> Option<Self> {
         let accel = kvm()?;
         let (vm, gate) = (Arc::clone(&accel.shared.vm), Arc::clone(&accel.shared.gate));
-        let listener = SystemListener::new(vm, gate, max);
+        let listener = SystemListener::new(vm, gate, max, accel.shared.slots.slots().table.is_manual());
         let memory = Memory::new();
         let block = memory.create_ram(RamSpec::anonymous("mem0", 2 * HALF)).unwrap();
         let mut manager = DiscardManager::new(2 * HALF, BLOCK).followed_by_mappings();
@@ -323,6 +326,39 @@ fn the_kernel_makes_a_slot_that_was_put_off_while_others_can_look() {
 }
 
 #[test]
+fn a_log_of_a_section_is_one_of_what_is_plugged() {
+    let Some(bench) = Bench::started(32000, true) else { return };
+    let manual = bench.listener.slots().table.is_manual();
+    bench.plug(0, 3..5);
+    bench.listener.settle_section(AT[0]);
+    bench.memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
+    let log = bench.block.dirty_log(DirtyClient::Migration).unwrap();
+    let blocks = || {
+        bench.memory.sync_dirty_log();
+        let mut runs = Vec::new();
+        log.runs(0, 2 * HALF, |at, len| runs.push(at / BLOCK..(at + len) / BLOCK));
+        runs
+    };
+    let if_manual = |blocks: &[Range<u64>]| if manual { blocks.to_vec() } else { vec![] };
+    assert_eq!(blocks(), if_manual(&[3..5]), "the slot has all of the section");
+    bench.plug(0, 8..9);
+    assert_eq!(blocks(), if_manual(&[3..5, 8..9]));
+    // Slots of runs take the place of the one.
+    log.clean(0, 2 * HALF);
+    assert_eq!(bench.listener.resolve_fault(), Resolution::Changed);
+    assert_eq!(bench.slots(0), [3..5, 8..9]);
+    assert_eq!(log.count(), if manual { 3 * BLOCK / 4096 } else { 0 }, "was looked at before it went");
+    bench.memory.take_dirty(DirtyClient::Migration, &bench.block, 0, 2 * HALF);
+    assert_eq!(blocks(), if_manual(&[3..5, 8..9]), "new slots");
+    bench.unplug(0, 3..5);
+    log.clean(0, 2 * HALF);
+    bench.hide(0);
+    assert_eq!(blocks(), if_manual(&[8..9]));
+    let taken = bench.memory.take_dirty(DirtyClient::Migration, &bench.block, 0, 2 * HALF);
+    assert_eq!(taken.len(), usize::from(manual));
+}
+
+#[test]
 fn an_unplug_leaves_a_slot_alone_that_is_being_made() {
     let Some(bench) = Bench::started(32000, true) else { return };
     bench.plug(0, 0..1);
@@ -342,7 +378,7 @@ fn whoever_needs_or_changes_a_slot_waits_for_whoever_makes_it() {
     let cases: [Case; 7] = [
         (true, |bench| bench.listener.settle_section(AT[0]), Some(ALL)),
         (true, |bench| assert_eq!(bench.listener.resolve_fault(), Resolution::Changed), Some(0..1)),
-        (true, |bench| bench.memory.start_global_dirty_log().unwrap(), Some(ALL)),
+        (true, |bench| bench.memory.start_global_dirty_log(DirtyClient::Migration).unwrap(), Some(ALL)),
         (true, |bench| bench.listen(0..16), Some(ALL)),
         (true, |bench| bench.hide(0), None),
         (false, |bench| bench.unplug(0, 0..1), None),

@@ -213,7 +213,11 @@ impl Unit {
         let ready = || {
             threads.map_or(Ok(()), |threads| block.prealloc(range.start, range.end - range.start, threads))
         };
-        let Err(error) = self.blocks.populate_with(range.clone(), ready) else { return Ok(()) };
+        let Err(error) = self.blocks.populate_with(range.clone(), ready) else {
+            // Zeroes, whatever was there before the blocks were unplugged.
+            self.block.mark_dirty(range.start, range.end - range.start);
+            return Ok(());
+        };
         let host = matches!(error, memory::Error::Prealloc(_) | memory::Error::Protect(_));
         // Once a device: a guest may ask again and again.
         if host && !std::mem::replace(&mut self.warned, true) {

@@ -1,0 +1,275 @@
+//! What the guest writes is reported, whatever was read, cleared and rearranged before.
+#![expect(clippy::single_range_in_vec_init, reason = "lists of runs, some of one run")]
+
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use memory::{DirtyClient, RamSpec, RegionDesc};
+
+use super::rig::{RAM, Rig};
+use crate::Accel;
+
+const PAGE: u64 = 4096;
+const CLIENT: DirtyClient = DirtyClient::Migration;
+
+/// A guest that waits at each write to a port until the test lets it go.
+struct Walk {
+    rig: Rig,
+    arrived: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+}
+
+impl Walk {
+    /// `program` writes to a port now and then.
+    fn new(program: &[u8]) -> Option<Self> {
+        let rig = Rig::new(program, 1, false)?;
+        let (arrive, arrived) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
+        *rig.port_probe.hook.lock().unwrap() = Some(Box::new(move || {
+            // Both ends are gone when the test ends.
+            let _ = arrive.send(());
+            let _ = gone.recv();
+        }));
+        rig.accel.resume();
+        let walk = Self { rig, arrived, go };
+        walk.await_arrival();
+        Some(walk)
+    }
+
+    fn await_arrival(&self) {
+        self.arrived.recv_timeout(Duration::from_secs(20)).expect("the guest gets to its next step");
+    }
+
+    /// Has the guest go on to its next step.
+    fn step(&self) {
+        self.go.send(()).unwrap();
+        self.await_arrival();
+    }
+
+    fn sync(&self) {
+        self.rig.memory.sync_dirty_log();
+    }
+
+    /// Pages of the first RAM that a sync finds, watched again.
+    fn look(&self) -> Vec<Range<u64>> {
+        self.sync();
+        self.take()
+    }
+
+    fn take(&self) -> Vec<Range<u64>> {
+        let taken = self.rig.memory.take_dirty(CLIENT, &self.rig.ram, 0, RAM);
+        taken.into_iter().map(|run| run.start / PAGE..run.end / PAGE).collect()
+    }
+
+    fn marked(&self) -> u64 {
+        self.rig.ram.dirty_log(CLIENT).unwrap().count()
+    }
+
+    fn is_manual(&self) -> bool {
+        self.rig.accel.shared.slots.slots().table.is_manual()
+    }
+}
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        *self.rig.port_probe.hook.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+}
+
+/// `next: out 10h,al; inc byte [3000h]; out 10h,al; inc byte [5000h]; jmp next`
+const TWO_PAGES: [u8; 14] =
+    [0xe6, 0x10, 0xfe, 0x06, 0x00, 0x30, 0xe6, 0x10, 0xfe, 0x06, 0x00, 0x50, 0xeb, 0xf2];
+
+/// Ends the guest's wait before the rig goes.
+fn end(walk: Walk) {
+    let Walk { go, .. } = &walk;
+    let _ = go.send(());
+    let (nobody, _) = mpsc::channel();
+    let mut walk = walk;
+    walk.go = nobody;
+    walk.rig.accel.pause();
+}
+
+#[test]
+fn a_write_after_its_page_was_taken_is_seen_by_a_later_sync() {
+    let Some(walk) = Walk::new(&TWO_PAGES) else { return };
+    walk.rig.memory.start_global_dirty_log(CLIENT).unwrap();
+    // A new log reports everything, or nothing.
+    let all = if walk.is_manual() { vec![0..RAM / PAGE] } else { vec![] };
+    assert_eq!(walk.look(), all);
+    for _ in 0..3 {
+        walk.step();
+        assert_eq!(walk.look(), [3..4]);
+        walk.step();
+        assert_eq!(walk.look(), [5..6]);
+        assert_eq!(walk.look(), []);
+    }
+    // Found by one look and taken by another, with writes in between.
+    walk.step();
+    walk.sync();
+    walk.step();
+    walk.step();
+    assert_eq!(walk.look(), [3..4, 5..6]);
+    walk.step();
+    assert_eq!(walk.look(), [5..6]);
+    end(walk);
+}
+
+#[test]
+fn pages_that_were_reported_are_not_watched_until_they_are_cleared() {
+    let Some(walk) = Walk::new(&TWO_PAGES) else { return };
+    if !walk.is_manual() {
+        eprintln!("SKIPPED, the log of this kernel clears itself");
+        return end(walk);
+    }
+    let memory = &walk.rig.memory;
+    memory.start_global_dirty_log(CLIENT).unwrap();
+    walk.look();
+    walk.step();
+    walk.sync();
+    let bitmap = walk.rig.ram.dirty_log(CLIENT).unwrap();
+    assert_eq!(bitmap.clean(0, RAM), 1);
+    walk.sync();
+    assert_eq!(bitmap.clean(0, RAM), 1, "reported again, written or not");
+    memory.clear_dirty_log(&walk.rig.ram, 0, 1);
+    walk.sync();
+    assert_eq!(bitmap.count(), 0);
+    // What nobody was told of is not cleared.
+    walk.step();
+    memory.clear_dirty_log(&walk.rig.ram, 0, RAM);
+    walk.rig.ram.mark_dirty_unwatched(0, 1);
+    memory.clear_dirty_log(&walk.rig.ram, 0, RAM);
+    bitmap.clean(0, RAM);
+    assert_eq!(walk.look(), [5..6]);
+    end(walk);
+}
+
+#[test]
+fn clients_that_share_the_log_each_see_every_write() {
+    let Some(walk) = Walk::new(&TWO_PAGES) else { return };
+    let memory = &walk.rig.memory;
+    memory.start_global_dirty_log(CLIENT).unwrap();
+    walk.look();
+    walk.step();
+    walk.sync();
+    // Page 3 is not watched, so whoever joins has to be told of it.
+    memory.start_global_dirty_log(DirtyClient::DirtyRate).unwrap();
+    let rate = || -> Vec<u64> {
+        let taken = memory.take_dirty(DirtyClient::DirtyRate, &walk.rig.ram, 0, RAM);
+        taken.into_iter().flat_map(|run| run.start / PAGE..run.end / PAGE).collect()
+    };
+    if walk.is_manual() {
+        assert_eq!(rate(), [3]);
+    }
+    walk.step();
+    walk.step();
+    walk.sync();
+    assert_eq!((rate(), walk.take()), (vec![3, 5], vec![3..4, 5..6]));
+    walk.step();
+    walk.sync();
+    assert_eq!(walk.take(), [5..6]);
+    walk.step();
+    walk.sync();
+    assert_eq!((rate(), walk.take()), (vec![3, 5], vec![3..4]));
+    memory.stop_global_dirty_log(CLIENT);
+    walk.step();
+    walk.sync();
+    assert_eq!(rate(), [5]);
+    assert!(walk.rig.ram.dirty_log(CLIENT).is_none());
+    end(walk);
+}
+
+#[test]
+fn the_log_of_a_slot_that_goes_is_not_lost_and_a_new_slot_is_logged_at_once() {
+    let Some(walk) = Walk::new(&TWO_PAGES) else { return };
+    let memory = &walk.rig.memory;
+    memory.start_global_dirty_log(CLIENT).unwrap();
+    walk.look();
+    let region = walk.rig.system.view().lookup(0).unwrap().region();
+    walk.step();
+    memory.transaction().set_enabled(region, false);
+    assert!(walk.marked() >= 1);
+    assert_eq!(walk.take(), [3..4]);
+    assert_eq!(walk.look(), []);
+    memory.transaction().set_enabled(region, true);
+    walk.step();
+    // A new slot reports all that is in it, or what was written.
+    let all = if walk.is_manual() { 0..RAM / PAGE } else { 5..6 };
+    assert_eq!(walk.look(), [all]);
+    walk.step();
+    assert_eq!(walk.look(), [3..4]);
+    // RAM that is added now is logged as the rest.
+    let late = memory.create_ram(RamSpec::anonymous("late", RAM)).unwrap();
+    let mut tx = memory.transaction();
+    let over = tx.ram(RegionDesc::new("late", RAM.into()), Arc::clone(&late));
+    tx.add_subregion(walk.rig.system_root, 0, over, 1);
+    tx.commit();
+    walk.step();
+    walk.sync();
+    let taken = memory.take_dirty(CLIENT, &late, 0, RAM);
+    assert!(taken.iter().any(|run| run.contains(&(5 * PAGE))), "{taken:?}");
+    assert_eq!(walk.take(), []);
+    end(walk);
+}
+
+#[test]
+fn a_slot_that_goes_while_the_guest_writes_takes_no_write_with_it() {
+    // next: inc dword [3000h]; jmp next
+    let Some(rig) = Rig::new(&[0x66, 0xff, 0x06, 0x00, 0x30, 0xeb, 0xf9], 1, false) else { return };
+    rig.memory.start_global_dirty_log(CLIENT).unwrap();
+    rig.accel.resume();
+    let value = || {
+        let mut bytes = [0; 4];
+        rig.ram.read(3 * PAGE, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    };
+    let region = rig.system.view().lookup(0).unwrap().region();
+    let mut copy = value();
+    for round in 0..200 {
+        let before = value();
+        while value() == before {
+            std::thread::yield_now();
+        }
+        if round % 2 == 0 {
+            rig.memory.sync_dirty_log();
+            if !rig.memory.take_dirty(CLIENT, &rig.ram, 0, RAM).is_empty() {
+                copy = value();
+            }
+        }
+        rig.memory.transaction().set_enabled(region, false);
+        // The guest sees no memory now.
+        if !rig.memory.take_dirty(CLIENT, &rig.ram, 0, RAM).is_empty() {
+            copy = value();
+        }
+        assert_eq!(copy, value(), "round {round}");
+        rig.memory.transaction().set_enabled(region, true);
+    }
+    rig.accel.pause();
+}
+
+#[test]
+fn a_client_that_takes_while_the_guest_writes_has_the_last_of_it() {
+    // next: inc dword [3000h]; inc dword [5000h]; jmp next
+    let program = [0x66, 0xff, 0x06, 0x00, 0x30, 0x66, 0xff, 0x06, 0x00, 0x50, 0xeb, 0xf4];
+    let Some(rig) = Rig::new(&program, 1, false) else { return };
+    rig.memory.start_global_dirty_log(CLIENT).unwrap();
+    let mut copy = vec![0u8; RAM as usize];
+    let look = |copy: &mut Vec<u8>| {
+        rig.memory.sync_dirty_log();
+        for run in rig.memory.take_dirty(CLIENT, &rig.ram, 0, RAM) {
+            rig.ram.read(run.start, &mut copy[run.start as usize..run.end as usize]).unwrap();
+        }
+    };
+    for _ in 0..50 {
+        rig.accel.resume();
+        for _ in 0..20 {
+            look(&mut copy);
+        }
+        rig.accel.pause();
+        look(&mut copy);
+        let mut now = vec![0; RAM as usize];
+        rig.ram.read(0, &mut now).unwrap();
+        assert_eq!(copy, now);
+    }
+}
