@@ -134,4 +134,6 @@ impl Migration {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -1,4 +1,7 @@
-//! Settings as clients see them.
+//! Machines that move, and settings as clients see them.
+
+mod hostile;
+mod moving;
 
 use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationParameters};
 

@@ -57,7 +57,10 @@ impl LoadBlock {
     /// Whether a page may be put there.
     fn check(&self, offset: u64) -> Result<()> {
         let inside = offset.checked_add(PAGE).is_some_and(|end| end <= self.block.size());
-        let plugged = |manager: Arc<memory::DiscardManager>| manager.is_populated(offset..offset + PAGE);
+        let plugged = |manager: Arc<memory::DiscardManager>| {
+            let start = offset - offset % manager.granularity();
+            manager.is_populated(start..start + manager.granularity())
+        };
         if inside && self.block.discard_manager().is_none_or(plugged) {
             return Ok(());
         }

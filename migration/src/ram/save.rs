@@ -9,17 +9,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use memory::{BlockReader, DirtyBitmap, Memory, RamBlock};
+use memory::{BlockReader, DirtyBitmap, DirtyClient, Memory, RamBlock};
 use qapi::Result;
 
 use super::{blocks, populated};
 use crate::progress::{Counters, set};
 use crate::wire::{Output, PAGE, ram};
 
-/// Bytes whose log is cleared, and whose holes are looked for, at a time.
-const CHUNK: u64 = 64 << 20;
-/// Bytes that are taken out of the log at a time.
-const STEP: u64 = 64 * PAGE;
+const CLIENT: DirtyClient = DirtyClient::Migration;
+/// Bytes that are taken out of the log at a time, to be read at once.
+const STEP: u64 = 1 << 20;
 
 /// What is at a place of a block.
 enum Find {
@@ -65,8 +64,6 @@ pub struct Sender {
     pending: u64,
     /// Whether this is the first pass, in which memory may be that nobody ever touched.
     bulk: bool,
-    /// Pages of the present step, kept for its memory.
-    step: Vec<u64>,
 }
 
 impl Sender {
@@ -75,18 +72,18 @@ impl Sender {
     /// # Errors
     /// Writes cannot be logged.
     pub fn new(memory: &Arc<Memory>) -> Result<Self> {
-        memory.start_global_dirty_log()?;
+        memory.start_global_dirty_log(CLIENT)?;
         let take = |block: Arc<RamBlock>| {
-            let log = block.dirty_log()?;
+            let log = block.dirty_log(CLIENT)?;
             let (name, runs, reader) = (block.name(), populated(&block), block.reader());
-            runs.iter().for_each(|run| log.mark(run.start, run.end - run.start));
+            memory.mark_all_dirty(CLIENT, &block);
             Some(SendBlock { block, name, log, runs, reader })
         };
         let blocks: Vec<_> = blocks(memory).into_iter().filter_map(take).collect();
         let bytes: u64 = blocks.iter().flat_map(|b| &b.runs).map(|run| run.end - run.start).sum();
         let memory = Arc::clone(memory);
         let (cursor, last) = (Cursor::default(), None);
-        Ok(Self { memory, blocks, cursor, last, pending: bytes.div_ceil(PAGE), bulk: true, step: Vec::new() })
+        Ok(Self { memory, blocks, cursor, last, pending: bytes.div_ceil(PAGE), bulk: true })
     }
 
     /// Bytes of all blocks, unplugged memory included.
@@ -116,7 +113,10 @@ impl Sender {
     pub fn sync(&mut self) -> u64 {
         self.memory.sync_dirty_log();
         let before = self.pending;
-        self.pending = self.blocks.iter().map(|b| b.log.count()).sum();
+        let count = |b: &SendBlock| -> u64 {
+            b.runs.iter().map(|run| b.log.count_in(run.start, run.end - run.start)).sum()
+        };
+        self.pending = self.blocks.iter().map(count).sum();
         self.pending.saturating_sub(before)
     }
 
@@ -145,11 +145,18 @@ impl Sender {
                 self.cursor = Cursor { run: self.cursor.run + 1, offset: 0, ..self.cursor };
                 continue;
             }
-            let end = run.end.min((start + 1).next_multiple_of(CHUNK));
-            let left = self.chunk(out, counters, start..end, &mut enough)?;
-            self.cursor.offset = left - run.start;
+            // What is clean costs nothing.
+            let dirty = self.blocks[self.cursor.block].log.next_dirty(start);
+            let Some(dirty) = dirty.filter(|dirty| *dirty < run.end) else {
+                self.cursor.offset = run.end - run.start;
+                continue;
+            };
+            let end = run.end.min((dirty + 1).next_multiple_of(STEP));
+            self.step(out, counters, dirty..end)?;
+            self.cursor.offset = end - run.start;
             set(&counters.remaining, self.pending());
-            if left < end {
+            if enough(out)? {
+                out.u64(ram::END)?;
                 return Ok(false);
             }
         }
@@ -158,42 +165,26 @@ impl Sender {
         Ok(true)
     }
 
-    /// Sends what is dirty in a part of the present block; gives the offset up to which it came.
-    fn chunk(
-        &mut self,
-        out: &mut Output,
-        counters: &Counters,
-        range: Range<u64>,
-        enough: &mut impl FnMut(&mut Output) -> io::Result<bool>,
-    ) -> io::Result<u64> {
+    /// Sends what is dirty in a part of the present block.
+    fn step(&mut self, out: &mut Output, counters: &Counters, range: Range<u64>) -> io::Result<()> {
         let index = self.cursor.block;
-        let mut at = range.start;
-        let mut found = Find::Data(at);
-        while at < range.end {
-            let next = range.end.min((at + 1).next_multiple_of(STEP));
-            let block = &self.blocks[index];
-            let mut step = std::mem::take(&mut self.step);
-            block.log.take(at, next - at, |page| step.push(page));
-            self.pending = self.pending.saturating_sub(step.len() as u64);
-            for page in step.drain(..) {
-                let block = &self.blocks[index];
-                if self.bulk && matches!(found, Find::Hole(end) | Find::Data(end) if end <= page) {
-                    found = block.find(page, range.end);
-                }
-                let hole = self.bulk && matches!(found, Find::Hole(end) if page < end);
-                let zero = hole || block.block.is_zero(page, PAGE as usize);
-                Self::page(&self.blocks, &mut self.last, out, index, page, zero)?;
-                let counter = if zero { &counters.zero_pages } else { &counters.pages };
-                counter.fetch_add(1, Ordering::Relaxed);
+        let block = &self.blocks[index];
+        let (start, end) = (range.start, range.end);
+        let taken = self.memory.take_dirty(CLIENT, &block.block, start, end - start);
+        let mut found = Find::Data(start);
+        for page in taken.into_iter().flat_map(|part| part.step_by(PAGE as usize)) {
+            self.pending = self.pending.saturating_sub(1);
+            // Only now: a page that is written from here on is in the log again.
+            if self.bulk && matches!(found, Find::Hole(end) | Find::Data(end) if end <= page) {
+                found = block.find(page, end);
             }
-            self.step = step;
-            at = next;
-            if enough(out)? {
-                out.u64(ram::END)?;
-                break;
-            }
+            let hole = self.bulk && matches!(found, Find::Hole(end) if page < end);
+            let zero = hole || block.block.is_zero(page, PAGE as usize);
+            Self::page(&self.blocks, &mut self.last, out, index, page, zero)?;
+            let counter = if zero { &counters.zero_pages } else { &counters.pages };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(at)
+        Ok(())
     }
 
     fn page(
@@ -219,6 +210,6 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.memory.stop_global_dirty_log();
+        self.memory.stop_global_dirty_log(CLIENT);
     }
 }

@@ -1,0 +1,145 @@
+//! From one machine to another.
+
+use qapi::commands::MigrationCommands as _;
+use qapi::types::{MigrationCapability, MigrationStatus, RunState};
+
+use crate::testing::{DeviceState, Loop, Rig, SIZE};
+
+/// A machine with something in it.
+pub(super) fn full(main: &Loop) -> Rig {
+    let rig = Rig::new(main, "fake");
+    rig.machine.whole.write(5000, b"of the whole").unwrap();
+    rig.machine.sparse.write(SIZE / 2 - 4, b"half").unwrap();
+    *rig.machine.device.lock().unwrap() = DeviceState { value: 42, list: vec![1, 2, 3] };
+    rig
+}
+
+pub(super) fn check(rig: &Rig) {
+    let mut bytes = [0; 12];
+    rig.machine.whole.read(5000, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"of the whole");
+    rig.machine.sparse.read(SIZE / 2 - 4, &mut bytes[..4]).unwrap();
+    assert_eq!(&bytes[..4], b"half");
+    let device = rig.machine.device.lock().unwrap();
+    assert_eq!((device.value, &*device.list), (42, &[1, 2, 3][..]));
+}
+
+#[test]
+fn everything_arrives_over_a_socket_and_each_side_tells_how_it_goes() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    to.expect(&uri).unwrap();
+    assert_eq!(to.until("setup"), ["setup"]);
+    from.migrate(&uri).unwrap();
+    let source = ["setup", "pass 1", "active", "Stop", "device", "pass 2", "completed"];
+    assert_eq!(from.until("completed"), source);
+    assert_eq!(to.until("completed"), ["active", "Resume", "completed"]);
+    check(&to);
+    assert_eq!(
+        (from.machine.run_state_now(), to.machine.run_state_now()),
+        (RunState::Postmigrate, RunState::Running)
+    );
+    let info = from.migration.query_migrate().unwrap();
+    let ram = info.ram.unwrap();
+    assert_eq!((ram.total, ram.remaining, ram.dirty_sync_count), (2 * SIZE as i64, 0, 2));
+    // What is not populated was not sent, and of what is only what is not zero.
+    assert_eq!((ram.normal, ram.duplicate), (2, (SIZE + SIZE / 2) as i64 / 4096 - 2));
+    assert!(info.downtime.is_some() && info.setup_time.is_some());
+    assert_eq!(to.migration.query_migrate().unwrap().status, Some(MigrationStatus::Completed));
+}
+
+#[test]
+fn a_machine_goes_into_a_file_behind_what_is_there_and_comes_back() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    std::fs::write(&path, b"header and what an earlier one left").unwrap();
+    let uri = format!("file:{},offset=6", path.display());
+    let from = full(&main);
+    from.migrate(&uri).unwrap();
+    from.until("completed");
+    assert!(std::fs::read(&path).unwrap().starts_with(b"headerQEVM"));
+    let to = Rig::new(&main, "fake");
+    to.expect(&uri).unwrap();
+    to.until("completed");
+    check(&to);
+}
+
+#[test]
+fn whoever_cancels_has_the_machine_as_before_and_may_try_again() {
+    let main = Loop::start();
+    let from = full(&main);
+    from.capability(MigrationCapability::PauseBeforeSwitchover);
+    from.migrate("exec:cat >/dev/null").unwrap();
+    from.until("pre-switchover");
+    assert_eq!(from.machine.run_state_now(), RunState::FinishMigrate);
+    let again = from.migrate("exec:cat >/dev/null").unwrap_err();
+    assert_eq!(again.desc(), "There's a migration process in progress");
+    from.command(|migration| migration.migrate_cancel()).unwrap();
+    assert_eq!(from.until("cancelled"), ["cancelling", "Resume", "cancelled"]);
+    assert_eq!(from.machine.run_state_now(), RunState::Running);
+    from.migrate("exec:cat >/dev/null").unwrap();
+    from.until("pre-switchover");
+    let wrong = from.command(|migration| migration.migrate_continue(MigrationStatus::Device)).unwrap_err();
+    assert_eq!(wrong.desc(), "Migration not in expected state: pre-switchover");
+    from.command(|migration| migration.migrate_continue(MigrationStatus::PreSwitchover)).unwrap();
+    assert_eq!(from.until("completed"), ["device", "pass 2", "completed"]);
+}
+
+#[test]
+fn a_peer_that_is_another_machine_ends_and_the_source_goes_on() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    let (from, to) = (full(&main), Rig::new(&main, "other"));
+    to.expect(&uri).unwrap();
+    // More than the socket takes, so that the source hears of it.
+    from.machine.whole.write(0, &vec![1; SIZE as usize]).unwrap();
+    from.migrate(&uri).unwrap();
+    to.until("failed");
+    assert_eq!(from.end(), "failed");
+    assert_eq!(from.machine.run_state_now(), RunState::Running);
+    let error = from.migration.query_migrate().unwrap().error_desc.unwrap();
+    assert!(error.starts_with("Unable to write to socket: "), "{error}");
+}
+
+#[test]
+fn an_address_that_cannot_be_used_is_an_error_of_the_command_or_of_the_migration() {
+    let main = Loop::start();
+    let rig = full(&main);
+    let error = rig.migrate("file:/nonexistent/x").unwrap_err();
+    assert_eq!(error.desc(), "Could not create '/nonexistent/x': No such file or directory");
+    let info = rig.migration.query_migrate().unwrap();
+    assert_eq!(info.error_desc.as_deref(), Some(error.desc()));
+    rig.migrate("unix:/nonexistent/x").unwrap();
+    rig.until("failed");
+    let error = rig.migration.query_migrate().unwrap().error_desc.unwrap();
+    assert_eq!(error, "Failed to connect to '/nonexistent/x': No such file or directory");
+    assert!(!*rig.machine.ended.lock().unwrap());
+    let none = rig.command(|migration| migration.migrate_incoming(Some("unix:x".into()), None, None));
+    assert_eq!(none.unwrap_err().desc(), "'-incoming' was not specified on the command line");
+}
+
+#[test]
+fn a_port_that_the_host_chose_is_told() {
+    let main = Loop::start();
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    to.expect("defer").unwrap();
+    assert_eq!(to.migration.query_migrate().unwrap().status, None);
+    let listen =
+        |migration: &crate::Migration| migration.migrate_incoming(Some("tcp:127.0.0.1:0".into()), None, None);
+    to.command(listen).unwrap();
+    let twice = to.command(listen).unwrap_err();
+    assert_eq!(twice.desc(), "The incoming migration has already been started");
+    let info = to.migration.query_migrate().unwrap();
+    let Some(qapi::types::SocketAddress::Inet(at)) =
+        info.socket_address.and_then(|list| list.into_iter().next())
+    else {
+        panic!("no address")
+    };
+    from.migrate(&format!("tcp:{}:{}", at.host, at.port)).unwrap();
+    to.until("completed");
+    check(&to);
+}
