@@ -10,8 +10,10 @@ use qapi::events::Event;
 use qapi::types::{MemoryDeviceInfo, PliantMemoryMap, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef};
+use vmstate::Saved;
 
 use super::map;
+use super::moving;
 use super::protection::Protection;
 use super::realize;
 use super::request::{REQUEST_SIZE, RESPONSE_SIZE, Request, Response, Span};
@@ -23,6 +25,7 @@ use crate::mem::memslots::Policy;
 use crate::mem::memslots::sizing::{Budget, MAX_PARTS, Parts};
 use crate::mem::placement::Wanted;
 use crate::mem::unplugged::OnAccess;
+use crate::virtio::migration::Carrier;
 use crate::virtio::ring::Chain;
 use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
 
@@ -260,6 +263,10 @@ impl Device for VirtioMem {
         realize::unrealize(&self, machine);
     }
 
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
+
     /// A system reset unplugs everything, unless somebody forbids it; waking up does not.
     fn reset(&self, kind: ResetKind) {
         if kind != ResetKind::Cold {
@@ -280,6 +287,10 @@ impl Device for VirtioMem {
 impl VirtioBackend for VirtioMem {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        moving::sections(&self, carrier)
     }
 
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {

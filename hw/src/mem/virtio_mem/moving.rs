@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use memory::DiscardManager;
 use vmstate::{
-    Apply, Bits, Decoder, Encoder, Field as _, FieldShape, LoadError, Priority, Result, Section, Shape,
-    StateShape, VmState as _, put_struct, vmstate,
+    Apply, Bits, Decoder, Encoder, Field as _, FieldShape, LoadError, Priority, Result, Saved, Section,
+    Shape, StateShape, VmState as _, put_struct, vmstate,
 };
 
 use super::device::{Inner, OnOffAuto, VirtioMem};
 use super::unit::Unit;
 use crate::mem::memslots::Policy;
+use crate::virtio::migration::{BackendState, Carrier, section};
 
 /// Blocks of the largest device: 64 bits a word.
 const MAX_WORDS: u64 = vmstate::MAX_ELEMENTS as u64;
@@ -105,8 +106,19 @@ fn shape(early: bool) -> StateShape {
     }
 }
 
+impl BackendState for Sizes {
+    const SECTION: &'static str = "virtio-mem";
+}
+
+/// Both sections.
+pub(super) fn sections(device: &Arc<VirtioMem>, carrier: Carrier) -> Saved {
+    let (from, to) = (Arc::clone(device), Arc::clone(device));
+    let rest = section(carrier, move || sizes(&from), move |state| take_sizes(&to, &state));
+    Saved::Sections(vec![plugged(device), rest])
+}
+
 /// The section that comes before memory.
-pub(super) fn plugged(device: &Arc<VirtioMem>) -> Section {
+fn plugged(device: &Arc<VirtioMem>) -> Section {
     let early = device.lock().config.early_migration;
     let (from, to) = (Arc::clone(device), Arc::clone(device));
     let save = move |out: &mut Encoder| save(&from.lock(), out);
@@ -179,14 +191,14 @@ fn runs(bits: &[u64], checks: &Checks) -> Vec<Range<u64>> {
 }
 
 /// The sizes, which come with the rest of the device.
-pub(super) fn sizes(device: &VirtioMem) -> Sizes {
+fn sizes(device: &VirtioMem) -> Sizes {
     let inner = device.lock();
     let usable = inner.live.as_ref().map_or(0, |live| live.unit.usable());
     Sizes { usable_region_size: usable, requested_size: inner.config.requested }
 }
 
 /// Takes the sizes over.
-pub(super) fn take_sizes(device: &VirtioMem, sizes: &Sizes) -> Result<()> {
+fn take_sizes(device: &VirtioMem, sizes: &Sizes) -> Result<()> {
     let mut inner = device.lock();
     let Sizes { usable_region_size, requested_size } = *sizes;
     let region = inner.config.memdev.as_ref().map_or(0, |backend| backend.size());
@@ -210,19 +222,19 @@ pub(super) fn take_sizes(device: &VirtioMem, sizes: &Sizes) -> Result<()> {
 impl Unit {
     /// Has exactly `runs` plugged, whatever was before, and nothing in what is not.
     pub(super) fn arrive(&mut self, runs: &[Range<u64>]) -> Result<()> {
-        let no_memory =
-            || LoadError::new(vmstate::Errno::NoMemory, "virtio-mem: plugged memory cannot be had");
         self.system_reset(false);
         self.discard_rest();
         for run in runs {
             if run.end > self.usable() {
                 self.widen_usable(run.end);
             }
-            self.plug_run(run).map_err(|()| no_memory())?;
+            if !self.plug_run(run) {
+                return Err(LoadError::new(
+                    vmstate::Errno::NoMemory,
+                    "virtio-mem: plugged memory cannot be had",
+                ));
+            }
         }
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -191,9 +191,9 @@ impl Unit {
         self.free(&(0..self.layout.region_size));
     }
 
-    /// Plugs what another machine had plugged.
-    pub(super) fn plug_run(&mut self, run: &Range<u64>) -> Result<(), ()> {
-        self.plug(run).map_err(|Busy| ())
+    /// Plugs what another machine had plugged; `false` if it cannot be had.
+    pub(super) fn plug_run(&mut self, run: &Range<u64>) -> bool {
+        self.plug(run).is_ok()
     }
 
     /// A system reset: nothing is plugged afterwards, unless somebody forbids it.
