@@ -12,8 +12,8 @@
 //! ```
 //!
 //! - A vCPU is *broken* after an error or a triple fault: it stays parked under goal Run until a reset.
-//! - A reset is a flag that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
-//!   vCPU's registers belong to its thread.
+//! - A reset is a task that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
+//!   vCPU's registers belong to its thread. So are saving and loading what it has (`Save`, `Load`): all vCPUs work at the same time.
 //! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on; and a non-maskable
 //!   interrupt (`next() -> Nmi`), which nobody waits for.
 //! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
@@ -47,12 +47,24 @@ pub(crate) enum Step {
     Run,
     /// Load the reset state, then call [`Control::reset_done`] and ask again.
     Reset,
+    /// Put all that the vCPU has where the asker finds it, then call [`Control::save_done`] and ask again.
+    Save,
+    /// Take over what lies ready for the vCPU, then call [`Control::load_done`] and ask again.
+    Load,
     /// Read the registers, call [`Control::report`] and ask again.
     Report,
     /// Take a non-maskable interrupt and ask again.
     Nmi,
     /// Return from the thread's function.
     Exit,
+}
+
+/// What every vCPU does once while the machine is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Reset,
+    Save,
+    Load,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +98,7 @@ impl StopFlag {
 struct Cpu {
     phase: Phase,
     broken: bool,
-    reset: bool,
+    task: Option<Task>,
     thread: Option<ThreadId>,
     stop: Arc<StopFlag>,
     /// How often somebody asked for the registers, and up to which of these times the last report answers.
@@ -152,7 +164,7 @@ impl Control {
         inner.cpus.push(Cpu {
             phase: Phase::Parked,
             broken: false,
-            reset: false,
+            task: None,
             thread: None,
             stop: Arc::clone(&stop),
             asked: 0,
@@ -185,8 +197,11 @@ impl Control {
             let this = &mut inner.cpus[cpu];
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
-                _ if this.reset => Some((Phase::Parked, Step::Reset)),
+                _ if this.task == Some(Task::Reset) => Some((Phase::Parked, Step::Reset)),
                 _ if std::mem::take(&mut this.nmi) => Some((Phase::Parked, Step::Nmi)),
+                // After what it was sent before.
+                _ if this.task == Some(Task::Save) => Some((Phase::Parked, Step::Save)),
+                _ if this.task == Some(Task::Load) => Some((Phase::Parked, Step::Load)),
                 _ if this.asked != this.answered => Some((Phase::Parked, Step::Report)),
                 Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
                 Goal::Run | Goal::Pause => None,
@@ -214,9 +229,28 @@ impl Control {
     /// Called by a vCPU thread that has loaded its reset state.
     pub(crate) fn reset_done(&self, cpu: usize) {
         let mut inner = self.lock();
-        inner.cpus[cpu].reset = false;
+        inner.cpus[cpu].task = None;
         inner.cpus[cpu].nmi = false;
         inner.cpus[cpu].broken = false;
+        self.changed.notify_all();
+    }
+
+    /// Whether it stays parked until a reset; asked by its own thread, as nobody else changes it.
+    pub(crate) fn is_broken(&self, cpu: usize) -> bool {
+        self.lock().cpus[cpu].broken
+    }
+
+    /// Called by a vCPU thread that has put down what it has.
+    pub(crate) fn save_done(&self, cpu: usize) {
+        self.lock().cpus[cpu].task = None;
+        self.changed.notify_all();
+    }
+
+    /// Called by a vCPU thread that has taken over what was ready for it.
+    pub(crate) fn load_done(&self, cpu: usize, broken: bool) {
+        let mut inner = self.lock();
+        inner.cpus[cpu].task = None;
+        inner.cpus[cpu].broken = broken;
         self.changed.notify_all();
     }
 
@@ -318,13 +352,27 @@ impl Control {
 
     /// Has every vCPU consume a reset and waits for it. Only while paused (a running vCPU takes it when it stops).
     pub(crate) fn reset(&self) {
+        self.have_all(Task::Reset, |cpu| cpu.phase == Phase::Parked);
+    }
+
+    /// Has every vCPU put down what it has, all at the same time, and waits for them. Only while paused, and not on a vCPU thread.
+    pub(crate) fn save(&self) {
+        self.have_all(Task::Save, |cpu| cpu.phase != Phase::Gone);
+    }
+
+    /// Has every vCPU take over what lies ready, all at the same time, and waits for them. As [`Control::save`].
+    pub(crate) fn load(&self) {
+        self.have_all(Task::Load, |cpu| cpu.phase != Phase::Gone);
+    }
+
+    fn have_all(&self, task: Task, waits_for: impl Fn(&Cpu) -> bool) {
         let mut inner = self.lock();
         for cpu in &mut inner.cpus {
-            cpu.reset = cpu.phase != Phase::Gone;
+            cpu.task = (cpu.phase != Phase::Gone).then_some(task);
         }
         inner.ring_all();
-        while inner.goal != Goal::Exit && inner.cpus.iter().any(|cpu| cpu.reset && cpu.phase == Phase::Parked)
-        {
+        let busy = |cpu: &Cpu| cpu.task.is_some() && waits_for(cpu);
+        while inner.goal != Goal::Exit && inner.cpus.iter().any(busy) {
             inner = self.wait(inner);
         }
     }

@@ -40,6 +40,8 @@ impl Model {
                             }
                         }
                         Step::Reset => control.reset_done(cpu),
+                        Step::Save => control.save_done(cpu),
+                        Step::Load => control.load_done(cpu, cpu == 1),
                         Step::Report => control.report(cpu, Some(snapshot_of(cpu))),
                         Step::Nmi => {}
                         Step::Exit => return,
@@ -118,7 +120,7 @@ fn a_broken_cpu_stays_parked_until_its_reset() {
             sender.send(step).unwrap();
             match step {
                 Step::Reset => inner.reset_done(cpu),
-                Step::Run | Step::Exit | Step::Report | Step::Nmi => return,
+                _ => return,
             }
         }
     });
@@ -279,9 +281,37 @@ fn a_reset_comes_before_a_non_maskable_interrupt_and_forgets_it() {
     let control = Control::new();
     let (cpu, _) = control.add();
     control.inject_nmi(cpu, |_| ());
-    control.lock().cpus[cpu].reset = true;
+    control.lock().cpus[cpu].task = Some(Task::Reset);
     assert_eq!(control.next(cpu), Step::Reset);
     control.reset_done(cpu);
     control.resume();
     assert_eq!(control.next(cpu), Step::Run);
+}
+
+#[test]
+fn all_are_saved_and_loaded_at_once_after_what_was_sent_and_loading_breaks_or_mends() {
+    let model = Model::new(2);
+    model.control.inject_nmi(0, model.kick());
+    model.control.save();
+    let mut steps: Vec<_> = (0..3).map(|_| model.step()).collect();
+    steps.sort_by_key(|(cpu, _)| *cpu);
+    assert_eq!(steps, [(0, Step::Nmi), (0, Step::Save), (1, Step::Save)]);
+    model.control.load();
+    assert_eq!((0..2).map(|_| model.step().1).collect::<Vec<_>>(), [Step::Load; 2]);
+    // The second came broken: it does not run.
+    assert_eq!([0, 1].map(|cpu| model.control.is_broken(cpu)), [false, true]);
+    model.control.resume();
+    assert_eq!(model.step(), (0, Step::Run));
+    model.control.pause(model.kick());
+    assert!(model.steps.try_recv().is_err());
+    model.end();
+}
+
+#[test]
+fn who_has_a_vcpu_save_does_not_wait_for_one_that_is_gone() {
+    let control = Control::new();
+    let (cpu, _) = control.add();
+    control.give_up(cpu);
+    control.save();
+    control.load();
 }

@@ -5,7 +5,8 @@
 //! - `listener`: memory slots and ioeventfds follow the address spaces; `follow`: of a device whose memory is plugged in
 //!   pieces they follow what is plugged, and are made by a thread of their own (`put_off`); `gate` keeps vCPUs out of the guest meanwhile;
 //! - `irqchip`: lines, messages, routes and irqfds;
-//! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU is reset to.
+//! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU has and what it is reset to, `save` takes that to another
+//!   machine, `tsc` keeps the counters of vCPUs in step there.
 //!
 //! # Start-up
 //!
@@ -20,7 +21,7 @@
 //! `immediate_exit` again. An access that the guest has started is completed by the kernel at the next `KVM_RUN`; before
 //! it parks, a vCPU with such an access therefore enters once more with `immediate_exit` set.
 //!
-//! Left out: TSC frequency and migration of state, Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
+//! Left out: Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
 //! `kernel-irqchip=off|split`.
 
 mod boot;
@@ -34,9 +35,11 @@ mod kick;
 mod listener;
 mod put_off;
 mod registers;
+mod save;
 mod slots;
 mod state;
 mod stats;
+mod tsc;
 mod vcpu;
 
 pub(crate) use kick::thread_id;
@@ -56,9 +59,10 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
+use vmstate::Saved;
 
 use crate::control::{Control, Snapshot};
-use crate::cpu::Supported;
+use crate::cpu::{self, Supported};
 use crate::stats::{Stat, StatTarget};
 use crate::{
     Accel, BootState, Chips, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo,
@@ -97,8 +101,6 @@ pub struct KvmAccel {
     supported: Supported,
     /// Of the VM, once somebody asked.
     stats: OnceLock<Option<StatsFile>>,
-    /// Of the vCPUs, once there are any.
-    tsc_khz: OnceLock<u32>,
     io_listener: Arc<IoListener>,
     /// What vCPU threads share with us.
     shared: Arc<Shared>,
@@ -111,8 +113,8 @@ struct State {
     threads: Vec<JoinHandle<()>>,
     /// Of each vCPU; made with it, as the thread takes the vCPU's file. `None` for a kernel without.
     stats: Vec<Option<Arc<StatsFile>>>,
-    /// The guest's paravirtual clock when it was paused; it goes on from there.
-    clock: Option<kvm_clock_data>,
+    /// What they were made of.
+    config: Option<Arc<VcpuConfig>>,
 }
 
 /// What vCPU threads need; they must not keep the accelerator alive.
@@ -126,10 +128,17 @@ pub(crate) struct Shared {
     chip: Arc<KvmIrqChip>,
     slots: Arc<SystemListener>,
     gate: Arc<gate::Gate>,
-    /// Empty until there is a PIT.
-    pit_reset: OnceLock<kvm_pit_state2>,
+    /// The PIT's reset state; empty until there is one.
+    pit: OnceLock<Option<kvm_pit_state2>>,
     omit_pit: AtomicBool,
     first_run: Once,
+    /// Ticks of the vCPUs' counters in a millisecond, once there are any.
+    tsc_khz: OnceLock<u32>,
+    /// Registers of a vCPU that can be loaded, once there are any.
+    msrs: OnceLock<Vec<u32>>,
+    /// The guest's paravirtual clock when it was paused or loaded; it goes on from there.
+    clock: Mutex<Option<kvm_clock_data>>,
+    exchange: save::Exchange,
 }
 
 impl Shared {
@@ -139,14 +148,24 @@ impl Shared {
         self.first_run.call_once(|| {
             self.slots.start();
             self.chip.start();
-            if self.omit_pit.load(Ordering::Relaxed) {
-                return;
-            }
-            match state::create_pit(&self.vm) {
-                Ok(reset) => _ = self.pit_reset.set(reset),
-                Err(error) => tracing::error!(%error, "the guest has no PIT"),
-            }
+            self.pit();
         });
+    }
+
+    /// Makes the PIT, unless there is one or is to be none, and gives its reset state.
+    fn pit(&self) -> Option<&kvm_pit_state2> {
+        if self.omits_pit() {
+            return None;
+        }
+        let made = self.pit.get_or_init(|| {
+            let made = state::create_pit(&self.vm);
+            made.inspect_err(|error| tracing::error!(%error, "the guest has no PIT")).ok()
+        });
+        made.as_ref()
+    }
+
+    fn omits_pit(&self) -> bool {
+        self.omit_pit.load(Ordering::Relaxed)
     }
 }
 
@@ -217,6 +236,7 @@ impl KvmAccel {
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(os_error)?;
         vm.set_tss_address(TSS_ADDRESS as usize).map_err(os_error)?;
         vm.create_irq_chip().map_err(os_error)?;
+        save::exact_events(&vm);
         let chip_reset = ChipState::capture(&vm).map_err(os_error)?;
         let routes = usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
@@ -229,7 +249,6 @@ impl KvmAccel {
             supported: features::supported(&kvm, &cpuid),
             cpuid,
             stats: OnceLock::new(),
-            tsc_khz: OnceLock::new(),
             io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
             shared: Arc::new(Shared {
                 control: Control::new(),
@@ -239,9 +258,13 @@ impl KvmAccel {
                 chip: KvmIrqChip::new(Arc::clone(&vm), routes),
                 slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots, manual),
                 gate,
-                pit_reset: OnceLock::new(),
+                pit: OnceLock::new(),
                 omit_pit: AtomicBool::new(false),
                 first_run: Once::new(),
+                tsc_khz: OnceLock::new(),
+                msrs: OnceLock::new(),
+                clock: Mutex::default(),
+                exchange: save::Exchange::default(),
                 vm,
             }),
             state: Mutex::default(),
@@ -278,7 +301,7 @@ impl KvmAccel {
             fd.set_tsc_khz(khz).map_err(os_error)?;
         }
         if let Ok(khz) = fd.get_tsc_khz() {
-            self.tsc_khz.get_or_init(|| khz);
+            self.shared.tsc_khz.get_or_init(|| khz);
         }
         let stats = StatsFile::of(&fd);
         trace::emit!(kvm_create_vcpu, index, apic_id, fd.as_raw_fd());
@@ -399,6 +422,7 @@ impl Accel for KvmAccel {
             self.widen_apic_ids()?;
         }
         let msrs = MsrIndices::of(&self.kvm);
+        lock(&self.state).config = Some(Arc::new(config.clone()));
         for index in 0..count as u32 {
             let (info, thread, stats) =
                 self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
@@ -450,7 +474,7 @@ impl Accel for KvmAccel {
     fn reset(&self) {
         let vm = &self.shared.vm;
         // Before the first run there is no PIT to reset.
-        let pit = self.shared.pit_reset.get();
+        let pit = self.shared.pit.get().and_then(Option::as_ref);
         let result = self.chip_reset.restore(vm).and_then(|()| pit.map_or(Ok(()), |pit| vm.set_pit2(pit)));
         if let Err(error) = result {
             tracing::error!(%error, "cannot reset the kernel's interrupt controllers");
@@ -459,7 +483,8 @@ impl Accel for KvmAccel {
     }
 
     fn resume(&self) {
-        if let Some(clock) = lock(&self.state).clock.take()
+        self.shared.exchange.forget();
+        if let Some(clock) = lock(&self.shared.clock).take()
             && let Err(error) = self.shared.vm.set_clock(&clock)
         {
             tracing::warn!(%error, "the guest's clock jumps");
@@ -474,8 +499,17 @@ impl Accel for KvmAccel {
             let clock = self.shared.vm.get_clock();
             // Only the time goes back; flags and host times are the kernel's report.
             let clock = clock.map(|now| kvm_clock_data { clock: now.clock, ..Default::default() });
-            lock(&self.state).clock = clock.ok();
+            *lock(&self.shared.clock) = clock.ok();
         }
+    }
+
+    fn saved(&self) -> Saved {
+        let Some(config) = lock(&self.state).config.clone() else { return Saved::Nothing };
+        let has = |name| cpu::feature(name).is_some_and(|feature| feature.is_in(&config.facts.words));
+        if has("invtsc") && config.facts.tsc_frequency == 0 {
+            return Saved::Blocked("State blocked by non-migratable CPU device (invtsc flag)".into());
+        }
+        Saved::Sections(save::sections(&self.shared, &config))
     }
 
     fn shutdown(&self) {
@@ -521,7 +555,7 @@ impl Accel for KvmAccel {
     }
 
     fn tsc_frequency(&self) -> Option<u64> {
-        self.tsc_khz.get().map(|khz| u64::from(*khz) * 1000)
+        self.shared.tsc_khz.get().map(|khz| u64::from(*khz) * 1000)
     }
 
     fn host_phys_bits(&self) -> Option<u32> {

@@ -1,5 +1,16 @@
-//! What vCPUs and interrupt controllers are reset to: exactly what the kernel made them when they were created, which is the
-//! architecture's reset state (Intel SDM volume 3, 9.1.1), saved then and loaded at every reset.
+//! What vCPUs and interrupt controllers have: taken from the kernel and given back to it, at a reset and when a machine moves.
+//!
+//! A vCPU is reset to exactly what the kernel made it when it was created, which is the architecture's reset state (Intel SDM
+//! volume 3, 9.1.1), saved then and loaded at every reset.
+//!
+//! # Order
+//!
+//! What is given to the kernel changes what was given before, so that [`VcpuState::restore`] has an order:
+//!
+//! - the run state first, because that discards an INIT or SIPI that waits, and again behind the segment registers, which end the
+//!   boot processor's halt if it is at the reset vector;
+//! - general registers drop an exception that waits, segment registers bring the APIC base: events and the local APIC come later;
+//! - the time stamp counter before any deadline on it, the local APIC, whose timer gets its mode there, before the deadline.
 
 #![expect(unsafe_code, reason = "KVM_SET_XSAVE has no safe wrapper")]
 
@@ -10,10 +21,24 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
+use super::tsc::InStep;
+
 type Result<T> = std::result::Result<T, kvm_ioctls::Error>;
 
-/// The time stamp counter. Zero is loaded, which KVM takes as "in step with the other vCPUs".
-const MSR_IA32_TSC: u32 = 0x10;
+/// The time stamp counter. Zero is loaded at a reset, which KVM takes as "in step with the other vCPUs".
+pub(super) const MSR_IA32_TSC: u32 = 0x10;
+/// When the local APIC's timer fires, in the mode that compares with the time stamp counter.
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// Registers of memory types that the kernel's list leaves out: default, fixed ranges, and the eight pairs of variable ones.
+const MTRRS: [std::ops::RangeInclusive<u32>; 5] =
+    [0x200..=0x20f, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26f, 0x2ff..=0x2ff];
+/// The low byte is how many banks of machine checks there are.
+const MSR_MCG_CAP: u32 = 0x179;
+/// The first of four registers of the first bank.
+const MSR_MC0_CTL: u32 = 0x400;
+
+/// As many registers as the kernel takes at once.
+const MSR_BATCH: usize = 255;
 
 /// Model-specific registers that the kernel saves and loads.
 pub(crate) struct MsrIndices(Vec<u32>);
@@ -21,7 +46,12 @@ pub(crate) struct MsrIndices(Vec<u32>);
 impl MsrIndices {
     pub(crate) fn of(kvm: &Kvm) -> Self {
         match kvm.get_msr_index_list() {
-            Ok(list) => Self(list.as_slice().to_vec()),
+            Ok(list) => {
+                let mut all = list.as_slice().to_vec();
+                let more: Vec<_> = MTRRS.into_iter().flatten().filter(|index| !all.contains(index)).collect();
+                all.extend(more);
+                Self(all)
+            }
             Err(error) => {
                 tracing::warn!(%error, "no list of MSRs: they are not reset");
                 Self(Vec::new())
@@ -29,75 +59,87 @@ impl MsrIndices {
         }
     }
 
-    /// Those that can be read, with their values.
-    fn read(&self, fd: &VcpuFd) -> Vec<kvm_msr_entry> {
-        let all: Vec<_> =
-            self.0.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
-        let mut found = Vec::with_capacity(all.len());
-        each_msr(&all, |msrs| {
-            let count = fd.get_msrs(msrs)?;
-            found.extend_from_slice(&msrs.as_slice()[..count]);
-            Ok(count)
-        });
-        for entry in &mut found {
-            if entry.index == MSR_IA32_TSC {
-                entry.data = 0;
-            }
-        }
-        found
+    /// Those that this vCPU has, with its banks of machine checks.
+    fn of_vcpu(&self, fd: &VcpuFd) -> Vec<u32> {
+        let banks = read_msrs(fd, &[MSR_MCG_CAP]).first().map_or(0, |cap| cap.data as u32 & 0xff);
+        let banks = MSR_MC0_CTL..MSR_MC0_CTL + 4 * banks.min(32);
+        let wanted: Vec<_> = self.0.iter().copied().chain(banks).collect();
+        read_msrs(fd, &wanted).iter().map(|entry| entry.index).collect()
     }
 }
 
-/// Hands `entries` to `ioctl`, which does the first few and says how many; the one it stopped at is skipped.
-fn each_msr(entries: &[kvm_msr_entry], mut ioctl: impl FnMut(&mut Msrs) -> Result<usize>) {
-    let mut left = entries;
+/// Those of `indices` that can be read, with their values: one call of the kernel if all can.
+fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Vec<kvm_msr_entry> {
+    let all: Vec<_> =
+        indices.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+    let mut found = Vec::with_capacity(all.len());
+    each_msr(&all, |msrs| {
+        let count = fd.get_msrs(msrs)?;
+        found.extend_from_slice(&msrs.as_slice()[..count]);
+        Ok(count)
+    });
+    found
+}
+
+/// Hands `entries` to `ioctl`, which does the first few and says how many; those it stopped at are skipped and given back.
+fn each_msr(
+    entries: &[kvm_msr_entry],
+    mut ioctl: impl FnMut(&mut Msrs) -> Result<usize>,
+) -> Vec<kvm_msr_entry> {
+    let (mut left, mut skipped) = (entries, Vec::new());
     while !left.is_empty() {
-        let Ok(mut msrs) = Msrs::from_entries(left) else { return };
-        let done = ioctl(&mut msrs).unwrap_or(0);
-        if let Some(refused) = left.get(done) {
+        let batch = &left[..left.len().min(MSR_BATCH)];
+        let Ok(mut msrs) = Msrs::from_entries(batch) else { return skipped };
+        let done = ioctl(&mut msrs).unwrap_or(0).min(batch.len());
+        if let Some(refused) = batch.get(done) {
             trace::emit!(pliant_kvm_msr_skipped, refused.index);
+            skipped.push(*refused);
         }
-        left = left.get(done + 1..).unwrap_or_default();
+        left = &left[batch.len().min(done + 1)..];
     }
+    skipped
 }
 
-/// A vCPU as it was created.
-pub(crate) struct ResetState {
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    xsave: Box<kvm_xsave>,
-    xcrs: kvm_xcrs,
-    debug: kvm_debugregs,
-    events: kvm_vcpu_events,
-    mp_state: kvm_mp_state,
-    lapic: Box<kvm_lapic_state>,
-    msrs: Vec<kvm_msr_entry>,
+/// All that a guest can tell of a vCPU. Its parts are the kernel's structures; what of them means nothing here is zero.
+#[derive(Default)]
+pub(crate) struct VcpuState {
+    pub(super) mp_state: kvm_mp_state,
+    pub(super) regs: kvm_regs,
+    pub(super) sregs: kvm_sregs,
+    pub(super) xsave: Box<kvm_xsave>,
+    pub(super) xcrs: kvm_xcrs,
+    pub(super) debug: kvm_debugregs,
+    pub(super) events: kvm_vcpu_events,
+    pub(super) lapic: Box<kvm_lapic_state>,
+    /// The time stamp counter is not among them.
+    pub(super) msrs: Vec<kvm_msr_entry>,
 }
 
-impl ResetState {
-    pub(crate) fn capture(fd: &VcpuFd, msrs: &MsrIndices) -> Result<Self> {
-        let mut regs = fd.get_regs()?;
-        // Which processor it is; the kernel does not look at the CPUID table for it.
-        let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
-        let signature = cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map(|leaf| leaf.eax);
-        regs.rdx = signature.map_or(regs.rdx, u64::from);
+impl VcpuState {
+    /// Called on the vCPU's thread, or before there is one; outside the guest.
+    pub(super) fn capture(fd: &VcpuFd, msrs: &[u32]) -> Result<Self> {
         Ok(Self {
-            regs,
+            // First: an INIT or SIPI that waits is carried out.
+            mp_state: fd.get_mp_state()?,
+            regs: fd.get_regs()?,
             sregs: fd.get_sregs()?,
             xsave: Box::new(fd.get_xsave()?),
             xcrs: fd.get_xcrs()?,
             debug: fd.get_debug_regs()?,
-            events: fd.get_vcpu_events()?,
-            mp_state: fd.get_mp_state()?,
             lapic: Box::new(fd.get_lapic()?),
-            msrs: msrs.read(fd),
+            msrs: read_msrs(fd, msrs),
+            events: fd.get_vcpu_events()?,
         })
     }
 
-    /// Loads it. Called on the vCPU's thread, outside the guest.
-    pub(crate) fn restore(&self, fd: &VcpuFd) -> Result<()> {
-        let Self { regs, sregs, xsave, xcrs, debug, events, mp_state, lapic, msrs } = self;
-        // First, because it also discards a pending INIT or SIPI.
+    /// Loads it; `tsc` sets the time stamp counter. Gives the registers that the kernel refused. On the vCPU's thread, outside
+    /// the guest.
+    pub(super) fn restore(
+        &self,
+        fd: &VcpuFd,
+        tsc: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<kvm_msr_entry>> {
+        let Self { mp_state, regs, sregs, xsave, xcrs, debug, events, lapic, msrs } = self;
         fd.set_mp_state(*mp_state)?;
         fd.set_regs(regs)?;
         // SAFETY: the kernel reads as much as its state for this vCPU needs, which is more than a kvm_xsave only after
@@ -107,26 +149,99 @@ impl ResetState {
         if xcrs.nr_xcrs > 0 {
             fd.set_xcrs(xcrs)?;
         }
-        // The APIC base is in here, so the LAPIC's registers come later.
         fd.set_sregs(sregs)?;
-        each_msr(msrs, |msrs| fd.set_msrs(msrs));
-        fd.set_vcpu_events(events)?;
+        tsc()?;
+        let mut refused = each_msr(msrs, |msrs| fd.set_msrs(msrs));
         fd.set_lapic(lapic)?;
-        fd.set_debug_regs(debug)
+        let deadline = msrs.iter().find(|msr| msr.index == MSR_TSC_DEADLINE && msr.data != 0);
+        if let Some(deadline) = deadline {
+            refused.extend(each_msr(&[*deadline], |msrs| fd.set_msrs(msrs)));
+        }
+        fd.set_debug_regs(debug)?;
+        fd.set_mp_state(*mp_state)?;
+        fd.set_vcpu_events(events)?;
+        Ok(refused)
     }
 }
 
-/// PIC pair and IOAPIC as they were created.
-pub(crate) struct ChipState([kvm_irqchip; 3]);
+/// A vCPU as it was created.
+pub(crate) struct ResetState {
+    state: VcpuState,
+    /// Registers that it has, the time stamp counter left out.
+    msrs: Vec<u32>,
+}
+
+impl ResetState {
+    pub(crate) fn capture(fd: &VcpuFd, msrs: &MsrIndices) -> Result<Self> {
+        let mut msrs = msrs.of_vcpu(fd);
+        msrs.retain(|index| *index != MSR_IA32_TSC);
+        let mut state = VcpuState::capture(fd, &msrs)?;
+        // Which processor it is; the kernel does not look at the CPUID table for it.
+        let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
+        let signature = cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map(|leaf| leaf.eax);
+        state.regs.rdx = signature.map_or(state.regs.rdx, u64::from);
+        Ok(Self { state, msrs })
+    }
+
+    /// Registers that can be read and may be loaded.
+    pub(crate) fn msrs(&self) -> &[u32] {
+        &self.msrs
+    }
+
+    /// Its value of a register.
+    pub(crate) fn msr(&self, index: u32) -> Option<u64> {
+        self.state.msrs.iter().find(|msr| msr.index == index).map(|msr| msr.data)
+    }
+
+    /// Loads it. Called on the vCPU's thread, outside the guest.
+    pub(crate) fn restore(&self, fd: &VcpuFd) -> Result<()> {
+        self.state.restore(fd, || super::tsc::start(fd)).map(|_refused| ())
+    }
+}
+
+/// A vCPU as it is, with its time.
+#[derive(Default)]
+pub(crate) struct LiveState {
+    pub(super) state: VcpuState,
+    pub(super) tsc: u64,
+    /// Ticks of it in a millisecond; 0 if the kernel does not say.
+    pub(super) tsc_khz: u32,
+    /// It stays halted until a reset.
+    pub(super) broken: bool,
+}
+
+impl LiveState {
+    /// `msrs` are those that can be read; the vCPUs that share `step` are saved as of one moment.
+    pub(super) fn capture(fd: &VcpuFd, msrs: &[u32], step: &InStep, broken: bool) -> Result<Self> {
+        Ok(Self {
+            state: VcpuState::capture(fd, msrs)?,
+            tsc: step.read(fd)?,
+            tsc_khz: fd.get_tsc_khz().unwrap_or(0),
+            broken,
+        })
+    }
+
+    /// Loads it; the time goes on from what was saved. Gives the registers that the kernel refused.
+    pub(super) fn restore(&self, fd: &VcpuFd, step: &InStep) -> Result<Vec<kvm_msr_entry>> {
+        self.state.restore(fd, || step.write(fd, self.tsc))
+    }
+}
+
+/// PIC pair and IOAPIC, in the order of the kernel's numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct ChipState(pub(super) [kvm_irqchip; 3]);
+
+/// One of the kernel's interrupt controllers.
+pub(super) fn chip(vm: &VmFd, chip_id: u32) -> Result<kvm_irqchip> {
+    let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+    vm.get_irqchip(&mut chip)?;
+    Ok(chip)
+}
 
 impl ChipState {
     pub(crate) fn capture(vm: &VmFd) -> Result<Self> {
-        let chip = |chip_id| -> Result<kvm_irqchip> {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.get_irqchip(&mut chip)?;
-            Ok(chip)
-        };
-        Ok(Self([chip(KVM_IRQCHIP_PIC_MASTER)?, chip(KVM_IRQCHIP_PIC_SLAVE)?, chip(KVM_IRQCHIP_IOAPIC)?]))
+        let [master, slave, ioapic] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+        Ok(Self([chip(vm, master)?, chip(vm, slave)?, chip(vm, ioapic)?]))
     }
 
     pub(crate) fn restore(&self, vm: &VmFd) -> Result<()> {

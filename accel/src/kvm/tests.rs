@@ -5,6 +5,7 @@ mod exits;
 mod guest_image;
 mod interrupts;
 mod memory_slots;
+mod moved;
 mod nmi;
 mod put_off;
 mod registers;

@@ -61,7 +61,9 @@ impl Vcpu {
         msrs: &MsrIndices,
     ) -> io::Result<Self> {
         let reset = ResetState::capture(&fd, msrs).map_err(os_error)?;
+        shared.msrs.get_or_init(|| reset.msrs().to_vec());
         let (cpu, stop) = shared.control.add();
+        shared.exchange.add();
         Ok(Self { index, cpu, stop, fd, shared, events, reset })
     }
 
@@ -101,6 +103,15 @@ impl Vcpu {
                 Step::Reset => {
                     running.reset(&reset);
                     running.shared.control.reset_done(cpu);
+                }
+                Step::Save => {
+                    let broken = running.shared.control.is_broken(cpu);
+                    running.shared.exchange.save(cpu, &running.runner.fd, &reset, broken);
+                    running.shared.control.save_done(cpu);
+                }
+                Step::Load => {
+                    let broken = running.shared.exchange.load(cpu, &running.runner.fd, &reset);
+                    running.shared.control.load_done(cpu, broken);
                 }
                 Step::Report => {
                     let result = snapshot(&running.runner.fd);

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memory::{AddressSpace, Memory};
 use qapi::Result;
+use vmstate::Saved;
 
 use crate::cpu::Supported;
 use crate::irq::{UserIrq, UserIrqChip};
@@ -90,6 +91,11 @@ impl Accel for QtestAccel {
     fn resume(&self) {}
 
     fn pause(&self) {}
+
+    /// Nothing runs, and lines have the levels that devices give them again.
+    fn saved(&self) -> Saved {
+        Saved::Nothing
+    }
 
     fn shutdown(&self) {}
 

@@ -47,6 +47,8 @@ impl<'a> SimBus<'a> {
             match self.shared.control.next(self.cpu) {
                 Step::Run | Step::Nmi => {}
                 Step::Report => self.shared.control.report(self.cpu, None),
+                Step::Save => self.shared.control.save_done(self.cpu),
+                Step::Load => self.shared.control.load_done(self.cpu, false),
                 step @ (Step::Reset | Step::Exit) => self.end = Some(step),
             }
         }

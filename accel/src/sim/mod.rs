@@ -17,6 +17,7 @@ use guest::StartInfo;
 use guest::program::{Program, Turn};
 use memory::{AddressSpace, Memory};
 use qapi::{Error, Result};
+use vmstate::Saved;
 
 use crate::control::{Control, Step, StopFlag};
 use crate::cpu::Supported;
@@ -169,6 +170,11 @@ impl Accel for SimAccel {
         self.shared.control.pause(self.kick());
     }
 
+    fn saved(&self) -> Saved {
+        // What the program is at lies on a host thread's stack.
+        Saved::Blocked("State blocked by non-migratable accelerator 'sim'".into())
+    }
+
     fn shutdown(&self) {
         self.shared.control.shutdown(self.kick());
         let thread = lock(&self.state).thread.take();
@@ -199,6 +205,15 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
             Step::Exit => return,
             Step::Reset => {
                 shared.control.reset_done(cpu);
+                shared.control.next(cpu)
+            }
+            // Nobody asks: there are no sections.
+            Step::Save => {
+                shared.control.save_done(cpu);
+                shared.control.next(cpu)
+            }
+            Step::Load => {
+                shared.control.load_done(cpu, false);
                 shared.control.next(cpu)
             }
             // The program is the host's own code: there are no registers to show.

@@ -117,6 +117,11 @@ pub(super) fn kvm() -> Option<Arc<KvmAccel>> {
 impl Rig {
     /// `program` starts at the start of the ROM, in real mode, or in protected mode with `pvh`. Paused after a reset.
     pub(super) fn new(program: &[u8], cpus: u32, pvh: bool) -> Option<Self> {
+        Self::with_model("qemu64", program, cpus, pvh)
+    }
+
+    /// The same with other processors.
+    pub(super) fn with_model(model: &str, program: &[u8], cpus: u32, pvh: bool) -> Option<Self> {
         let accel = kvm()?;
         let memory = Memory::new();
         let (sender, reports) = mpsc::channel();
@@ -144,7 +149,7 @@ impl Rig {
         tx.commit();
         accel.attach(&memory, &system, &io).unwrap();
         let events = Arc::new(Events(Mutex::new(sender.clone())));
-        accel.create_vcpus(VcpuConfig::new(cpus, &CpuModel::default(), &*accel), events).unwrap();
+        accel.create_vcpus(VcpuConfig::new(cpus, &CpuModel::parse(model).unwrap(), &*accel), events).unwrap();
         if pvh {
             accel.set_boot(Some(BootState::Pvh { entry: ROM as u32, start_info: 0x1234 }));
         }
@@ -171,6 +176,11 @@ impl Rig {
 
     pub(super) fn report(&self) -> Report {
         self.reports.recv_timeout(Duration::from_secs(20)).expect("the guest reports")
+    }
+
+    /// What was reported, if anything was.
+    pub(super) fn try_report(&self) -> Option<Report> {
+        self.reports.try_recv().ok()
     }
 
     /// Forgets what was reported so far and says how much it was.

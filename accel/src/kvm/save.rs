@@ -1,0 +1,217 @@
+//! What a migration takes along of the kernel's half of a machine: the paravirtual clock, each vCPU, PIC pair, IOAPIC and PIT.
+//!
+//! Each vCPU's own thread saves and loads it, all at the same time ([`Exchange`]): the first section that is saved has all threads put
+//! down what they have, the last one that arrives has all take over theirs. Interrupt controllers come behind the vCPUs, since what
+//! waits in them goes on to local APICs when it is loaded.
+//!
+//! What the guest was told of its processor is saved too and must be the same here: see [`processor`].
+
+mod chips;
+mod cpu;
+mod processor;
+
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::{
+    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, kvm_clock_data, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, VmFd};
+use vmstate::{LoadError, Priority, Section, vmstate};
+
+use super::state::{LiveState, ResetState};
+use super::tsc::InStep;
+use super::{Shared, lock, os_error};
+use crate::VcpuConfig;
+pub(super) use cpu::CpuState;
+
+type KvmResult<T> = Result<T, kvm_ioctls::Error>;
+
+vmstate! {
+    /// Nanoseconds of the guest's paravirtual clock when it was paused.
+    pub(super) struct ClockState: "kvmclock", version 1 {
+        clock: u64,
+    }
+}
+
+/// Where vCPU threads put what they have, and find what they are to have.
+#[derive(Default)]
+pub(crate) struct Exchange {
+    cells: Mutex<Cells>,
+}
+
+#[derive(Default)]
+struct Cells {
+    /// Of this time.
+    step: Arc<InStep>,
+    cpus: Vec<Cell>,
+}
+
+#[derive(Default)]
+struct Cell {
+    /// Put down and not taken yet.
+    saved: Option<KvmResult<LiveState>>,
+    /// Waits to be taken over.
+    arrived: Option<Box<LiveState>>,
+    /// An MSR that the kernel refused and its value, if there was one.
+    loaded: Option<KvmResult<Option<(u32, u64)>>>,
+}
+
+impl Exchange {
+    /// Before a vCPU's thread starts.
+    pub(crate) fn add(&self) {
+        lock(&self.cells).cpus.push(Cell::default());
+    }
+
+    /// What was saved for sections that were not asked for is out of date.
+    pub(crate) fn forget(&self) {
+        lock(&self.cells).cpus.iter_mut().for_each(|cell| cell.saved = None);
+    }
+
+    /// On the vCPU's thread.
+    pub(crate) fn save(&self, cpu: usize, fd: &kvm_ioctls::VcpuFd, reset: &ResetState, broken: bool) {
+        let step = Arc::clone(&lock(&self.cells).step);
+        let state = LiveState::capture(fd, reset.msrs(), &step, broken);
+        lock(&self.cells).cpus[cpu].saved = Some(state);
+    }
+
+    /// On the vCPU's thread; says whether the vCPU is broken.
+    pub(crate) fn load(&self, cpu: usize, fd: &kvm_ioctls::VcpuFd, reset: &ResetState) -> bool {
+        let (step, state) = {
+            let mut cells = lock(&self.cells);
+            (Arc::clone(&cells.step), cells.cpus[cpu].arrived.take())
+        };
+        let Some(state) = state else { return false };
+        let result = restore(&state, fd, reset, &step);
+        let broken = state.broken || !matches!(result, Ok(None));
+        lock(&self.cells).cpus[cpu].loaded = Some(result);
+        broken
+    }
+
+    /// The state of one vCPU; all are saved unless that was done for another one before.
+    fn saved(&self, shared: &Shared, cpu: usize) -> Option<KvmResult<LiveState>> {
+        let take = || lock(&self.cells).cpus.get_mut(cpu)?.saved.take();
+        take().or_else(|| {
+            lock(&self.cells).step = Arc::default();
+            shared.control.save();
+            take()
+        })
+    }
+
+    /// Takes what arrived for one vCPU; when it is the last, all are loaded.
+    fn arrive(&self, shared: &Shared, cpu: usize, state: LiveState) -> vmstate::Result<()> {
+        let complete = {
+            let mut cells = lock(&self.cells);
+            let cell = cells.cpus.get_mut(cpu).ok_or_else(|| LoadError::invalid("there is no such CPU"))?;
+            cell.arrived = Some(Box::new(state));
+            cells.cpus.iter().all(|cell| cell.arrived.is_some())
+        };
+        if complete { self.load_all(shared) } else { Ok(()) }
+    }
+
+    fn load_all(&self, shared: &Shared) -> vmstate::Result<()> {
+        lock(&self.cells).step = Arc::default();
+        shared.control.load();
+        let results: Vec<_> =
+            lock(&self.cells).cpus.iter_mut().filter_map(|cell| cell.loaded.take()).collect();
+        results.into_iter().try_for_each(|result| match result {
+            Ok(None) => Ok(()),
+            Ok(Some((index, value))) => {
+                Err(LoadError::invalid(format!("error: failed to set MSR {index:#x} to {value:#x}")))
+            }
+            Err(error) => {
+                let text = qapi::strerror(&os_error(error));
+                Err(LoadError::invalid(format!("Failed to put registers after load: {text}")))
+            }
+        })
+    }
+}
+
+/// Loads one vCPU. Gives an MSR that is not as saved, if there is one.
+fn restore(
+    state: &LiveState,
+    fd: &kvm_ioctls::VcpuFd,
+    reset: &ResetState,
+    step: &InStep,
+) -> KvmResult<Option<(u32, u64)>> {
+    let refused = state.restore(fd, step)?;
+    // A register that has the value anyhow need not be set: it may be read-only.
+    let differs = |msr: &&kvm_bindings::kvm_msr_entry| reset.msr(msr.index).unwrap_or(0) != msr.data;
+    Ok(refused.iter().find(differs).map(|msr| (msr.index, msr.data)))
+}
+
+/// Has the kernel tell what a vCPU has to deliver as it is, not half delivered. Older kernels cannot.
+pub(super) fn exact_events(vm: &VmFd) {
+    for cap in [KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT] {
+        let mut enable = kvm_enable_cap { cap, ..kvm_enable_cap::default() };
+        enable.args[0] = 1;
+        if let Err(error) = vm.enable_cap(&enable) {
+            tracing::debug!(%error, cap, "events are told as older kernels do");
+        }
+    }
+}
+
+/// All sections, in the order in which they are to be loaded.
+pub(super) fn sections(shared: &Arc<Shared>, config: &Arc<VcpuConfig>) -> Vec<Section> {
+    let mut all = vec![clock(shared)];
+    all.extend((0..config.apic_ids.len()).map(|cpu| vcpu(shared, config, cpu)));
+    all.extend(chips::sections(shared));
+    all.into_iter().map(|section| section.at(Priority::Processor)).collect()
+}
+
+fn clock(shared: &Arc<Shared>) -> Section {
+    let (from, to) = (Arc::clone(shared), Arc::clone(shared));
+    Section::new(
+        move || {
+            let paused = *lock(&from.clock);
+            let now = || from.vm.get_clock().inspect_err(|error| tracing::warn!(%error, "no clock")).ok();
+            ClockState { clock: paused.or_else(now).map_or(0, |data| data.clock) }
+        },
+        move |ClockState { clock }| {
+            *lock(&to.clock) = Some(kvm_clock_data { clock, ..Default::default() });
+            Ok(())
+        },
+    )
+}
+
+fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
+    let (from, to) = (Arc::clone(shared), Arc::clone(shared));
+    let (told, known) = (Arc::clone(config), Arc::clone(config));
+    Section::new(
+        move || {
+            let live = match from.exchange.saved(&from, cpu) {
+                Some(Ok(live)) => Some(live),
+                Some(Err(error)) => {
+                    tracing::error!(%error, cpu, "a vCPU's state cannot be read");
+                    None
+                }
+                None => None,
+            };
+            CpuState::new(processor::told(&told, cpu), live.as_ref())
+        },
+        move |state: CpuState| {
+            processor::check(&state.processor, &known, cpu)?;
+            let live = state.live(to.msrs.get().map_or(&[], |msrs| msrs))?;
+            if cpu == 0 {
+                check_frequency(&to, live.tsc_khz, known.facts.tsc_frequency)?;
+            }
+            to.exchange.arrive(&to, cpu, live)
+        },
+    )
+}
+
+/// Whether time stamp counters can go on as fast as before.
+fn check_frequency(shared: &Shared, khz: u32, asked: u64) -> vmstate::Result<()> {
+    let Some(own) = shared.tsc_khz.get().copied().filter(|own| khz != 0 && *own != khz) else {
+        return Ok(());
+    };
+    if asked != 0 {
+        let text = "Mismatch between user-specified TSC frequency and migrated TSC frequency";
+        return Err(LoadError::invalid(text));
+    }
+    if !shared.vm.check_extension(Cap::TscControl) {
+        tracing::warn!(
+            "TSC frequency mismatch between VM ({khz} kHz) and host ({own} kHz), and TSC scaling unavailable"
+        );
+    }
+    Ok(())
+}
