@@ -271,7 +271,8 @@ fn with_controllers(end: &[u8]) -> Option<(Rig, Rig)> {
 
 #[test]
 fn what_interrupt_controllers_hold_at_the_move_is_delivered_after_it() {
-    let sources: [(u16, fn(&Rig)); 3] = [
+    type Raise = fn(&Rig);
+    let sources: [(u16, Raise); 3] = [
         (0x11, |rig| rig.accel.irq().send_msi(crate::MsiMessage { address: 0xfee0_0000, data: 0x41 })),
         (0x12, |rig| rig.accel.irq().set_gsi(20, true)),
         (0x15, |rig| rig.accel.irq().set_gsi(5, true)),
@@ -406,7 +407,8 @@ fn another_processor_is_refused() {
     let Some(from) = Rig::new(&[0xf4], 2, false) else { return };
     let to = Rig::new(&[0xf4], 2, false).unwrap();
     let stream = save(&from);
-    let changes: [(fn(&mut CpuState), &str); 6] = [
+    type Change = fn(&mut CpuState);
+    let changes: [(Change, &str); 6] = [
         (|cpu| cpu.processor.cpus = 3, "Property 'cpus' changed from 3 to 2"),
         (|cpu| cpu.processor.apic_id = 7, "Property 'apic-id' changed from 7 to 0"),
         (|cpu| cpu.processor.family = 99, "Property 'family' changed from 99 to "),
