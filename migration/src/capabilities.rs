@@ -1,7 +1,9 @@
 //! Capabilities: which there are, and which go together.
 
 use qapi::types::{MigrationCapability as Capability, MigrationCapabilityStatus};
-use qapi::{Enum, Result};
+use qapi::{Enum, Error, Result};
+
+use crate::address::Address;
 
 /// Those that are on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +28,18 @@ impl Capabilities {
             }
         }
         Ok(Self(on))
+    }
+
+    /// Whether a migration with these can use an address.
+    ///
+    /// # Errors
+    /// QEMU's.
+    #[doc(alias = "migration_channels_and_transport_compatible")]
+    pub fn fit(&self, address: &Address) -> Result<()> {
+        if self.has(Capability::MappedRam) && !matches!(address, Address::File { .. }) {
+            return Err(Error::generic("Migration requires seekable transport (e.g. file)"));
+        }
+        Ok(())
     }
 
     /// All there are, and whether they are on.

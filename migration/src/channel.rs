@@ -198,6 +198,46 @@ impl Channel {
         })
     }
 
+    /// Where the next byte of a file goes, or comes from.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn position(&self) -> io::Result<u64> {
+        Ok(seek(&self.fd, SeekFrom::Current(0))?)
+    }
+
+    /// Writes some of `len` bytes from `base` to a place in a file; says how many.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    ///
+    /// # Safety
+    /// The memory stays mapped during the call. It may change: the kernel reads it.
+    pub unsafe fn write_at(&self, base: *const u8, len: usize, offset: u64) -> io::Result<usize> {
+        let place = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        self.retry(PollFlags::OUT, || {
+            // SAFETY: the memory is as the caller promises.
+            let written = unsafe { libc::pwrite(self.fd.as_raw_fd(), base.cast(), len, place) };
+            usize::try_from(written).map_err(|_| io::Error::last_os_error())
+        })
+    }
+
+    /// Reads some of `len` bytes from a place in a file to `base`; says how many, none at the end of the file.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    ///
+    /// # Safety
+    /// The memory stays mapped during the call, and nothing of Rust's refers to it: the kernel writes it.
+    pub unsafe fn read_at(&self, base: *mut u8, len: usize, offset: u64) -> io::Result<usize> {
+        let place = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        self.retry(PollFlags::IN, || {
+            // SAFETY: the memory is as the caller promises.
+            let read = unsafe { libc::pread(self.fd.as_raw_fd(), base.cast(), len, place) };
+            usize::try_from(read).map_err(|_| io::Error::last_os_error())
+        })
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors

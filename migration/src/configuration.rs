@@ -1,6 +1,11 @@
 //! The section that comes first, and the one that tells what the machine was doing.
 
-use vmstate::{Described, Encoder, LoadError, Result, Text, VmState as _, vmstate};
+use vmstate::{CapabilityNames, Described, Encoder, LoadError, Result, Text, VmState as _, vmstate};
+
+use qapi::Enum as _;
+use qapi::types::MigrationCapability as Capability;
+
+use crate::capabilities;
 
 vmstate! {
     /// Which machine it is.
@@ -9,8 +14,18 @@ vmstate! {
         name: Text,
     }
     subsections {
+        /// What changes the form of the stream.
+        capabilities: Capabilities,
         /// With the capability `validate-uuid`.
         uuid: Uuid,
+    }
+}
+
+vmstate! {
+    /// Capabilities that both sides must have, or neither.
+    pub struct Capabilities: "configuration/capabilities", version 1 {
+        /// Their names.
+        capabilities: CapabilityNames,
     }
 }
 
@@ -32,8 +47,11 @@ vmstate! {
 
 impl Configuration {
     /// Of a machine type.
-    pub fn of(name: String, uuid: Option<[u8; 16]>) -> Self {
-        Self { name: Text(name), uuid: uuid.map(|uuid| Uuid { uuid }) }
+    pub fn of(name: String, uuid: [u8; 16], on: &capabilities::Capabilities) -> Self {
+        let names = forming(on);
+        let capabilities = (!names.is_empty()).then(|| Capabilities { capabilities: CapabilityNames(names) });
+        let uuid = on.has(Capability::ValidateUuid).then_some(Uuid { uuid });
+        Self { name: Text(name), capabilities, uuid }
     }
 
     /// As it is in the stream.
@@ -57,16 +75,26 @@ impl Configuration {
         )
     }
 
-    /// Whether what this says can be taken in by a machine of the type `name` with `uuid`.
+    /// Whether what this says can be taken in by a machine of the type `name` with `uuid`, and capabilities that are on.
     ///
     /// # Errors
     /// It is another machine.
-    pub fn check(&self, name: &str, uuid: [u8; 16]) -> Result<()> {
-        let Self { name: Text(theirs), uuid: their_uuid } = self;
+    pub fn check(&self, name: &str, uuid: [u8; 16], on: &capabilities::Capabilities) -> Result<()> {
+        let Self { name: Text(theirs), capabilities, uuid: their_uuid } = self;
         if theirs != name {
             return Err(LoadError::invalid(format!(
                 "Machine type received is '{theirs}' and local is '{name}'"
             )));
+        }
+        let theirs = capabilities.as_ref().map_or(&[][..], |c| &c.capabilities.0);
+        let ours = forming(on);
+        for (from, to, text) in [
+            (theirs, &*ours, "is off, but received capability is on"),
+            (&*ours, theirs, "is on, but received capability is off"),
+        ] {
+            if let Some(name) = from.iter().find(|name| !to.contains(name)) {
+                return Err(LoadError::invalid(format!("Capability {name} {text}")));
+            }
         }
         match their_uuid {
             Some(Uuid { uuid: theirs }) if *theirs != uuid => {
@@ -76,6 +104,12 @@ impl Configuration {
             _ => Ok(()),
         }
     }
+}
+
+/// Names of the capabilities that are on and change the form of the stream.
+fn forming(on: &capabilities::Capabilities) -> Vec<String> {
+    let forming = [Capability::MappedRam];
+    forming.iter().filter(|c| on.has(**c)).map(|c| c.as_str().to_owned()).collect()
 }
 
 fn text(uuid: &[u8; 16]) -> String {

@@ -18,6 +18,7 @@ use qapi::{Enum, Error, Result, strerror};
 use vmstate::{Apply, Decoder, Errno, LoadError, Priority, VmState as _};
 
 use crate::address::Address;
+use crate::capabilities::Capabilities;
 use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect;
@@ -89,11 +90,12 @@ impl Incoming {
         }
     }
 
+    fn capabilities(&self) -> Capabilities {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).capabilities.clone()
+    }
+
     fn tell(&self, status: Status) {
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = settings.capabilities.has(Capability::Events);
-        drop(settings);
-        if events {
+        if self.capabilities().has(Capability::Events) {
             self.machine.send(Event::Migration { status });
         }
     }
@@ -196,9 +198,10 @@ impl Incoming {
         if let Some(why) = sections.blocked.into_iter().next() {
             return Err(LoadError::invalid(why));
         }
+        let mapped = self.capabilities().has(Capability::MappedRam);
         let mut load = Load {
             incoming: self,
-            memory: Loader::new(self.machine.memory()),
+            memory: Loader::new(self.machine.memory(), mapped),
             sections: sections.list,
             by_number: HashMap::new(),
             later: Vec::new(),
@@ -230,7 +233,7 @@ impl Incoming {
             return Err(LoadError::invalid("Configuration section missing"));
         }
         let configuration = decode(input, |decoder| Configuration::get_versioned(decoder, 1))?;
-        configuration.check(&self.machine.type_name(), self.machine.uuid())
+        configuration.check(&self.machine.type_name(), self.machine.uuid(), &self.capabilities())
     }
 }
 
@@ -346,7 +349,8 @@ impl Load<'_> {
                     return Err(LoadError::invalid(format!("Unknown savevm section {number}")));
                 };
                 let text = format!("error while loading state section id {number}({name})");
-                self.memory.section(input).map_err(|error| error.and(text))?;
+                let pages = self.memory.mapped_pages(input).and_then(|()| self.memory.section(input));
+                pages.map_err(|error| error.and(text))?;
                 footer(input, number, name)?;
             }
             other => return Err(LoadError::invalid(format!("Unknown savevm section type {other}"))),

@@ -110,6 +110,11 @@ impl Outgoing {
         lock(&self.settings).capabilities.has(capability)
     }
 
+    fn configuration(&self) -> Configuration {
+        let capabilities = lock(&self.settings).capabilities.clone();
+        Configuration::of(self.machine.type_name(), self.machine.uuid(), &capabilities)
+    }
+
     /// Takes it to another status, and tells; not if it is being cancelled.
     fn enter(&self, status: Status) -> bool {
         let entered = self.progress.enter(status);
@@ -189,7 +194,7 @@ impl Outgoing {
         set(&self.progress.counters.total, sender.total());
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
-        stream.memory_begins(&sender)?;
+        stream.memory_begins(&mut sender)?;
         stream.devices(self.save(&sections, true)?)?;
         self.advance(Status::Active)?;
         self.passes(&mut stream, &mut sender)?;
@@ -199,6 +204,7 @@ impl Outgoing {
         sender.begin_pass();
         let counters = &self.progress.counters;
         stream.ram_section(wire::SECTION_END, |out| sender.send(out, counters, |_| Ok(false)))?;
+        stream.put(|out| sender.finish(out))?;
         stream.devices(states)?;
         drop(sender);
         stream.end()
@@ -341,8 +347,7 @@ impl Stream<'_> {
     }
 
     fn begin(&mut self) -> Work<()> {
-        let uuid = self.job.has(Capability::ValidateUuid).then(|| self.job.machine.uuid());
-        let configuration = Configuration::of(self.job.machine.type_name(), uuid);
+        let configuration = self.job.configuration();
         self.put(|out| {
             out.u32(wire::MAGIC)?;
             out.u32(wire::VERSION)?;
@@ -351,14 +356,15 @@ impl Stream<'_> {
         })
     }
 
-    fn memory_begins(&mut self, sender: &Sender) -> Work<()> {
+    fn memory_begins(&mut self, sender: &mut Sender) -> Work<()> {
+        let mapped = self.job.has(Capability::MappedRam);
         self.put(|out| {
             out.u8(wire::SECTION_START)?;
             out.u32(wire::RAM_SECTION)?;
             out.text(wire::RAM)?;
             out.u32(0)?;
             out.u32(wire::RAM_VERSION)?;
-            sender.put_blocks(out)?;
+            sender.put_blocks(out, mapped)?;
             footer(out, wire::RAM_SECTION)
         })
     }
@@ -391,9 +397,7 @@ impl Stream<'_> {
     }
 
     fn end(mut self) -> Work<()> {
-        let uuid = self.job.has(Capability::ValidateUuid).then(|| self.job.machine.uuid());
-        let configuration = Configuration::of(self.job.machine.type_name(), uuid);
-        let text = configuration.describe(&self.descriptions);
+        let text = self.job.configuration().describe(&self.descriptions);
         self.put(|out| {
             out.u8(wire::EOF)?;
             out.u8(wire::DESCRIPTION)?;

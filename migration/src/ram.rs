@@ -1,6 +1,7 @@
 //! The guest's memory in the stream.
 
 pub mod load;
+mod mapped;
 pub mod save;
 
 use std::ops::Range;

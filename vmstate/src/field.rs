@@ -251,3 +251,39 @@ impl Bits {
         u64::get_all(input, words).map(Self)
     }
 }
+
+/// Names of capabilities, in the form in which programs that take streams apart know them: their number under `caps_count`, then each
+/// behind its length in a byte.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CapabilityNames(pub Vec<String>);
+
+impl Field for CapabilityNames {
+    fn put(&self, name: &'static str, out: &mut Encoder) {
+        (self.0.len() as u32).put("caps_count", out);
+        for text in &self.0 {
+            let len = text.len().min(u8::MAX.into());
+            out.scalar(name, "capability", None, |bytes| {
+                bytes.push(len as u8);
+                bytes.extend_from_slice(&text.as_bytes()[..len]);
+            });
+        }
+    }
+
+    fn get(input: &mut Decoder<'_>) -> Result<Self> {
+        let mut names = Vec::new();
+        for _ in 0..count(input)? {
+            let [len] = input.array()?;
+            let text = String::from_utf8(u8::get_all(input, len.into())?);
+            names.push(text.map_err(|_| LoadError::invalid("a capability that is none"))?);
+        }
+        Ok(Self(names))
+    }
+
+    fn shape() -> Shape {
+        Shape::List(Box::new(Shape::List(Box::new(u8::shape()))))
+    }
+
+    fn put_all(all: &[Self], name: &'static str, out: &mut Encoder) {
+        all.iter().for_each(|one| one.put(name, out));
+    }
+}

@@ -45,7 +45,7 @@ pub use decoder::Decoder;
 pub use describe::Described;
 pub use encoder::Encoder;
 pub use error::{Errno, LoadError, Result};
-pub use field::{Bits, Field, MAX_ELEMENTS, Text};
+pub use field::{Bits, CapabilityNames, Field, MAX_ELEMENTS, Text};
 pub use section::{Apply, Priority, Saved, Section, check_version, put_struct};
 pub use shape::{FieldShape, Shape, StateShape};
 

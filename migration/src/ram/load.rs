@@ -10,6 +10,7 @@ use memory::{BlockReader, Memory, RamBlock};
 use vmstate::{LoadError, Result};
 
 use super::blocks;
+use super::mapped::Place;
 use crate::wire::{Input, PAGE, ram};
 
 /// What is looked at at once for memory that was never touched.
@@ -72,12 +73,33 @@ impl LoadBlock {
 pub struct Loader {
     blocks: Vec<LoadBlock>,
     last: Option<usize>,
+    /// Whether pages are at places of their own in a file.
+    mapped: bool,
+    places: Vec<(usize, Place)>,
 }
 
 impl Loader {
-    /// For the blocks of `memory`.
-    pub fn new(memory: &Memory) -> Self {
-        Self { blocks: blocks(memory).into_iter().map(LoadBlock::new).collect(), last: None }
+    /// For the blocks of `memory`. `mapped`: pages are at places of their own in a file.
+    pub fn new(memory: &Memory, mapped: bool) -> Self {
+        let blocks = blocks(memory).into_iter().map(LoadBlock::new).collect();
+        Self { blocks, last: None, mapped, places: Vec::new() }
+    }
+
+    /// Reads the pages that are at places of their own, now that it is known where memory is.
+    ///
+    /// # Errors
+    /// The file is shorter, or there is no such memory.
+    pub fn mapped_pages(&mut self, input: &Input) -> Result<()> {
+        for (index, mut place) in std::mem::take(&mut self.places) {
+            let block = &mut self.blocks[index];
+            for run in place.runs(input, block.block.size())? {
+                for page in run.clone().step_by(PAGE as usize) {
+                    block.check(page)?;
+                }
+                place.pages(input, &block.block, &run)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads one section, up to its end.
@@ -112,7 +134,7 @@ impl Loader {
         self.blocks.iter().position(|block| block.name == name)
     }
 
-    fn list(&self, input: &mut Input, mut total: u64) -> Result<()> {
+    fn list(&mut self, input: &mut Input, mut total: u64) -> Result<()> {
         while total > 0 {
             let name = input.text()?;
             let len = input.u64()?;
@@ -126,6 +148,11 @@ impl Loader {
                 return Err(LoadError::invalid(format!(
                     "Size mismatch: {name}: {len:#x} != {own:#x}: Invalid argument"
                 )));
+            }
+            if self.mapped {
+                let place = Place::get(input, len)?;
+                place.skip(input, len)?;
+                self.places.push((index, place));
             }
             total = total
                 .checked_sub(len)

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use memory::{BlockReader, DirtyBitmap, DirtyClient, Memory, RamBlock};
 use qapi::Result;
 
+use super::mapped::Place;
 use super::{blocks, populated};
 use crate::progress::{Counters, set};
 use crate::wire::{Output, PAGE, ram};
@@ -34,6 +35,8 @@ struct SendBlock {
     log: Arc<DirtyBitmap>,
     runs: Vec<Range<u64>>,
     reader: BlockReader,
+    /// Where its pages are in a file; otherwise they go into the stream.
+    place: Option<Place>,
 }
 
 impl SendBlock {
@@ -77,7 +80,7 @@ impl Sender {
             let log = block.dirty_log(CLIENT)?;
             let (name, runs, reader) = (block.name(), populated(&block), block.reader());
             memory.mark_all_dirty(CLIENT, &block);
-            Some(SendBlock { block, name, log, runs, reader })
+            Some(SendBlock { block, name, log, runs, reader, place: None })
         };
         let blocks: Vec<_> = blocks(memory).into_iter().filter_map(take).collect();
         let bytes: u64 = blocks.iter().flat_map(|b| &b.runs).map(|run| run.end - run.start).sum();
@@ -96,17 +99,32 @@ impl Sender {
         self.pending * PAGE
     }
 
-    /// The list of blocks, the beginning of the section.
+    /// The list of blocks, the beginning of the section. `mapped`: pages go to places of their own in a file.
     ///
     /// # Errors
     /// The channel's.
-    pub fn put_blocks(&self, out: &mut Output) -> io::Result<()> {
+    pub fn put_blocks(&mut self, out: &mut Output, mapped: bool) -> io::Result<()> {
         out.u64(self.total() | ram::BLOCKS)?;
-        for block in &self.blocks {
+        for block in &mut self.blocks {
+            let len = block.block.size();
             out.text(&block.name)?;
-            out.u64(block.block.size())?;
+            out.u64(len)?;
+            if mapped {
+                block.place = Some(Place::put(out, len)?);
+            }
         }
         out.u64(ram::END)
+    }
+
+    /// What belongs to the end: nothing is sent any more.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn finish(&self, out: &mut Output) -> io::Result<()> {
+        self.blocks
+            .iter()
+            .filter_map(|block| block.place.as_ref())
+            .try_for_each(|place| place.put_bitmap(out))
     }
 
     /// Brings in what was written; gives the number of pages that came.
@@ -172,7 +190,10 @@ impl Sender {
         let (start, end) = (range.start, range.end);
         let taken = self.memory.take_dirty(CLIENT, &block.block, start, end - start);
         let mut found = Find::Data(start);
+        // Pages of a kind that lie side by side.
+        let mut run: Option<(Range<u64>, bool)> = None;
         for page in taken.into_iter().flat_map(|part| part.step_by(PAGE as usize)) {
+            let block = &self.blocks[index];
             self.pending = self.pending.saturating_sub(1);
             // Only now: a page that is written from here on is in the log again.
             if self.bulk && matches!(found, Find::Hole(end) | Find::Data(end) if end <= page) {
@@ -180,11 +201,35 @@ impl Sender {
             }
             let hole = self.bulk && matches!(found, Find::Hole(end) if page < end);
             let zero = hole || block.block.is_zero(page, PAGE as usize);
-            Self::page(&self.blocks, &mut self.last, out, index, page, zero)?;
-            let counter = if zero { &counters.zero_pages } else { &counters.pages };
-            counter.fetch_add(1, Ordering::Relaxed);
+            match &mut run {
+                Some((range, kind)) if range.end == page && *kind == zero => range.end += PAGE,
+                _ => {
+                    let last = run.replace((page..page + PAGE, zero));
+                    self.run(out, counters, index, last)?;
+                }
+            }
         }
-        Ok(())
+        self.run(out, counters, index, run)
+    }
+
+    /// Sends pages of a kind.
+    fn run(
+        &mut self,
+        out: &mut Output,
+        counters: &Counters,
+        index: usize,
+        run: Option<(Range<u64>, bool)>,
+    ) -> io::Result<()> {
+        let Some((range, zero)) = run else { return Ok(()) };
+        let counter = if zero { &counters.zero_pages } else { &counters.pages };
+        counter.fetch_add((range.end - range.start) / PAGE, Ordering::Relaxed);
+        let SendBlock { block, place, .. } = &mut self.blocks[index];
+        if let Some(place) = place {
+            return place.put_pages(out, block, &range, zero);
+        }
+        range
+            .step_by(PAGE as usize)
+            .try_for_each(|page| Self::page(&self.blocks, &mut self.last, out, index, page, zero))
     }
 
     fn page(

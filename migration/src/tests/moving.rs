@@ -143,3 +143,34 @@ fn a_port_that_the_host_chose_is_told() {
     to.until("completed");
     check(&to);
 }
+
+#[test]
+fn pages_of_a_file_have_places_of_their_own() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    let uri = format!("file:{},offset=4096", path.display());
+    let from = full(&main);
+    from.capability(MigrationCapability::MappedRam);
+    let socket = from.migrate("unix:/nonexistent").unwrap_err();
+    assert_eq!(socket.desc(), "Migration requires seekable transport (e.g. file)");
+    from.capability(MigrationCapability::PauseBeforeSwitchover);
+    from.migrate(&uri).unwrap();
+    from.until("pre-switchover");
+    // Written again after it was sent, and zero where it was not.
+    from.machine.whole.write(5000, b"of the whole").unwrap();
+    from.machine.whole.write(0, &[9; 4096]).unwrap();
+    from.command(|migration| migration.migrate_continue(MigrationStatus::PreSwitchover)).unwrap();
+    from.until("completed");
+    let file = std::fs::read(&path).unwrap();
+    let start = file.windows(12).position(|w| w == b"of the whole").unwrap() - 5000;
+    assert!(start.is_multiple_of(1 << 20) && file[start..start + 4096] == [9; 4096]);
+    let to = Rig::new(&main, "fake");
+    to.capability(MigrationCapability::MappedRam);
+    to.expect(&uri).unwrap();
+    to.until("completed");
+    check(&to);
+    let without = Rig::new(&main, "fake");
+    without.expect(&uri).unwrap();
+    without.until("failed");
+}

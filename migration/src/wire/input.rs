@@ -1,5 +1,7 @@
 //! Reading the stream, through a buffer that fits into the processor's cache.
 
+#![expect(unsafe_code, reason = "guest memory is read from files without a copy of ours")]
+
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -108,9 +110,60 @@ impl Input {
         Ok(all)
     }
 
-    /// Bytes that are there without waiting.
-    pub fn ready(&self) -> &[u8] {
-        if self.pushed_back.is_empty() { &self.buffer[self.start..self.end] } else { &[] }
+    /// Where the next byte comes from in a file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn position(&self) -> io::Result<u64> {
+        let ahead = self.end - self.start + self.pushed_back.len();
+        Ok(self.channel.position()? - ahead as u64)
+    }
+
+    /// Goes on at another place of a file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn jump(&mut self, offset: u64) -> io::Result<()> {
+        (self.start, self.end) = (0, 0);
+        self.pushed_back.clear();
+        self.channel.seek(offset)
+    }
+
+    /// Fills bytes from a place in a file, wherever the stream is.
+    ///
+    /// # Errors
+    /// The file is shorter, or the system's.
+    pub fn read_at(&self, bytes: &mut [u8], place: u64) -> io::Result<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &mut bytes[at..];
+            // SAFETY: the bytes are borrowed for the call.
+            match unsafe { self.channel.read_at(rest.as_mut_ptr(), rest.len(), place + at as u64)? } {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => at += read,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills guest memory from a place in a file, wherever the stream is. The range was checked to be in the block and plugged.
+    ///
+    /// # Errors
+    /// The file is shorter, the memory cannot be written, or the system's.
+    pub fn guest_at(&self, block: &RamBlock, offset: u64, len: u64, place: u64) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > block.max_size()) {
+            return Err(io::Error::other("memory outside of its block"));
+        }
+        let mut at = 0;
+        while at < len {
+            let base = block.host_address().wrapping_add((offset + at) as usize);
+            // SAFETY: inside of the block, which is borrowed; guest memory is never referred to.
+            match unsafe { self.channel.read_at(base, (len - at) as usize, place + at)? } {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => at += read as u64,
+            }
+        }
+        Ok(())
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -126,6 +126,45 @@ impl Output {
         if self.gathered >= GATHER || self.pieces.len() >= PIECES - 1 { self.flush() } else { Ok(()) }
     }
 
+    /// Where the next byte goes in a file.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn position(&mut self) -> io::Result<u64> {
+        self.flush()?;
+        self.channel.position()
+    }
+
+    /// Goes on at another place of a file.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn jump(&mut self, offset: u64) -> io::Result<()> {
+        self.flush()?;
+        self.channel.seek(offset)
+    }
+
+    /// Writes guest memory to a place in a file, at once.
+    ///
+    /// # Errors
+    /// The channel's; the range is outside of the block.
+    pub fn guest_at(&mut self, block: &RamBlock, offset: u64, len: u64, place: u64) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > block.max_size()) {
+            return Err(io::Error::other("memory outside of its block"));
+        }
+        let mut at = 0;
+        while at < len {
+            let base = block.host_address().wrapping_add((offset + at) as usize);
+            // SAFETY: inside of the block, which is borrowed.
+            match unsafe { self.channel.write_at(base, (len - at) as usize, place + at)? } {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => at += written as u64,
+            }
+        }
+        self.sent.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Writes what is gathered.
     ///
     /// # Errors
