@@ -27,7 +27,11 @@ impl Capabilities {
                 on.push(change.capability);
             }
         }
-        Ok(Self(on))
+        let changed = Self(on);
+        if changed.has(Capability::SwitchoverAck) && !changed.has(Capability::ReturnPath) {
+            return Err(Error::generic("Capability 'switchover-ack' requires capability 'return-path'"));
+        }
+        Ok(changed)
     }
 
     /// Whether a migration with these can use an address.

@@ -25,6 +25,7 @@ use crate::connect;
 use crate::machine::{Machine, Placed};
 use crate::progress::Progress;
 use crate::ram::load::Loader;
+use crate::return_path::{Answers, command};
 use crate::settings::Settings;
 use crate::wire::{self, Input};
 
@@ -47,6 +48,8 @@ struct Waiting {
     addresses: Vec<types::SocketAddress>,
     /// To be shut by who gives up.
     channel: Option<Arc<Channel>>,
+    /// The way back, if the source wants one.
+    answers: Option<Answers>,
 }
 
 impl Incoming {
@@ -133,7 +136,13 @@ impl Incoming {
         let this = Arc::clone(self);
         let run = move || {
             this.enter(Status::Active);
-            match this.load(Input::new(channel)) {
+            let result = this.load(Input::new(channel));
+            let answers = this.lock().answers.take();
+            if let Some(answers) = answers {
+                // A source that is gone needs no answer.
+                let _ = answers.shut(result.is_ok());
+            }
+            match result {
                 Ok(()) => this.enter(Status::Completed),
                 Err(error) => this.failed(&error),
             }
@@ -316,6 +325,38 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
+    fn command(&self, input: &mut Input) -> vmstate::Result<()> {
+        let (kind, len) = (u16::from_be_bytes(input.array()?), u16::from_be_bytes(input.array()?));
+        let expected = match kind {
+            command::OPEN | command::SWITCHOVER_START => 0,
+            command::PING => 4,
+            _ => return Err(LoadError::invalid(format!("MIG_CMD {kind:#x} unknown (len {len:#x})"))),
+        };
+        if len != expected {
+            let text =
+                format!("MIG_CMD {kind:#x} received with bad length - {len:#x}, expected {expected:#x}");
+            return Err(LoadError::invalid(text));
+        }
+        match kind {
+            command::OPEN => {
+                let answers = Answers::new(Arc::clone(input.channel()));
+                if self.incoming.capabilities().has(Capability::SwitchoverAck) {
+                    // No device needs to be asked.
+                    answers.switchover_ack()?;
+                }
+                self.incoming.lock().answers = Some(answers);
+            }
+            command::PING => {
+                let number = input.u32()?;
+                if let Some(answers) = &self.incoming.lock().answers {
+                    answers.pong(number)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Reads one section; `false` at the end.
     fn section(&mut self, input: &mut Input) -> vmstate::Result<bool> {
         match input.u8()? {
@@ -353,6 +394,7 @@ impl Load<'_> {
                 pages.map_err(|error| error.and(text))?;
                 footer(input, number, name)?;
             }
+            wire::COMMAND => self.command(input)?,
             other => return Err(LoadError::invalid(format!("Unknown savevm section type {other}"))),
         }
         Ok(true)

@@ -19,6 +19,7 @@ mod pace;
 pub mod parameters;
 pub mod progress;
 pub mod ram;
+pub mod return_path;
 pub mod settings;
 pub mod wire;
 

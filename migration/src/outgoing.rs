@@ -20,13 +20,14 @@ use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
 use qapi::{Enum, Error, Result, strerror};
 use vmstate::{Described, Encoder, Priority, Text};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Kind};
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::machine::{Machine, Placed};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
 use crate::ram::save::Sender;
+use crate::return_path::{ReturnPath, command};
 use crate::settings::Settings;
 use crate::wire::{self, Output};
 
@@ -183,7 +184,8 @@ impl Outgoing {
             return Err(Stop::Cancelled);
         }
         let sent = Arc::clone(&self.progress.counters.sent);
-        let mut stream = Stream { job: self, out: Output::new(channel, sent), descriptions: Vec::new() };
+        let out = Output::new(channel, sent);
+        let mut stream = Stream { job: self, out, descriptions: Vec::new(), back: None };
         stream.begin()?;
         let sections = self.on_loop(|machine| machine.sections())?;
         if let Some(why) = sections.blocked.into_iter().next() {
@@ -199,6 +201,7 @@ impl Outgoing {
         self.advance(Status::Active)?;
         self.passes(&mut stream, &mut sender)?;
         let states = self.stop(stopped, &sections)?;
+        stream.command(command::SWITCHOVER_START, &[])?;
         sender.sync();
         self.pass();
         sender.begin_pass();
@@ -237,6 +240,7 @@ impl Outgoing {
                     Ok(begun.elapsed() >= PART)
                 })
             })?;
+            stream.check_back()?;
             bandwidth.update(counters);
             let parameters = lock(&self.settings).parameters.clone();
             let rate = match parameters.avail_switchover_bandwidth.unwrap_or(0) {
@@ -252,7 +256,7 @@ impl Outgoing {
             stream.out.flush().map_err(|error| stream.failed(&error))?;
             let came = sender.sync();
             bandwidth.dirtied(counters, came);
-            if fits(sender.pending()) {
+            if fits(sender.pending()) && stream.may_switch_over() {
                 return Ok(());
             }
             if self.has(Capability::AutoConverge)
@@ -331,6 +335,8 @@ struct Stream<'a> {
     job: &'a Outgoing,
     out: Output,
     descriptions: Vec<Described>,
+    /// What the other side answers, if it was asked to.
+    back: Option<Arc<ReturnPath>>,
 }
 
 impl Stream<'_> {
@@ -353,7 +359,37 @@ impl Stream<'_> {
             out.u32(wire::VERSION)?;
             out.u8(wire::CONFIGURATION)?;
             out.bytes(&configuration.to_bytes())
+        })?;
+        // Only a socket has a way back.
+        if self.job.has(Capability::ReturnPath) && self.out.channel().kind() == Kind::Socket {
+            let back = ReturnPath::open(self.out.channel());
+            self.back = Some(back.map_err(|error| self.failed(&error))?);
+            self.command(command::OPEN, &[])?;
+            self.command(command::PING, &1u32.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: u16, data: &[u8]) -> Work<()> {
+        self.put(|out| {
+            out.u8(wire::COMMAND)?;
+            out.bytes(&command.to_be_bytes())?;
+            out.bytes(&(data.len() as u16).to_be_bytes())?;
+            out.bytes(data)
         })
+    }
+
+    /// Whether the other side agrees that the guest is stopped.
+    fn may_switch_over(&self) -> bool {
+        !self.job.has(Capability::SwitchoverAck) || self.back.as_ref().is_none_or(|back| back.is_acked())
+    }
+
+    /// Whether the other side is still there, as far as it would say so.
+    fn check_back(&self) -> Work<()> {
+        match self.back.as_ref().and_then(|back| back.broken()) {
+            Some(why) => Err(Stop::Failed(format!("return path: {why}"))),
+            None => Ok(()),
+        }
     }
 
     fn memory_begins(&mut self, sender: &mut Sender) -> Work<()> {
@@ -405,6 +441,12 @@ impl Stream<'_> {
             out.bytes(text.as_bytes())?;
             out.flush()
         })?;
+        if let Some(back) = &self.back {
+            back.wait().map_err(|why| match self.job.progress.is_cancelled() {
+                true => Stop::Cancelled,
+                false => Stop::Failed(format!("return path: {why}")),
+            })?;
+        }
         *self.job.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let Self { job, out, .. } = self;
         let noun = out.channel().kind().noun();

@@ -38,6 +38,9 @@ pub const DESCRIPTION: u8 = 0x06;
 /// What machine it is.
 #[doc(alias = "QEMU_VM_CONFIGURATION")]
 pub const CONFIGURATION: u8 = 0x07;
+/// A command for the other side.
+#[doc(alias = "QEMU_VM_COMMAND")]
+pub const COMMAND: u8 = 0x08;
 /// The end of a part, with the number of the section.
 #[doc(alias = "QEMU_VM_SECTION_FOOTER")]
 pub const FOOTER: u8 = 0x7e;

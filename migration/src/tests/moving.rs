@@ -174,3 +174,23 @@ fn pages_of_a_file_have_places_of_their_own() {
     without.expect(&uri).unwrap();
     without.until("failed");
 }
+
+#[test]
+fn with_a_way_back_the_source_is_not_done_before_the_destination_is() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    for (name, end) in [("fake", "completed"), ("other", "failed")] {
+        let (from, to) = (full(&main), Rig::new(&main, name));
+        for rig in [&from, &to] {
+            rig.capability(MigrationCapability::ReturnPath);
+            rig.capability(MigrationCapability::SwitchoverAck);
+        }
+        to.expect(&uri).unwrap();
+        // What there is to send fits into the socket, so that writing alone would never fail.
+        from.migrate(&uri).unwrap();
+        assert_eq!((from.end(), to.end()), (end.to_owned(), end.to_owned()));
+        let state = if end == "completed" { RunState::Postmigrate } else { RunState::Running };
+        assert_eq!(from.machine.run_state_now(), state);
+    }
+}
