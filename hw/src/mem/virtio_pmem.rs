@@ -14,12 +14,14 @@ use memory::{MemoryBackend, RamBlock, RegionId};
 use qapi::types::{MemoryDeviceInfo, VirtioPMEMDeviceInfo, VirtioPMEMDeviceInfoWrapper};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Saved, vmstate};
 
 use self::flush::Flusher;
 use super::device::{MemoryDevice, region_align};
 use super::placement::Wanted;
 use super::plug::MemoryDevicePlug;
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine, link};
+use crate::virtio::migration::{BackendState, Carrier, section};
 use crate::virtio::pci::{BackendPci, PciBackend, ProxyClass};
 use crate::virtio::ring::Chain;
 use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
@@ -146,11 +148,45 @@ impl Device for VirtioPmem {
             backend.set_mapped(false);
         }
     }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
+}
+
+vmstate! {
+    /// What a migration takes along: where the memory is, which must be the same. Who waits for a flush is still in the ring, and is answered
+    /// where it comes, after a flush there; the one that is under way here answers nobody then.
+    struct PmemState: "virtio-pmem-device", version 1 {
+        memaddr: u64,
+        size: u64,
+    }
+}
+
+impl BackendState for PmemState {
+    const SECTION: &'static str = "virtio-pmem";
 }
 
 impl VirtioBackend for VirtioPmem {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        let own = Arc::clone(&self);
+        let now = |device: &Self| PmemState { memaddr: device.addr(), size: device.region_size() };
+        let load = move |PmemState { memaddr, size }| {
+            let own = now(&self);
+            for (name, theirs, own) in [("memaddr", memaddr, own.memaddr), ("size", size, own.size)] {
+                if theirs != own {
+                    return Err(LoadError::invalid(format!(
+                        "Property '{name}' changed from {theirs:#x} to {own:#x}"
+                    )));
+                }
+            }
+            Ok(())
+        };
+        Saved::one(section(carrier, move || now(&own), load))
     }
 }
 

@@ -7,6 +7,7 @@
 //! Hints of free pages serve migration, which asks for them, and does not yet: their queue is there, on the thread that the user names, and
 //! what comes in it unasked goes back.
 
+mod migration;
 mod pages;
 mod stats;
 
@@ -19,9 +20,11 @@ use qapi::events::Event;
 use qapi::types::MemoryDeviceInfo;
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, TypeInfo};
+use vmstate::Saved;
 
 use self::pages::{PAGE, Partial, give_back, runs};
 use self::stats::{REPORT, Stats};
+use super::migration::Carrier;
 use super::pci::{PciBackend, ProxyClass};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
@@ -295,11 +298,19 @@ impl Device for VirtioBalloon {
         let poll = self.state().poll.take();
         drop(poll);
     }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
 }
 
 impl VirtioBackend for VirtioBalloon {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        migration::saved(self, carrier)
     }
 
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {

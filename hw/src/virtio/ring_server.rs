@@ -88,6 +88,8 @@ pub struct RingServerStatus {
     pub features: u64,
     /// Features in use.
     pub acked_features: u64,
+    /// Whether the other side could note which memory it writes, as a migration needs.
+    pub can_log: bool,
     /// Features of the protocol that are in use, a sentence each.
     pub protocol_texts: Vec<&'static str>,
 }

@@ -7,6 +7,7 @@
 //! loses the data instead, as in QEMU). Left out: the console's size, which QEMU does not tell either.
 
 mod control;
+mod migration;
 mod port;
 mod ports;
 
@@ -16,9 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use qapi::events::Event;
 use qapi::{Error, Result};
 use qom::{Class, Property, TypeInfo};
+use vmstate::Saved;
 
 use self::port::SerialPort;
 use self::ports::{CONTROL_IN, CONTROL_OUT, News, Ports, port_of};
+use super::migration::Carrier;
 use super::pci::{BackendPci, PciBackend, ProxyClass};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
@@ -183,11 +186,19 @@ impl Device for VirtioSerial {
         *unpoisoned(&self.machine) = Arc::downgrade(machine);
         self.make_bus(machine)
     }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
 }
 
 impl VirtioBackend for VirtioSerial {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    fn saved_behind(self: Arc<Self>, carrier: Carrier) -> Saved {
+        migration::saved(self, carrier)
     }
 
     fn feature_texts(&self) -> &'static [(u64, &'static str)] {

@@ -7,7 +7,7 @@ use qom::Input;
 
 use crate::core::qdev;
 use crate::mem::MemoryDevices;
-use crate::testing::{Rig, config};
+use crate::testing::{Rig, carry, config};
 use crate::virtio::testing::driver::{Driver, Piece};
 
 const BASE: u64 = 4 << 30;
@@ -192,4 +192,41 @@ fn it_is_a_memory_device_that_stays() {
     let unprepared = "the configuration is not prepared for memory devices (e.g., for memory hotplug), consider specifying \
                       the maxmem option";
     assert_eq!(Driver::error(bare.add("virtio-pmem-pci,memdev=m0")), unprepared);
+}
+
+/// A machine that was not finished with the device on a file, at `memaddr` if it is not 0.
+fn unfinished(path: &Path, memaddr: u64) -> Rig {
+    let rig = Rig::build(config("q35")).unwrap();
+    let path = path.to_str().unwrap();
+    backend(&rig, "memory-backend-file", "m0", &[("size", "4M"), ("mem-path", path), ("share", "on")]);
+    rig.add(&format!("virtio-pmem-pci,id=p0,memdev=m0,memaddr={memaddr:#x}")).unwrap();
+    rig
+}
+
+#[test]
+fn who_waits_for_a_flush_is_answered_where_the_machine_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("memory");
+    let mut driver = on_file(&path, "on");
+    driver.start(0, 1);
+    assert_eq!(flush(&mut driver), [0; 4]);
+    let places = [4, 4, 4].map(|room| offer(&mut driver, &[0; 4], room));
+    driver.ring(0);
+    let mut driver = driver.carried(unfinished(&path, 0));
+    for place in places {
+        assert_eq!(answer(&mut driver, place), [0; 4]);
+    }
+    assert_eq!(flush(&mut driver), [0; 4]);
+    driver.rig.machine.stop();
+    carry::spoil(&driver.rig.machine, "virtio-pmem");
+}
+
+#[test]
+fn memory_elsewhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("memory");
+    let (from, to) = (unfinished(&path, 0), unfinished(&path, BASE + (2 << 20)));
+    let error = carry::load(&to.machine, &carry::save(&from.machine)).unwrap_err();
+    let changed = "Property 'memaddr' changed from 0x100000000 to 0x100200000";
+    assert_eq!(error.lines, [changed, "Failed to load virtio-pmem:virtio"]);
 }

@@ -1,6 +1,7 @@
 //! What the guest tells of its memory (virtio 1.3 §5.5.6.4), and the property `guest-stats`.
 
 use qapi::{Dict, Value};
+use vmstate::vmstate;
 
 /// Names by tag.
 const NAMES: [&str; 16] = [
@@ -35,6 +36,14 @@ pub(super) struct Stats {
     updated: u64,
 }
 
+vmstate! {
+    /// What a migration takes along of it.
+    pub(in crate::virtio) struct StatsState: "virtio-balloon-stats", version 1 {
+        values: [u64; NAMES.len()],
+        last_update: u64,
+    }
+}
+
 impl Default for Stats {
     fn default() -> Self {
         Self { values: [u64::MAX; NAMES.len()], updated: 0 }
@@ -53,6 +62,16 @@ impl Stats {
             }
         }
         stats
+    }
+
+    pub(super) fn saved_state(&self) -> StatsState {
+        let Self { values, updated } = self;
+        StatsState { values: *values, last_update: *updated }
+    }
+
+    pub(super) fn load_state(&mut self, saved: &StatsState) {
+        let StatsState { values, last_update } = saved;
+        *self = Self { values: *values, updated: *last_update };
     }
 
     /// As the property has it.

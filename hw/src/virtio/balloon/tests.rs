@@ -5,7 +5,7 @@ use qom::{Input, ObjectRef};
 
 use super::*;
 use crate::core::qdev;
-use crate::testing::Rig;
+use crate::testing::{Rig, carry, config};
 use crate::virtio::testing::driver::{Driver, Piece};
 
 const M: u64 = 1 << 20;
@@ -279,4 +279,39 @@ fn a_driver_that_starts_again_and_again_and_a_device_that_goes_leave_the_thread_
         driver.turn();
     }
     assert!(watched.upgrade().is_none());
+}
+
+#[test]
+fn wishes_and_statistics_go_along_and_the_buffer_that_is_held_goes_back_from_there() {
+    let text = "virtio-balloon-pci,id=b";
+    let mut driver = Driver::new(&[text]);
+    driver.start(feature::PAGE_POISON | feature::STATS_VQ, 3);
+    let machine = Arc::clone(&driver.rig.machine);
+    of(&machine).unwrap().set_target(&machine, 1000 * M);
+    driver.set_config(4, 4, 20 * M / PAGE);
+    driver.set_config(12, 4, 0xaa);
+    let mut report = 4u16.to_le_bytes().to_vec();
+    report.extend(12345u64.to_le_bytes());
+    driver.put(STATS, &[Piece::Out(&report)]);
+    let stats = object(&driver).get("guest-stats").unwrap();
+    let look = |driver: &Driver| [0, 4, 12].map(|at| driver.config(at, 4));
+    let before = look(&driver);
+    assert_eq!(before, [24 * M / PAGE, 20 * M / PAGE, 0xaa]);
+    let to = Rig::build(config("q35")).unwrap();
+    to.add(text).unwrap();
+    let mut driver = driver.carried(to);
+    let machine = Arc::clone(&driver.rig.machine);
+    assert_eq!(look(&driver), before);
+    assert_eq!(of(&machine).unwrap().actual(&machine), 1004 * M);
+    assert_eq!(object(&driver).get("guest-stats").unwrap(), stats);
+    assert_eq!(driver.take(STATS), None, "nobody asked yet");
+    object(&driver).set("guest-stats-polling-interval", Input::Text("2")).unwrap();
+    let clock = driver.rig.main.handle().virtual_clock();
+    clock.advance_to(clock.now_ns() + 2_000_000_000);
+    driver.turn();
+    assert_eq!(driver.take(STATS), Some(Vec::new()));
+    driver.set_config(12, 4, 0xbb);
+    assert_eq!(driver.config(12, 4), 0xbb, "what was negotiated holds");
+    driver.rig.machine.stop();
+    carry::spoil(&driver.rig.machine, "virtio-balloon");
 }

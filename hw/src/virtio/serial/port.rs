@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use chardev::{CharEvent, Frontend};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::VirtioSerial;
 use super::ports::Port;
@@ -132,6 +133,11 @@ impl Device for SerialPort {
             let host = serial.change(|ports| ports.remove(id));
             drop(host);
         }
+    }
+
+    /// The device has it with its own.
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
     }
 
     fn qtree_bus_info(&self) -> Vec<String> {

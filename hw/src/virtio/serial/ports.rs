@@ -19,13 +19,13 @@ pub(super) const CONTROL_IN: u16 = 2;
 /// Control messages of the guest.
 pub(super) const CONTROL_OUT: u16 = 3;
 /// Control messages that wait for the guest at most; a guest that takes none loses the ones that follow.
-const MAX_MESSAGES: usize = 4096;
+pub(super) const MAX_MESSAGES: usize = 4096;
 /// Bytes of the guest that are passed on in one go, so that a long buffer keeps nobody else waiting.
 const GO: usize = 64 << 10;
 /// Bytes that are copied at once.
 const CHUNK: usize = 4096;
 /// Bytes that the host may be ahead of a buffer that waits.
-const MAX_ROOM: u64 = 64 << 10;
+pub(super) const MAX_ROOM: u64 = 64 << 10;
 
 /// Queue that carries data to the guest; the next one carries the guest's.
 pub(super) fn in_queue(port: u32) -> u16 {
@@ -60,11 +60,11 @@ pub(super) struct Port {
     /// The host takes nothing now: the guest's buffer waits.
     pub(super) throttled: bool,
     /// What came from the host for the buffer that waits.
-    pending: VecDeque<u8>,
+    pub(super) pending: VecDeque<u8>,
     /// Bytes the guest's buffer that waits has room for.
-    room: usize,
+    pub(super) room: usize,
     /// How much of the guest's first buffer the host has taken.
-    taken: u64,
+    pub(super) taken: u64,
 }
 
 impl Port {
@@ -90,15 +90,15 @@ impl Port {
 pub(super) struct Ports {
     pub(super) by_id: BTreeMap<u32, Port>,
     /// Whether the driver that runs speaks of more than one port.
-    multiport: bool,
-    messages: VecDeque<Vec<u8>>,
+    pub(super) multiport: bool,
+    pub(super) messages: VecDeque<Vec<u8>>,
     pub(super) news: Vec<News>,
     /// What people know the device by.
     pub(super) title: String,
 }
 
 impl Ports {
-    fn tell(&mut self, port: u32, event: u16, value: u16) {
+    pub(super) fn tell(&mut self, port: u32, event: u16, value: u16) {
         trace::emit!(virtio_serial_send_control_event, port, event, value);
         self.tell_bytes(Message { port, event, value }.to_bytes());
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::control::Message;
 use super::*;
 use crate::core::qdev;
-use crate::testing::Rig;
+use crate::testing::{Rig, carry};
 use crate::virtio::testing::driver::{Driver, Piece};
 
 const NAME: &str = "org.qemu.guest_agent.0";
@@ -250,6 +250,102 @@ fn a_byte_for_emergencies_comes_out_before_any_driver() {
     driver.set_config(4092, 4, 0xffff);
     driver.turn();
     assert_eq!(std::fs::read_to_string(path).unwrap(), "!");
+}
+
+/// A machine with a socket as the other end of port 1.
+fn with_socket(dir: &tempfile::TempDir) -> (Rig, String) {
+    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    let path = listening(&rig, dir);
+    rig.add("virtio-serial-pci").unwrap();
+    rig.add("virtserialport,id=vp,chardev=c2").unwrap();
+    (rig, path)
+}
+
+#[test]
+fn a_buffer_half_taken_goes_on_where_it_was_and_what_came_for_the_guest_is_there() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (rig, path) = with_socket(&from);
+    let mut driver = Driver::with(rig);
+    start(&mut driver);
+    let mut host = UnixStream::connect(&path).unwrap();
+    driver.until(|d| heard(d).first().cloned());
+    driver.send(3, &[Piece::Out(&say(1, 6, 1))]);
+    driver.rig.events();
+    let mut sent = 0u32;
+    loop {
+        let piece: Vec<u8> = (0..512u32).flat_map(|i| (sent * 512 + i).to_le_bytes()).collect();
+        driver.put(5, &[Piece::Out(&piece)]);
+        sent += 1;
+        if driver.take(5).is_none() {
+            break;
+        }
+        assert!(sent < 10_000, "it never waits");
+    }
+    // For the guest, which had a buffer; it came while the machine was stopped.
+    driver.put(4, &[Piece::In(64)]);
+    driver.rig.machine.stop();
+    driver.rig.events();
+    host.write_all(b"for you").unwrap();
+    driver.turn();
+    // Messages that nobody took.
+    let (rig, path) = with_socket(&to);
+    let mut there = UnixStream::connect(&path).unwrap();
+    let mut driver = driver.carried(rig);
+    assert_eq!(driver.until(|d| d.take(4)), b"for you");
+    let mut bytes = Vec::new();
+    host.set_nonblocking(true).unwrap();
+    let _ = host.read_to_end(&mut bytes);
+    let here = bytes.len();
+    there.set_nonblocking(true).unwrap();
+    driver.until(|d| {
+        d.turn();
+        let _ = there.read_to_end(&mut bytes);
+        (bytes.len() as u32 == sent * 2048).then_some(())
+    });
+    assert!(here % 2048 != 0, "the last buffer was taken by both");
+    assert!(bytes.chunks(4).zip(0u32..).all(|(bytes, number)| bytes == number.to_le_bytes()));
+    assert!(driver.until(|d| d.take(5)).is_empty());
+    let events = driver.rig.events();
+    assert!(events.contains(&r#"VSERPORT_CHANGE {"open": true, "id": "vp"}"#.to_owned()), "{events:?}");
+    assert!(driver.rig.machine.chardevs().get("c2").unwrap().frontend_open());
+}
+
+#[test]
+fn messages_wait_on_and_the_guest_hears_who_is_there() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (rig, path) = with_socket(&from);
+    let mut driver = Driver::with(rig);
+    start(&mut driver);
+    let _host = UnixStream::connect(&path).unwrap();
+    driver.until(|d| qtree_line(d, "vp").contains("host on").then_some(()));
+    driver.rig.machine.stop();
+    let mut driver = driver.carried_with(with_socket(&to).0, false);
+    assert_eq!(
+        heard(&mut driver),
+        [plain(1, 1, 1), plain(1, 6, 1), plain(1, 6, 0)],
+        "what it was to hear, and that nobody is there now"
+    );
+    assert_eq!(qtree_line(&driver, "vp"), "port 1, guest off, host off, throttle off");
+}
+
+#[test]
+fn other_ports_are_refused_and_bad_state_does_no_harm() {
+    let mut from = driver(&["virtio-serial-pci", "virtconsole,chardev=c0", "virtserialport,nr=3,chardev=c1"]);
+    start(&mut from);
+    from.put(7, &[Piece::Out(b"text")]);
+    from.rig.machine.stop();
+    let state = carry::save(&from.rig.machine);
+    for (texts, error) in [
+        (&["virtio-serial-pci", "virtconsole"][..], "virtio-serial-bus: there are ports [0, 3], not [0]"),
+        (&["virtio-serial-pci,max_ports=7"], "Invalid number of virtqueues: 0x40, not 0x10"),
+    ] {
+        let to = driver(texts);
+        to.rig.machine.stop();
+        let failed = carry::load(&to.rig.machine, &state).unwrap_err();
+        assert_eq!(failed.lines, [error, "Failed to load virtio-console:virtio"]);
+    }
+    carry::spoil(&from.rig.machine, "virtio-console");
+    from.turn();
 }
 
 proptest! {

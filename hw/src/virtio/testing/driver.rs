@@ -69,7 +69,7 @@ impl Driver {
     pub(crate) fn carried_with(self, to: Rig, alike: bool) -> Self {
         to.machine.finish().unwrap();
         self.rig.machine.stop();
-        carry::copy_ram(&self.rig.machine, &to.machine, RINGS, 4 * STRIDE as usize);
+        carry::copy_ram(&self.rig.machine, &to.machine, RINGS, 16 * STRIDE as usize);
         let clock = to.main.handle().virtual_clock();
         clock.set_manual();
         clock.advance_to(self.rig.main.handle().now_ns(Clock::Virtual));

@@ -12,11 +12,13 @@ use std::time::Duration;
 use chardev::{Patience, Port};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, TypeInfo};
+use vmstate::Saved;
 
 use super::client::{Client, Needs, Owner, Surroundings};
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine};
 use crate::mem::slot_plan::SlotPlan;
 use crate::virtio::features::{ACCESS_PLATFORM, BAD_FEATURE, RING_PACKED, RING_RESET};
+use crate::virtio::migration::Carrier;
 use crate::virtio::ring::{Chain, MAX_DESCRIPTORS};
 use crate::virtio::ring_server::RingServer;
 use crate::virtio::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
@@ -241,6 +243,10 @@ impl Device for VhostUserBlk {
             client.shut_down();
         }
     }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
+    }
 }
 
 impl Owner for VhostUserBlk {
@@ -252,6 +258,17 @@ impl Owner for VhostUserBlk {
 impl VirtioBackend for VhostUserBlk {
     fn common(&self) -> &VirtioCommon {
         &self.common
+    }
+
+    /// While the guest runs its memory is sent, and of what the back end writes in it nobody here knows.
+    fn saved_behind(self: Arc<Self>, _carrier: Carrier) -> Saved {
+        let can_log = self.client().is_some_and(|client| client.status().can_log);
+        let why = if can_log {
+            "what a vhost-user backend writes is not logged"
+        } else {
+            "vhost-user backend lacks VHOST_USER_PROTOCOL_F_LOG_SHMFD feature."
+        };
+        Saved::Blocked(format!("Migration disabled: {why}"))
     }
 
     fn sync_config(&self) -> Option<Result<()>> {

@@ -27,6 +27,8 @@ pub(super) struct FrontEnd {
     pub(super) features: u64,
     /// Protocol features in use.
     pub(super) protocol: u64,
+    /// Protocol features that it has, also those that we do not use.
+    pub(super) offered: u64,
     /// Queues that it has.
     pub(super) max_queues: u64,
     /// Memory regions that it takes.
@@ -39,11 +41,12 @@ impl FrontEnd {
     /// # Errors
     /// Nobody there, or nobody who speaks the protocol. That a back end lacks what a device needs is for the device to say.
     pub(super) fn negotiate(channel: Channel, deadline: Deadline) -> Result<Self, Fault> {
-        let mut front = Self { channel, features: 0, protocol: 0, max_queues: 1, max_slots: TABLE_SLOTS };
+        let mut front =
+            Self { channel, features: 0, offered: 0, protocol: 0, max_queues: 1, max_slots: TABLE_SLOTS };
         front.features = front.ask(Request::GetFeatures, deadline)?;
         if front.features & F_PROTOCOL_FEATURES != 0 {
-            let offered = front.ask(Request::GetProtocolFeatures, deadline)?;
-            let known = offered & protocol::KNOWN;
+            front.offered = front.ask(Request::GetProtocolFeatures, deadline)?;
+            let known = front.offered & protocol::KNOWN;
             front.tell(Request::SetProtocolFeatures, &message::words(&[known]), &[], deadline)?;
             front.protocol = known;
         }

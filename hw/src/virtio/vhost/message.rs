@@ -54,6 +54,8 @@ pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 pub(super) mod protocol {
     /// More than one queue.
     pub(in super::super) const MQ: u64 = 1 << 0;
+    /// The back end notes what it writes where we see it. Not used.
+    pub(in super::super) const LOG_SHMFD: u64 = 1 << 1;
     /// Any request may ask for an answer.
     pub(in super::super) const REPLY_ACK: u64 = 1 << 3;
     /// The back end has requests of its own.

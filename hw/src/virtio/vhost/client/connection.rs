@@ -289,6 +289,7 @@ impl Client {
             visible_sections: session.regions.len() as u64,
             features: front.map_or(0, |front| front.features),
             acked_features: front.filter(|_| started).map_or(0, |front| acked(front, accepted)),
+            can_log: front.is_some_and(|front| front.offered & protocol::LOG_SHMFD != 0),
             protocol_texts: front.map_or_else(Vec::new, |front| protocol::texts(front.protocol)),
         };
     }

@@ -1,5 +1,7 @@
 //! What a device is refused for, in QEMU's words, and how often a back end is tried.
 
+use vmstate::Saved;
+
 use super::super::message::{Request, protocol};
 use super::super::testing::reply;
 use super::*;
@@ -151,4 +153,21 @@ fn there_is_a_queue_for_each_vcpu_and_a_vector_for_each_queue() {
     let device = world.rig.add("vhost-user-blk-pci,id=d0,chardev=c0").unwrap() as qom::ObjectRef;
     let number = |name: &str| device.get(name).unwrap().as_u64().unwrap();
     assert_eq!((number("num-queues"), number("vectors")), (1, 2));
+}
+
+#[test]
+fn a_machine_with_such_a_disk_stays_where_it_is() {
+    let blocked = |script| {
+        let device = World::without_disk(script, "").try_add("").unwrap();
+        match device.saved() {
+            Saved::Blocked(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        blocked(Script::default()),
+        "Migration disabled: vhost-user backend lacks VHOST_USER_PROTOCOL_F_LOG_SHMFD feature."
+    );
+    let script = Script { protocol: Script::default().protocol | protocol::LOG_SHMFD, ..Script::default() };
+    assert_eq!(blocked(script), "Migration disabled: what a vhost-user backend writes is not logged");
 }
