@@ -7,7 +7,6 @@ use vmstate::{Saved, vmstate};
 
 use super::stats::StatsState;
 use super::{State, VirtioBalloon};
-use crate::virtio::VirtioDevice as _;
 use crate::virtio::migration::{BackendState, Carrier, section};
 
 vmstate! {
@@ -81,10 +80,9 @@ impl VirtioBalloon {
             stats_held,
             stats_wanted,
         } = saved;
-        let features = self.features();
         let mut state = self.state();
         (state.wanted, state.actual, state.poison) = (*num_pages, *actual, *poison_val);
-        (state.accepted, state.done) = (*guest_features & features, *done);
+        (state.accepted, state.done) = (*guest_features, *done);
         state.stats.load_state(stats);
         (state.stats_held, state.stats_wanted) = (*stats_held, *stats_wanted);
         state.partial.forget();

@@ -158,7 +158,7 @@ fn a_long_list_is_looked_at_in_pieces_to_its_end() {
 
 #[test]
 fn errors_are_qemus_and_there_is_one_balloon() {
-    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    let rig = Rig::build(config("q35")).unwrap();
     assert_eq!(
         Driver::error(rig.add("virtio-balloon-pci,free-page-hint=on")),
         "'free-page-hint' requires 'iothread' to be set"
@@ -177,7 +177,7 @@ fn errors_are_qemus_and_there_is_one_balloon() {
 
 /// A machine with a balloon whose hints go to a thread of their own.
 fn with_hints(more: &str) -> (Driver, Arc<IoThread>) {
-    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    let rig = Rig::build(config("q35")).unwrap();
     let thread = rig.machine.tree().create_user_object("iothread", "io1", []).unwrap();
     rig.add(&format!("virtio-balloon-pci,id=b,free-page-hint=on,iothread=io1{more}")).unwrap();
     (Driver::with(rig), IoThread::from_object(&thread).unwrap())

@@ -158,8 +158,8 @@ fn there_is_a_queue_for_each_vcpu_and_a_vector_for_each_queue() {
 #[test]
 fn a_machine_with_such_a_disk_stays_where_it_is() {
     let blocked = |script| {
-        let device = World::without_disk(script, "").try_add("").unwrap();
-        match device.saved() {
+        let world = World::without_disk(script, "");
+        match world.try_add("").unwrap().saved() {
             Saved::Blocked(why) => why,
             other => panic!("{other:?}"),
         }
