@@ -10,6 +10,7 @@ use memory::{AccessConstraints, Owner, RegionDesc, RegionOps};
 use qapi::Result;
 use qapi::types::ShutdownCause;
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Saved, Section, vmstate};
 
 use crate::core::device::{Device, DeviceClass, DeviceState, ResetKind};
 use crate::core::machine::Machine;
@@ -49,6 +50,14 @@ crate::device_object!(Ged, dev);
 struct Parts {
     machine: Weak<Machine>,
     pending: AtomicU32,
+}
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct GedState: "acpi-ged", version 1 {
+        /// Events that the guest has not picked up.
+        sel: u32,
+    }
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -113,6 +122,25 @@ impl Device for Ged {
         tx.commit();
         self.parts.get_or_init(|| parts);
         Ok(())
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let pending = |ged: &Self| ged.parts.get().map(|parts| parts.pending.load(Ordering::Acquire));
+        let save = move || GedState { sel: pending(&self).unwrap_or_default() };
+        let load = move |GedState { sel }| {
+            if sel & !loaded.known.load(Ordering::Relaxed) != 0 {
+                return Err(LoadError::invalid(format!(
+                    "acpi-ged: this machine has not all events of {sel:#x}"
+                )));
+            }
+            // Announced already: the interrupt was an edge, and the controller has it.
+            if let Some(parts) = loaded.parts.get() {
+                parts.pending.store(sel, Ordering::Release);
+            }
+            Ok(())
+        };
+        Saved::one(Section::new(save, load))
     }
 
     fn reset(&self, _kind: ResetKind) {

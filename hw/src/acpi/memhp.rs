@@ -4,6 +4,8 @@
 //!
 //! Left out: refusing to eject; a DIMM can always go.
 
+mod migration;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use memory::{AccessConstraints, Owner, RegionDesc, RegionOps};
@@ -11,6 +13,7 @@ use qapi::events::Event;
 use qapi::types::{ACPIOSTInfo, ACPISlotType};
 use qapi::{Error, Result};
 
+pub(crate) use self::migration::MemoryHotplugState;
 use super::pm::Pm;
 use crate::core::device::Device;
 use crate::core::machine::Machine;
@@ -54,6 +57,8 @@ struct Slot {
     enabled: bool,
     inserting: bool,
     removing: bool,
+    /// The guest let go of it, and the main loop is to take it out.
+    ejecting: bool,
     ost_event: u32,
     ost_status: u32,
 }
@@ -93,6 +98,13 @@ impl MemoryHotplug {
             return;
         }
         slots.lock().slots.resize_with(count as usize, Slot::default);
+        let stopped = Arc::downgrade(&slots);
+        machine.on_run_state(move |running, _| {
+            // Whoever looks at a machine that stopped finds nothing half done.
+            if let Some(slots) = stopped.upgrade().filter(|_| !running) {
+                slots.empty_slots();
+            }
+        });
         let mut tx = machine.memory().transaction();
         let desc = RegionDesc::new("acpi-mem-hotplug", REGISTERS.into()).owned_by(owner);
         let ports = tx.io(desc, Arc::new(Registers(slots)));
@@ -143,6 +155,7 @@ impl MemoryHotplug {
             place.dimm = Some(Dimm { device: Arc::clone(device), memory: Arc::clone(memory) });
             // A guest that ejected the one before without taking the event is not asked to let go of this one.
             (place.enabled, place.inserting, place.removing) = (true, hotplugged, false);
+            place.ejecting = false;
         }
         if hotplugged {
             self.announce();
@@ -163,7 +176,7 @@ impl MemoryHotplug {
     pub(crate) fn unplug(&self, slot: i32) {
         if let Some(place) = self.lock().slot(slot) {
             place.dimm = None;
-            place.enabled = false;
+            (place.enabled, place.ejecting) = (false, false);
         }
     }
 
@@ -190,18 +203,31 @@ impl MemoryHotplug {
         let Some(slot) = state.slots.get_mut(index).filter(|slot| slot.enabled) else { return };
         // At once: the guest looks again, and one that writes again and again has posted once.
         slot.enabled = false;
-        let (Some(dimm), Some((machine, _))) = (slot.dimm.clone(), self.wiring.get()) else { return };
-        let Some(machine) = machine.upgrade() else { return };
-        let loop_machine = Arc::downgrade(&machine);
+        slot.ejecting = slot.dimm.is_some();
+        let machine = self.wiring.get().and_then(|(machine, _)| machine.upgrade());
+        let Some(machine) = machine.filter(|_| slot.ejecting) else { return };
+        let me = Arc::downgrade(self);
         // Devices go on the main loop; no vCPU waits for that.
         machine.mainloop().post(move || {
-            if let Some(machine) = loop_machine.upgrade()
-                && dimm.device.dev().is_realized()
-            {
-                trace::emit!(mhp_acpi_pc_dimm_deleted, index as u32);
-                qdev::complete_unplug(&machine, &dimm.device);
+            if let Some(me) = me.upgrade() {
+                me.empty_slots();
             }
         });
+    }
+
+    /// Takes out what the guest let go of. Main loop thread.
+    fn empty_slots(&self) {
+        let ejected: Vec<(usize, Dimm)> = {
+            let mut state = self.lock();
+            let slots = state.slots.iter_mut().enumerate();
+            let ejected = |slot: &mut Slot| std::mem::take(&mut slot.ejecting).then(|| slot.dimm.clone())?;
+            slots.filter_map(|(index, slot)| Some((index, ejected(slot)?))).collect()
+        };
+        let Some(machine) = self.wiring.get().and_then(|(machine, _)| machine.upgrade()) else { return };
+        for (index, dimm) in ejected.into_iter().filter(|(_, dimm)| dimm.device.dev().is_realized()) {
+            trace::emit!(mhp_acpi_pc_dimm_deleted, index as u32);
+            qdev::complete_unplug(&machine, &dimm.device);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! PCI hot-plug that ACPI tables drive (QEMU `docs/specs/acpi_pci_hotplug`): the guest is told by a general-purpose event which
 //! slots of which bus changed, and ejects a slot by writing its bit. A register says which bus the others mean.
 
+mod migration;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -9,6 +11,7 @@ use memory::{AccessConstraints, Owner, RegionDesc, RegionOps};
 use qapi::Result;
 use qom::ObjectRef;
 
+pub(crate) use self::migration::PciHotplugState;
 use super::pm::Pm;
 use crate::core::bus::Bus;
 use crate::core::device::{Device, DeviceClass};
@@ -147,6 +150,13 @@ impl AcpiPciHotplug {
             state: Mutex::default(),
         });
         let _ = machine.extension(Installed::default).0.set(Arc::downgrade(&me));
+        let stopped = Arc::downgrade(&me);
+        machine.on_run_state(move |running, _| {
+            // Whoever looks at a machine that stopped finds nothing half done.
+            if let Some(hotplug) = stopped.upgrade().filter(|_| !running) {
+                hotplug.empty_slots();
+            }
+        });
         let mut tx = machine.memory().transaction();
         let desc = RegionDesc::new("acpi-pci-hotplug", REGISTERS.into()).owned_by(owner.clone());
         let ports = tx.io(desc, Arc::new(Registers(Arc::clone(&me))));
@@ -172,7 +182,7 @@ impl AcpiPciHotplug {
         let mut next = 0;
         visit(&root, &mut |bus| {
             if bus.bus().is_hotpluggable() && (bus.is_root() || self.bridges) {
-                bus.set_hotplug_number(next);
+                bus.set_hotplug_number(Some(next));
                 next += 1;
             }
         });

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use mainloop::Clock;
 use memory::{AccessConstraints, Owner, RegionDesc, RegionId, RegionOps};
 use qapi::types::ShutdownCause;
+use vmstate::vmstate;
 
 use crate::core::irq::IrqLine;
 use crate::core::machine::Machine;
@@ -56,6 +57,24 @@ struct State {
     gpe_enable: u16,
 }
 
+vmstate! {
+    /// What a migration takes along. The timer is the guest's time.
+    pub struct PmState: "acpi-pm", version 1 {
+        /// PM1 status.
+        pm1_sts: u16,
+        /// PM1 enable.
+        pm1_en: u16,
+        /// PM1 control.
+        pm1_cnt: u16,
+        /// How often the timer's highest bit had changed when the status was last looked at.
+        tmr_changes: u64,
+        /// General-purpose events, status.
+        gpe_sts: u16,
+        /// And enable.
+        gpe_en: u16,
+    }
+}
+
 impl Pm {
     /// Registers that interrupt on line `sci`.
     pub fn new(machine: &Arc<Machine>, sci: u32) -> Arc<Self> {
@@ -78,6 +97,34 @@ impl Pm {
             control: CNT_SCI_ENABLE,
             timer_high: self.timer() >> (TIMER_BITS - 1),
             ..State::default()
+        };
+        self.update(&state);
+    }
+
+    /// What there is now.
+    pub(crate) fn saved_state(&self) -> PmState {
+        let State { status, enable, control, timer_high, gpe_status, gpe_enable } = &*self.lock();
+        PmState {
+            pm1_sts: *status,
+            pm1_en: *enable,
+            pm1_cnt: *control,
+            tmr_changes: *timer_high,
+            gpe_sts: *gpe_status,
+            gpe_en: *gpe_enable,
+        }
+    }
+
+    /// Takes that over, and drives the interrupt accordingly. Nothing can be wrong with it: a bit that a register has not means nothing.
+    pub(crate) fn load_state(&self, state: &PmState) {
+        let PmState { pm1_sts, pm1_en, pm1_cnt, tmr_changes, gpe_sts, gpe_en } = *state;
+        let mut state = self.lock();
+        *state = State {
+            status: pm1_sts,
+            enable: pm1_en,
+            control: pm1_cnt,
+            timer_high: tmr_changes,
+            gpe_status: gpe_sts,
+            gpe_enable: gpe_en,
         };
         self.update(&state);
     }

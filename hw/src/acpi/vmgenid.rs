@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use qapi::{Error, Result};
 use qom::{Class, Property, Registry, TypeInfo};
 use vm_memory::{Bytes, GuestAddress};
+use vmstate::{LoadError, Saved, Section, vmstate};
 
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
@@ -30,6 +31,7 @@ pub const PAGE_SIZE: u32 = 0x1000;
 pub const OFFSET: u8 = 40;
 /// The general-purpose event that announces another number.
 const GPE: u8 = 5;
+const NO_FILE: &str = "vmgenid: the guest of this machine cannot say where its generation ID is";
 const AUTO: &str = "auto";
 
 /// The device.
@@ -39,6 +41,14 @@ pub struct VmGenId {
     guid: Mutex<Option<Uuid>>,
 }
 crate::device_object!(VmGenId, dev);
+
+vmstate! {
+    /// What a migration takes along: not the number, which is to be another one.
+    pub struct VmGenIdState: "vmgenid", version 1 {
+        /// Where the guest has it; 0 if it has not said so.
+        vmgenid_addr: u64,
+    }
+}
 
 /// The one of a machine.
 #[derive(Default)]
@@ -109,11 +119,15 @@ pub fn page(machine: &Machine) -> Option<Vec<u8>> {
     Some(page)
 }
 
+/// What the file about the place says, if there is one.
+fn told(fw: &FwCfg) -> Option<u64> {
+    fw.file(ADDR_FILE).and_then(|file| Some(u64::from_le_bytes(*file.first_chunk()?)))
+}
+
 /// Gives a guest that came from elsewhere this machine's number, and announces it. Nothing happens if it never said where its is.
 pub(crate) fn tell(machine: &Machine) {
     let (Some(page), Some(fw)) = (page(machine), FwCfg::of(machine)) else { return };
-    let place = fw.file(ADDR_FILE).and_then(|file| Some(u64::from_le_bytes(*file.first_chunk()?)));
-    let Some(place) = place.filter(|place| *place != 0) else { return };
+    let Some(place) = told(&fw).filter(|place| *place != 0) else { return };
     let guid = &page[OFFSET.into()..][..size_of::<Uuid>()];
     let view = machine.system_space().view();
     // A guest that has its number nowhere cannot find it.
@@ -153,6 +167,20 @@ impl Device for VmGenId {
         }
         known.0.get_or_init(|| Arc::downgrade(&self));
         Ok(())
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let fw = self.dev.machine().and_then(|machine| FwCfg::of(&machine));
+        let loaded = fw.clone();
+        let save = move || VmGenIdState { vmgenid_addr: fw.as_deref().and_then(told).unwrap_or_default() };
+        let load = move |VmGenIdState { vmgenid_addr }| {
+            let Some(fw) = loaded.as_deref().filter(|fw| told(fw).is_some()) else {
+                return if vmgenid_addr == 0 { Ok(()) } else { Err(LoadError::invalid(NO_FILE)) };
+            };
+            let set = fw.set_file(ADDR_FILE, vmgenid_addr.to_le_bytes());
+            set.map_err(|error| LoadError::invalid(error.desc()))
+        };
+        Saved::one(Section::new(save, load))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `isa-serial`: a 16550A at one of the four usual places, connected to a character device.
 //!
+//! A port of a machine that is to arrive takes nothing from the host before the guest runs, so that nothing is lost to the registers that arrive.
+//!
 //! Lock order: the port's registers, then the character device and the interrupt controller (neither calls back).
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -9,6 +11,7 @@ use ::chardev::{CharEvent, Frontend, Port};
 use memory::RegionOps;
 use qapi::{Error, Result, Value};
 use qom::{Class, Property, Registry, TypeInfo};
+use vmstate::{Saved, Section};
 
 use super::uart::Uart;
 use crate::core::device::{Category, Device, DeviceClass, DeviceState, ResetKind};
@@ -37,6 +40,7 @@ struct Line {
     uart: Mutex<Uart>,
     irq: IrqLine,
     port: Mutex<Option<Port>>,
+    machine: Weak<Machine>,
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -133,6 +137,13 @@ impl Device for IsaSerial {
             uart: Mutex::default(),
             irq: IrqLine::new(machine.irq(), irq),
             port: Mutex::new(port),
+            machine: Arc::downgrade(machine),
+        });
+        let started = Arc::downgrade(&line);
+        machine.on_run_state(move |running, _| {
+            if let Some(line) = started.upgrade().filter(|_| running) {
+                line.started();
+            }
         });
         // With the port in place: the first byte may come at once.
         if let Some(port) = &*line.port() {
@@ -152,6 +163,23 @@ impl Device for IsaSerial {
         }
     }
 
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save = move || {
+            let uart = self.line.get().map_or_else(Uart::default, |line| line.uart().clone());
+            uart.saved_state()
+        };
+        let load = move |state| {
+            let uart = Uart::from_state(state)?;
+            if let Some(line) = loaded.line.get() {
+                line.irq.set(uart.interrupt());
+                *line.uart() = uart;
+            }
+            Ok(())
+        };
+        Saved::one(Section::new(save, load))
+    }
+
     fn reset(&self, _kind: ResetKind) {
         if let Some(line) = self.line.get() {
             *line.uart() = Uart::default();
@@ -164,6 +192,14 @@ impl Device for IsaSerial {
 }
 
 impl Line {
+    /// The guest goes on: what came with a migration may wait to be sent, and the host may have something.
+    fn started(&self) {
+        self.settle(&mut self.uart());
+        if let Some(port) = &*self.port() {
+            port.accept_input();
+        }
+    }
+
     fn uart(&self) -> MutexGuard<'_, Uart> {
         // Registers are assigned whole.
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
@@ -228,7 +264,9 @@ struct FromHost(Weak<Line>);
 
 impl Frontend for FromHost {
     fn can_read(&mut self) -> usize {
-        self.0.upgrade().map_or(0, |line| line.uart().room())
+        let line = self.0.upgrade();
+        let arrived = |line: &Arc<Line>| line.machine.upgrade().is_some_and(|machine| !machine.is_incoming());
+        line.filter(arrived).map_or(0, |line| line.uart().room())
     }
 
     fn read(&mut self, data: &[u8]) {

@@ -5,12 +5,15 @@
 
 use std::collections::VecDeque;
 
+use vmstate::{LoadError, vmstate};
+
 /// Bytes of each FIFO.
 pub const FIFO_SIZE: usize = 16;
 
 const IER_RECEIVED: u8 = 1 << 0;
 const IER_TRANSMITTED: u8 = 1 << 1;
 const IER_LINE: u8 = 1 << 2;
+const IER_ALL: u8 = 0x0f;
 const IIR_NONE: u8 = 0x01;
 const IIR_TRANSMITTED: u8 = 0x02;
 const IIR_RECEIVED: u8 = 0x04;
@@ -19,9 +22,12 @@ const IIR_FIFO: u8 = 0xc0;
 const FCR_ENABLE: u8 = 1 << 0;
 const FCR_CLEAR_RECEIVER: u8 = 1 << 1;
 const FCR_CLEAR_TRANSMITTER: u8 = 1 << 2;
+/// These two do something and are not kept.
+const FCR_CLEAR: u8 = FCR_CLEAR_RECEIVER | FCR_CLEAR_TRANSMITTER;
 const LCR_DIVISOR: u8 = 1 << 7;
 const MCR_OUT2: u8 = 1 << 3;
 const MCR_LOOP: u8 = 1 << 4;
+const MCR_ALL: u8 = 0x1f;
 const LSR_DATA: u8 = 1 << 0;
 const LSR_OVERRUN: u8 = 1 << 1;
 const LSR_BREAK: u8 = 1 << 4;
@@ -46,6 +52,32 @@ pub struct Uart {
     transmitted: bool,
 }
 
+vmstate! {
+    /// What a migration takes along of a serial port.
+    pub struct UartState: "serial", version 1 {
+        /// The divisor of the baud rate.
+        divider: u16,
+        /// Interrupt enable.
+        ier: u8,
+        /// FIFO control.
+        fcr: u8,
+        /// Line control.
+        lcr: u8,
+        /// Modem control.
+        mcr: u8,
+        /// Scratch.
+        scr: u8,
+        /// Overrun and break, until read.
+        lsr_errors: u8,
+        /// Whether the guest is yet to be told that the transmitter ran empty.
+        thr_ipending: bool,
+        /// Bytes that the guest has not read.
+        recv_fifo: Vec<u8>,
+        /// Bytes that the line has not taken.
+        xmit_fifo: Vec<u8>,
+    }
+}
+
 impl Default for Uart {
     fn default() -> Self {
         Self {
@@ -64,6 +96,60 @@ impl Default for Uart {
 }
 
 impl Uart {
+    /// What there is now.
+    pub fn saved_state(&self) -> UartState {
+        let Self {
+            interrupt_enable,
+            fifo_control,
+            line_control,
+            modem_control,
+            scratch,
+            divisor,
+            errors,
+            received,
+            transmit,
+            transmitted,
+        } = self;
+        UartState {
+            divider: u16::from_le_bytes(*divisor),
+            ier: *interrupt_enable,
+            fcr: *fifo_control,
+            lcr: *line_control,
+            mcr: *modem_control,
+            scr: *scratch,
+            lsr_errors: *errors,
+            thr_ipending: *transmitted,
+            recv_fifo: received.iter().copied().collect(),
+            xmit_fifo: transmit.iter().copied().collect(),
+        }
+    }
+
+    /// The registers that had that.
+    ///
+    /// # Errors
+    /// None can have.
+    pub fn from_state(state: UartState) -> vmstate::Result<Self> {
+        let UartState { divider, ier, fcr, lcr, mcr, scr, lsr_errors, thr_ipending, recv_fifo, xmit_fifo } =
+            state;
+        let fifos = recv_fifo.len() <= FIFO_SIZE && xmit_fifo.len() <= FIFO_SIZE;
+        let registers = ier <= IER_ALL && mcr <= MCR_ALL && fcr & FCR_CLEAR == 0;
+        if !fifos || !registers || lsr_errors & !(LSR_OVERRUN | LSR_BREAK) != 0 {
+            return Err(LoadError::invalid("serial: registers have values that they cannot have"));
+        }
+        Ok(Self {
+            interrupt_enable: ier,
+            fifo_control: fcr,
+            line_control: lcr,
+            modem_control: mcr,
+            scratch: scr,
+            divisor: divider.to_le_bytes(),
+            errors: lsr_errors,
+            received: recv_fifo.into(),
+            transmit: xmit_fifo.into(),
+            transmitted: thr_ipending,
+        })
+    }
+
     fn depth(&self) -> usize {
         if self.fifo_control & FCR_ENABLE != 0 { FIFO_SIZE } else { 1 }
     }
@@ -171,7 +257,7 @@ impl Uart {
             }
             1 => {
                 let newly = value & !self.interrupt_enable;
-                self.interrupt_enable = value & 0x0f;
+                self.interrupt_enable = value & IER_ALL;
                 // Switching it on while the transmitter is empty interrupts at once.
                 if newly & IER_TRANSMITTED != 0 && self.transmit.is_empty() {
                     self.transmitted = true;
@@ -179,7 +265,7 @@ impl Uart {
             }
             2 => self.set_fifo_control(value),
             3 => self.line_control = value,
-            4 => self.modem_control = value & 0x1f,
+            4 => self.modem_control = value & MCR_ALL,
             7 => self.scratch = value,
             _ => {}
         }
@@ -194,7 +280,7 @@ impl Uart {
             self.transmit.clear();
             self.transmitted = true;
         }
-        self.fifo_control = value & !(FCR_CLEAR_RECEIVER | FCR_CLEAR_TRANSMITTER);
+        self.fifo_control = value & !FCR_CLEAR;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use accel::cpu::{ALIASES, Base, Facts, Feature, SETTINGS, Setting, Shown, feature, features, words_value};
 use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::Saved;
 
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
@@ -127,6 +128,10 @@ impl Device for Cpu {
     }
     fn realize(self: Arc<Self>, _machine: &Arc<Machine>) -> Result<()> {
         Ok(())
+    }
+    /// The accelerator has it.
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
     }
 }
 

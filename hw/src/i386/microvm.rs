@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::boot::Boot;
 use super::layout::{Constraints, KVM_PAGES, Layout};
@@ -149,6 +150,10 @@ impl Device for IsaBridge {
         let isa: Arc<dyn Bus> = PlainBus::new(class, "isa.0", None);
         let device: Arc<dyn Device> = self;
         bus::attach(&device, "isa.0", isa)
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use memory::{AccessConstraints, RegionOps};
 use qapi::Result;
 use qom::{Class, Property, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::Ports;
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
@@ -70,6 +71,10 @@ impl Device for DebugExit {
 
     fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
         self.ports.unmap(machine);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
     }
 }
 

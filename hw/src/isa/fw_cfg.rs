@@ -3,6 +3,8 @@
 //!
 //! The board fills it (`i386::fw_files`), `-fw_cfg` adds files, devices may have some that the guest writes. A copy that the
 //! guest asks for reaches RAM only, is made in pieces while no lock is held, and ends at the first address that is not there.
+//! A machine that arrives from elsewhere has the files of its own command line and board; those that the guest wrote come with the devices
+//! that they belong to. A guest that was reading a file goes on in this one, which is the same unless devices were plugged meanwhile.
 //! Left out: the memory-mapped variant, what SMM and option ROMs have there.
 
 mod contents;
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use memory::{AccessConstraints, MemTx, RegionOps};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Saved, Section, vmstate};
 
 pub use self::contents::{Contents, Source, Written};
 use self::contents::{Item, directory};
@@ -131,6 +134,21 @@ impl State {
     }
 }
 
+/// In [`FwCfgState`]: nothing is chosen.
+const NO_ENTRY: u16 = 0xffff;
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct FwCfgState: "fw_cfg", version 1 {
+        /// The key of the chosen item, or ffffh.
+        cur_entry: u16,
+        /// The next byte of it.
+        cur_offset: u64,
+        /// Upper half of the address of a DMA request.
+        dma_addr_high: u32,
+    }
+}
+
 /// Where a machine keeps its device.
 #[derive(Default)]
 struct Known(OnceLock<Weak<FwCfg>>);
@@ -208,6 +226,19 @@ impl Device for FwCfg {
 
     fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
         self.ports.unmap(machine);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save = move || {
+            let State { selected, offset, dma_high, items: _, files: _ } = &*self.lock();
+            FwCfgState {
+                cur_entry: selected.unwrap_or(NO_ENTRY),
+                cur_offset: *offset,
+                dma_addr_high: *dma_high,
+            }
+        };
+        Saved::one(Section::new(save, move |state| loaded.load(state)))
     }
 
     fn reset(&self, _kind: ResetKind) {
@@ -309,10 +340,26 @@ impl FwCfg {
         }
     }
 
-    fn select(&self, key: u16) {
+    fn load(&self, FwCfgState { cur_entry, cur_offset, dma_addr_high }: FwCfgState) -> vmstate::Result<()> {
+        if cur_entry != NO_ENTRY && self.entry(cur_entry) != Some(cur_entry) {
+            return Err(LoadError::invalid(format!("fw_cfg: there is no item {cur_entry:#x}")));
+        }
+        self.select(cur_entry);
         let mut state = self.lock();
+        (state.offset, state.dma_high) = (cur_offset, dma_addr_high);
+        Ok(())
+    }
+
+    /// The item that `key` chooses, if there can be such a one.
+    fn entry(&self, key: u16) -> Option<u16> {
         let past = u32::from(key::FILE_FIRST) + self.slots.load(Relaxed);
-        state.selected = (u32::from(key & ITEM) < past).then_some(key & !CHANNEL);
+        (u32::from(key & ITEM) < past).then_some(key & !CHANNEL)
+    }
+
+    fn select(&self, key: u16) {
+        let selected = self.entry(key);
+        let mut state = self.lock();
+        state.selected = selected;
         state.offset = 0;
     }
 

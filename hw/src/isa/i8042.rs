@@ -2,12 +2,13 @@
 //!
 //! IBM PC AT Technical Reference. Commands: self test, output port, pulse of the reset line.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memory::RegionOps;
 use qapi::Result;
 use qapi::types::ShutdownCause;
 use qom::{Class, Registry, TypeInfo};
+use vmstate::{Saved, Section, vmstate};
 
 use super::Ports;
 use crate::core::device::{Device, DeviceClass, DeviceState, ResetKind};
@@ -38,6 +39,16 @@ struct State {
     output: Option<u8>,
     /// The command that waits for its data byte.
     pending: u8,
+}
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct KeyboardState: "pckbd", version 1 {
+        /// The byte that waits to be read.
+        output: Option<u8>,
+        /// The command that waits for its data byte; 0 if none does.
+        write_cmd: u8,
+    }
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -75,14 +86,32 @@ impl Device for I8042 {
         self.ports.unmap(machine);
     }
 
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save = move || {
+            let State { output, pending } = &*self.lock();
+            KeyboardState { output: *output, write_cmd: *pending }
+        };
+        let load = move |KeyboardState { output, write_cmd }| {
+            *loaded.lock() = State { output, pending: write_cmd };
+            Ok(())
+        };
+        Saved::one(Section::new(save, load))
+    }
+
     fn reset(&self, _kind: ResetKind) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+        *self.lock() = State::default();
     }
 }
 
 impl I8042 {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Fields are assigned whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read(&self, command: bool) -> u8 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if command {
             let full = if state.output.is_some() { STATUS_OUTPUT_FULL } else { 0 };
             return full | STATUS_SYSTEM | STATUS_COMMAND | STATUS_UNLOCKED;
@@ -92,7 +121,7 @@ impl I8042 {
 
     /// Takes a byte; tells whether it resets the machine.
     fn write(&self, command: bool, value: u8) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if !command {
             let pending = std::mem::take(&mut state.pending);
             return pending == COMMAND_WRITE_OUTPUT_PORT && value & OUTPUT_RUN == 0;

@@ -7,6 +7,7 @@ use memory::RegionOps;
 use qapi::Result;
 use qapi::types::ShutdownCause;
 use qom::{Class, Registry, TypeInfo};
+use vmstate::{Saved, Section, vmstate};
 
 use super::Ports;
 use crate::core::device::{Device, DeviceClass, DeviceState, ResetKind};
@@ -21,6 +22,14 @@ pub struct Port92 {
     value: AtomicU8,
 }
 crate::device_object!(Port92, dev);
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct Port92State: "port92", version 1 {
+        /// What was written last.
+        outport: u8,
+    }
+}
 
 pub(super) fn register(registry: &mut Registry) {
     registry.register(
@@ -52,6 +61,16 @@ impl Device for Port92 {
 
     fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
         self.ports.unmap(machine);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save = move || Port92State { outport: self.value.load(Relaxed) };
+        let load = move |Port92State { outport }| {
+            loaded.value.store(outport, Relaxed);
+            Ok(())
+        };
+        Saved::one(Section::new(save, load))
     }
 
     fn reset(&self, _kind: ResetKind) {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use memory::{AccessConstraints, RegionOps};
 use qapi::Result;
 use qom::{Class, Property, Registry, TypeInfo};
+use vmstate::Saved;
 
 use super::Ports;
 use super::fw_cfg::FwCfg;
@@ -102,6 +103,10 @@ impl Device for PvPanic {
 
     fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
         self.ports.unmap(machine);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        Saved::Nothing
     }
 }
 

@@ -26,6 +26,16 @@ impl ResetControl {
         Self { machine, value: AtomicU8::new(0) }
     }
 
+    /// What was written.
+    pub fn value(&self) -> u8 {
+        self.value.load(Relaxed)
+    }
+
+    /// Takes over what was written elsewhere; nothing is reset.
+    pub fn load(&self, value: u8) {
+        self.value.store(value & WRITABLE, Relaxed);
+    }
+
     /// Power-on state.
     pub fn reset(&self) {
         self.value.store(0, Relaxed);

@@ -5,6 +5,7 @@
 //! 244 µs in which an update is in progress.
 
 mod clock;
+mod migration;
 mod source;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -13,6 +14,7 @@ use memory::RegionOps;
 use qapi::events::Event;
 use qapi::{Dict, Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{Saved, Section};
 
 use super::Ports;
 use crate::core::device::{Device, DeviceClass, DeviceState, ResetKind};
@@ -129,6 +131,11 @@ impl Device for Rtc {
 
     fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
         self.ports.unmap(machine);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        Saved::one(Section::new(move || self.saved_state(), move |state| loaded.load_state(state)))
     }
 
     fn reset(&self, _kind: ResetKind) {

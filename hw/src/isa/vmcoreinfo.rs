@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use qapi::{Error, Result};
 use qom::{Class, Registry, TypeInfo};
+use vmstate::{LoadError, Saved, Section, vmstate};
 
 use super::fw_cfg::FwCfg;
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
@@ -46,6 +47,14 @@ pub struct VmCoreInfo {
     place: Arc<Mutex<Option<Place>>>,
 }
 crate::device_object!(VmCoreInfo, dev);
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct VmCoreInfoState: "vmcoreinfo", version 1 {
+        /// The file, as the guest has written it.
+        vmcoreinfo: [u8; 16],
+    }
+}
 
 /// The one of a machine.
 #[derive(Default)]
@@ -100,6 +109,24 @@ impl Device for VmCoreInfo {
         })?;
         known.0.get_or_init(|| Arc::downgrade(&self));
         Ok(())
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let fw = self.dev.machine().and_then(|machine| FwCfg::of(&machine));
+        let loaded = fw.clone();
+        let save = move || {
+            let file = fw.as_deref().and_then(|fw| fw.file(FILE));
+            let bytes = file.and_then(|file| file.first_chunk().copied());
+            VmCoreInfoState { vmcoreinfo: bytes.unwrap_or(INITIAL) }
+        };
+        let load = move |VmCoreInfoState { vmcoreinfo }| {
+            // The place is there only if the guest has written something.
+            let place = if vmcoreinfo == INITIAL { None } else { Place::parse(&vmcoreinfo) };
+            *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+            let Some(fw) = loaded.as_deref() else { return Ok(()) };
+            fw.set_file(FILE, vmcoreinfo).map_err(|error| LoadError::invalid(error.desc()))
+        };
+        Saved::one(Section::new(save, load))
     }
 }
 

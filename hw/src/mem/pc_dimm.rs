@@ -9,6 +9,7 @@ use memory::{MemoryBackend, RegionId};
 use qapi::types::{MemoryDeviceInfo, PCDIMMDeviceInfo, PCDIMMDeviceInfoWrapper};
 use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
+use vmstate::{LoadError, Priority, Saved, Section, vmstate};
 
 use super::device::{MemoryDevice, MemoryDevices, region_align};
 use super::placement::Wanted;
@@ -35,6 +36,43 @@ struct Config {
     addr: u64,
     node: u32,
     slot: i32,
+}
+
+vmstate! {
+    /// What has to be the same at both ends. The memory itself is the backend's.
+    pub struct PcDimmState: "pc-dimm", version 1 {
+        /// Physical address.
+        addr: u64,
+        /// Bytes.
+        size: u64,
+        /// NUMA node.
+        node: u32,
+        /// -1 on a board without slots.
+        slot: i32,
+    }
+}
+
+impl PcDimmState {
+    /// Whether a DIMM that is like `here` can be the one that this was.
+    fn check(&self, here: &Self) -> vmstate::Result<()> {
+        let Self { addr, size, node, slot } = self;
+        let changed = |name: &str, from: &dyn std::fmt::Display, to: &dyn std::fmt::Display| {
+            Err(LoadError::invalid(format!("Property '{name}' changed from {from} to {to}")))
+        };
+        if *addr != here.addr {
+            return changed("addr", &format!("{addr:#x}"), &format!("{:#x}", here.addr));
+        }
+        if *size != here.size {
+            return changed("size", &format!("{size:#x}"), &format!("{:#x}", here.size));
+        }
+        if *node != here.node {
+            return changed("node", node, &here.node);
+        }
+        if *slot != here.slot {
+            return changed("slot", slot, &here.slot);
+        }
+        Ok(())
+    }
 }
 
 /// Registers `pc-dimm`.
@@ -133,6 +171,12 @@ impl PcDimm {
     fn slot(&self) -> i32 {
         self.lock().slot
     }
+
+    fn saved_state(&self) -> PcDimmState {
+        let size = self.region_size();
+        let Config { memdev: _, addr, node, slot } = &*self.lock();
+        PcDimmState { addr: *addr, size, node: *node, slot: *slot }
+    }
 }
 
 impl Device for PcDimm {
@@ -165,6 +209,14 @@ impl Device for PcDimm {
             block.unregister_name();
         }
         backend.set_mapped(false);
+    }
+
+    fn saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let save = move || self.saved_state();
+        let load = move |state: PcDimmState| state.check(&loaded.saved_state());
+        // Before memory comes, which would be elsewhere.
+        Saved::one(Section::new(save, load).at(Priority::Early))
     }
 }
 

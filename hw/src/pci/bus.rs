@@ -36,7 +36,7 @@ pub struct PciBus {
     /// The bridge that it is behind; a root bus has none.
     bridge: OnceLock<Weak<dyn PciDevice>>,
     /// What the registers of ACPI hot-plug call it.
-    hotplug_number: OnceLock<u32>,
+    hotplug_number: Mutex<Option<u32>>,
     inner: Mutex<Inner>,
 }
 
@@ -81,7 +81,7 @@ impl PciBus {
             wiring: OnceLock::new(),
             router: OnceLock::new(),
             bridge: OnceLock::new(),
-            hotplug_number: OnceLock::new(),
+            hotplug_number: Mutex::default(),
             inner: Mutex::default(),
         })
     }
@@ -118,12 +118,12 @@ impl PciBus {
 
     /// What the registers of ACPI hot-plug call it (QEMU's `acpi-pcihp-bsel`); nothing where ACPI does not plug.
     pub fn hotplug_number(&self) -> Option<u32> {
-        self.hotplug_number.get().copied()
+        *self.hotplug_number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets that, for good.
-    pub(crate) fn set_hotplug_number(&self, number: u32) {
-        let _ = self.hotplug_number.set(number);
+    /// Sets that: once the machine is there, and when another one's is taken over, of which the guest has the tables.
+    pub(crate) fn set_hotplug_number(&self, number: Option<u32>) {
+        *self.hotplug_number.lock().unwrap_or_else(PoisonError::into_inner) = number;
     }
 
     /// Buses behind bridges on this one, in the order of their bridges' slots.

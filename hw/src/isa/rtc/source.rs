@@ -45,6 +45,11 @@ impl Source {
         }
     }
 
+    /// Which clock it is.
+    pub(super) fn clock(&self) -> RtcClock {
+        self.clock
+    }
+
     pub(super) fn machine(&self) -> Option<Arc<Machine>> {
         self.machine.upgrade()
     }
