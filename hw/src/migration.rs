@@ -51,6 +51,9 @@ impl migration::Machine for Movable {
         walk.add("", Saved::one(timer(&self.0)));
         walk.add("", self.0.accel().saved());
         walk.add("", self.0.saved());
+        for device in self.0.devices_without_bus() {
+            walk.add("", device.saved());
+        }
         walk.bus(&self.0.main_bus());
         walk.finish()
     }

@@ -116,6 +116,12 @@ impl MemoryHotplug {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where events go.
+    #[cfg(test)]
+    pub(crate) fn pm(&self) -> Option<Arc<Pm>> {
+        self.wiring.get().map(|(_, pm)| Arc::clone(pm))
+    }
+
     /// Whether there is somebody to announce changes to.
     pub(crate) fn is_installed(&self) -> bool {
         self.wiring.get().is_some()

@@ -2,11 +2,14 @@
 
 pub mod ged;
 pub mod memhp;
+mod migration;
 pub mod pcihp;
 pub mod piix4_pm;
 pub mod pm;
 pub mod tables;
 pub mod vmgenid;
+
+pub use self::migration::AcpiState;
 
 /// Registers the devices of this room.
 pub fn register(registry: &mut qom::Registry) {

@@ -84,7 +84,7 @@ pub fn plugs_behind_bridges(machine: &Machine) -> bool {
 #[derive(Default)]
 struct Installed(OnceLock<Weak<AcpiPciHotplug>>);
 
-fn installed(machine: &Machine) -> Option<Arc<AcpiPciHotplug>> {
+pub(super) fn installed(machine: &Machine) -> Option<Arc<AcpiPciHotplug>> {
     machine.extension(Installed::default).0.get()?.upgrade()
 }
 

@@ -8,13 +8,15 @@ use std::sync::{Arc, OnceLock};
 use memory::{RegionDesc, RegionId};
 use qapi::Result;
 use qom::{Class, ObjectRef, Property, Registry};
+use vmstate::{Priority, Saved, Section, vmstate};
 
+use super::AcpiState;
 use super::memhp::MemoryHotplug;
 use super::pcihp::AcpiPciHotplug;
 use super::pm::{Pm, SCI};
 use crate::core::device::ResetKind;
 use crate::core::machine::Machine;
-use crate::pci::{PciBus, PciDevice, PciInfo, PciState, chipset_class};
+use crate::pci::{PciBus, PciDevice, PciDeviceState, PciInfo, PciState, chipset_class};
 
 const PMBASE: u16 = 0x40;
 const PMREGMISC: u16 = 0x80;
@@ -42,6 +44,16 @@ struct Parts {
     hotplug: Option<Arc<AcpiPciHotplug>>,
     /// `piix4-pm`.
     region: RegionId,
+}
+
+vmstate! {
+    /// What a migration takes along.
+    pub struct Piix4PmState: "piix4_pm", version 1 {
+        /// What it has as a function.
+        parent_obj: PciDeviceState,
+        /// Of ACPI.
+        pm: Option<AcpiState>,
+    }
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -135,6 +147,24 @@ impl PciDevice for Piix4Pm {
                 hotplug.reset();
             }
         }
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let loaded = Arc::clone(&self);
+        let acpi = move |own: &Self| {
+            let parts = own.parts.get()?;
+            let machine = parts.machine.upgrade()?;
+            Some(AcpiState::of(&machine, &parts.pm, parts.hotplug.as_deref()))
+        };
+        let save = move || Piix4PmState { parent_obj: self.pci.saved_state(), pm: acpi(&self) };
+        let load = move |Piix4PmState { parent_obj, pm }| {
+            loaded.pci.load_state(&parent_obj)?;
+            loaded.update();
+            let Some(parts) = loaded.parts.get() else { return Ok(()) };
+            let own = Some((&parts.pm, parts.hotplug.as_deref()));
+            AcpiState::load(pm, parts.machine.upgrade().as_deref(), own)
+        };
+        Saved::one(Section::new(save, load).at(Priority::Bus))
     }
 
     fn config_written(&self, _offset: u16, _size: u8, _value: u32) {

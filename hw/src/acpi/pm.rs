@@ -136,6 +136,12 @@ impl Pm {
         self.update(&state);
     }
 
+    /// Whether the interrupt is up.
+    #[cfg(test)]
+    pub(crate) fn sci_level(&self) -> bool {
+        self.sci.level()
+    }
+
     /// Raises general-purpose event `bit` (0 to 15).
     pub fn raise_gpe(&self, bit: u8) {
         let mut state = self.lock();

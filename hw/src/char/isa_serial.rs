@@ -297,3 +297,6 @@ impl Frontend for FromHost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use qapi::types::RunState;
 use qapi::{Error, Result};
+use qom::ObjectRef;
 use vmstate::{Saved, Section, vmstate};
 
+use super::device::Device;
 use super::machine::Machine;
 use crate::acpi::vmgenid;
 
@@ -162,6 +164,21 @@ impl Machine {
         if inner.before != RunState::Running {
             (inner.before, inner.moving) = (RunState::Prelaunch, RunState::Prelaunch);
         }
+    }
+
+    /// Devices that are on no bus, in the order of their paths: those of one kind come in the same order wherever a machine is built.
+    pub fn devices_without_bus(&self) -> Vec<Arc<dyn Device>> {
+        fn walk(object: &ObjectRef, list: &mut Vec<Arc<dyn Device>>) {
+            for (_, child) in object.core().children() {
+                let device = qom::cast::<dyn Device>(&child);
+                list.extend(device.filter(|d| d.dev().is_realized() && d.dev().parent_bus().is_none()));
+                walk(&child, list);
+            }
+        }
+        let mut list = Vec::new();
+        walk(&self.object(), &mut list);
+        list.sort_by_cached_key(|device| (Arc::clone(device) as ObjectRef).path());
+        list
     }
 
     /// What the machine keeps besides its devices.

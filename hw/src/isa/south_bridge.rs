@@ -8,16 +8,18 @@ use std::sync::{Arc, OnceLock, Weak};
 use memory::{RegionDesc, RegionId};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry};
+use vmstate::{Priority, Result as LoadResult, Saved, Section, vmstate};
 
 use super::pirq::{Pirq, Wiring};
 use super::reset_control::{self, ResetControl};
+use crate::acpi::AcpiState;
 use crate::acpi::memhp::MemoryHotplug;
 use crate::acpi::pcihp::{self, AcpiPciHotplug};
 use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
 use crate::core::bus::{self, Bus, PlainBus};
 use crate::core::device::{Category, Device, DeviceClass, ResetKind};
 use crate::core::machine::Machine;
-use crate::pci::{PciDevice, PciInfo, PciState, chipset_class};
+use crate::pci::{PciDevice, PciDeviceState, PciInfo, PciState, chipset_class};
 
 /// First routing register of PIRQA–PIRQD on both chips.
 pub const PIRQ_A: u16 = 0x60;
@@ -52,6 +54,27 @@ struct Parts {
     hotplug: Option<Arc<AcpiPciHotplug>>,
     /// ICH9 only.
     power: Option<(Arc<Pm>, RegionId)>,
+}
+
+vmstate! {
+    /// What a migration takes along of a PIIX3. Lines of interrupts are up while their devices say so, who say it again.
+    pub struct PiixState: "PIIX3", version 1 {
+        /// What it has as a function, the routes of interrupts included.
+        dev: PciDeviceState,
+        /// The reset control register.
+        rcr: u8,
+    }
+}
+vmstate! {
+    /// The same of an ICH9.
+    pub struct Ich9State: "ICH9LPC", version 1 {
+        /// What it has as a function, the routes of interrupts included.
+        d: PciDeviceState,
+        /// The reset control register.
+        rst_cnt: u8,
+        /// If the machine has ACPI.
+        pm: Option<AcpiState>,
+    }
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -110,6 +133,26 @@ impl SouthBridge {
             tx.set_enabled(*region, enabled);
             tx.set_address(*region, base);
         }
+    }
+
+    fn reset_control(&self) -> u8 {
+        self.parts.get().map_or(0, |parts| parts.reset.value())
+    }
+
+    fn acpi_state(&self) -> Option<AcpiState> {
+        let parts = self.parts.get()?;
+        let (pm, _) = parts.power.as_ref()?;
+        let machine = parts.machine.upgrade()?;
+        Some(AcpiState::of(&machine, pm, parts.hotplug.as_deref()))
+    }
+
+    fn load(&self, device: &PciDeviceState, reset: u8, acpi: Option<AcpiState>) -> LoadResult<()> {
+        self.pci.load_state(device)?;
+        self.update();
+        let Some(parts) = self.parts.get() else { return Ok(()) };
+        parts.reset.load(reset);
+        let own = parts.power.as_ref().map(|(pm, _)| (pm, parts.hotplug.as_deref()));
+        AcpiState::load(acpi, parts.machine.upgrade().as_deref(), own)
     }
 
     fn make_power(&self, machine: &Arc<Machine>) -> (Arc<Pm>, RegionId) {
@@ -208,6 +251,26 @@ impl PciDevice for SouthBridge {
 
     fn config_written(&self, _offset: u16, _size: u8, _value: u32) {
         self.update();
+    }
+
+    fn pci_saved(self: Arc<Self>) -> Saved {
+        let (own, loaded) = (Arc::clone(&self), self);
+        let section = match own.wiring {
+            Wiring::Piix => Section::new(
+                move || PiixState { dev: own.pci.saved_state(), rcr: own.reset_control() },
+                move |PiixState { dev, rcr }| loaded.load(&dev, rcr, None),
+            ),
+            Wiring::Ich9 => Section::new(
+                move || Ich9State {
+                    d: own.pci.saved_state(),
+                    rst_cnt: own.reset_control(),
+                    pm: own.acpi_state(),
+                },
+                move |Ich9State { d, rst_cnt, pm }| loaded.load(&d, rst_cnt, pm),
+            ),
+        };
+        // What is behind it drives lines that it routes.
+        Saved::one(section.at(Priority::Bus))
     }
 
     fn pci_qtree_gpios(&self) -> Vec<String> {

@@ -25,6 +25,11 @@ pub(crate) fn sections(machine: &Machine) -> Vec<(String, Section)> {
         }
     }
     let mut list = Vec::new();
+    for (index, device) in machine.devices_without_bus().into_iter().enumerate() {
+        if let Saved::Sections(sections) = device.saved() {
+            list.extend(sections.into_iter().map(|section| (format!("{index}/{}", section.name()), section)));
+        }
+    }
     walk(&machine.main_bus(), "", &mut list);
     list.sort_by_key(|(_, section)| section.priority());
     list

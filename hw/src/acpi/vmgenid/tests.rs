@@ -55,3 +55,52 @@ fn the_page_has_the_number_at_its_offset_where_the_guest_is_told() {
     assert_eq!((with("pc", "off"), with("microvm", "on")), (None, None));
     assert_eq!(placed(), 0xf_4028u64.to_le_bytes());
 }
+
+#[test]
+fn a_guest_that_arrives_is_told_of_its_new_number() {
+    let build = |guid: &str, incoming: bool| {
+        let rig = Rig::build(config("pc")).unwrap();
+        rig.add(&format!("vmgenid,guid={guid}")).unwrap();
+        if incoming {
+            rig.machine.expect_incoming();
+        }
+        rig.machine.finish().unwrap();
+        rig
+    };
+    let place = 0x12_3000u64;
+    let source = build(GUID, false);
+    let fw = FwCfg::of(&source.machine).unwrap();
+    fw.set_file(ADDR_FILE, place.to_le_bytes()).unwrap();
+    let other = "424e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87";
+    let destination = build(other, true);
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    let number = || {
+        let mut bytes = [0; 16];
+        assert!(destination.machine.system_space().read(place, &mut bytes).is_ok());
+        bytes
+    };
+    let event = || destination.read(0xafe0, 1) & 1 << GPE;
+    assert_eq!((number(), event()), ([0; 16], 0), "loading alone tells nobody");
+    destination.machine.incoming_done(qapi::types::RunState::Running);
+    assert_eq!(number(), uuid::mixed_endian(uuid::parse(other).unwrap()));
+    assert_eq!(event(), 1 << GPE);
+    crate::testing::carry::spoil(&destination.machine, "vmgenid");
+
+    // A guest that never said where it is hears nothing.
+    let (source, destination) = (build(GUID, false), build(other, true));
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    destination.machine.incoming_done(qapi::types::RunState::Running);
+    assert_eq!(destination.read(0xafe0, 1), 0);
+}
+
+#[test]
+fn a_guest_that_said_where_its_number_is_cannot_come_where_none_is_told() {
+    let rig = Rig::build(config("microvm")).unwrap();
+    rig.add("vmgenid").unwrap();
+    rig.machine.finish().unwrap();
+    let all = crate::testing::carry::sections(&rig.machine);
+    let (_, section) = all.iter().find(|(_, section)| section.name() == "vmgenid").unwrap();
+    let load = |addr: u64| section.load(&mut vmstate::Decoder::new(&addr.to_be_bytes()[..]), 1);
+    assert!(load(0).is_ok());
+    assert_eq!(load(8).unwrap_err().to_string(), NO_FILE);
+}

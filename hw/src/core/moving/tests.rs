@@ -5,6 +5,7 @@ use qapi::types::{ShutdownAction, ShutdownCause};
 use vmstate::{Decoder, Encoder};
 
 use crate::core::{Actions, MachineConfig};
+use crate::testing::carry::{carry, spoil};
 use crate::testing::{Rig, config};
 
 const RESET: &str = "RESET {\"guest\": false, \"reason\": \"host-qmp-system-reset\"}";
@@ -169,4 +170,49 @@ fn whether_firmware_has_run_goes_along() {
     source.machine.start();
     assert_eq!(state(&source), [0]);
     assert!(section(&destination.machine).load(&mut Decoder::new(&[][..]), 1).is_err());
+}
+
+#[test]
+fn small_registers_arrive_as_they_were_left() {
+    for kind in ["pc", "q35"] {
+        let source = Rig::ready(kind);
+        source.machine.start();
+        source.outb(0x92, 0x02);
+        source.outb(0xcf9, 0x02);
+        // A self test that nobody has read the result of, and a command that waits for its byte.
+        source.outb(0x64, 0xaa);
+        source.outb(0x64, 0xd1);
+        for (reg, route) in (0x60..).zip([5, 10, 11, 0x80]) {
+            source.outl(0xcf8, 1 << 31 | if kind == "pc" { 1 << 11 } else { 31 << 11 } | (reg & 0xfc));
+            source.outb(0xcfc + u64::from(reg & 3), route);
+        }
+        let mut destination = incoming(kind);
+        carry(&source.machine, &destination.machine);
+        destination.machine.incoming_done(RunState::Running);
+        destination.events();
+        assert_eq!(
+            [0x92, 0xcf9, 0x64, 0x60].map(|port| destination.read(port, 1)),
+            [2, 2, 0x1d, 0x55],
+            "{kind}"
+        );
+        let slot = if kind == "pc" { 1 } else { 31 };
+        assert_eq!(destination.config_read(slot, 0, 0x60), 0x800b_0a05, "{kind}");
+        // The byte resets.
+        destination.outb(0x60, 0);
+        destination.turn();
+        assert_eq!(destination.events(), ["RESET {\"guest\": true, \"reason\": \"guest-reset\"}"], "{kind}");
+        for name in ["pckbd", "port92"] {
+            spoil(&destination.machine, name);
+        }
+    }
+}
+
+#[test]
+fn devices_on_no_bus_come_in_the_order_of_their_paths() {
+    let rig = Rig::build(config("pc")).unwrap();
+    rig.add("vmgenid,id=z").unwrap();
+    rig.add("vmcoreinfo,id=a").unwrap();
+    let all = rig.machine.devices_without_bus();
+    let names: Vec<_> = all.iter().map(|device| device.dev().type_name()).collect();
+    assert_eq!(names, ["vmcoreinfo", "vmgenid", "qemu64-x86_64-cpu"]);
 }

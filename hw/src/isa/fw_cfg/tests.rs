@@ -203,3 +203,32 @@ fn the_number_of_files_has_bounds_and_dma_can_be_off() {
     assert_eq!(bytes(&rig, key::ID, 1), [1]);
     assert_eq!(rig.read(DMA_PORT, 4), 0xffff_ffff);
 }
+
+#[test]
+fn a_guest_that_moves_goes_on_reading_where_it_was() {
+    let (source, _) = rig();
+    let (destination, fw) = rig();
+    select(&source, key_of(&source, "etc/e820"));
+    let all: Vec<u8> = (0..40).map(|_| source.read(PORT + 1, 1) as u8).collect();
+    select(&source, key_of(&source, "etc/e820"));
+    (0..7).for_each(|_| drop(source.read(PORT + 1, 1)));
+    source.outl(DMA_PORT, 1u32.swap_bytes());
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    let rest: Vec<u8> = (0..33).map(|_| destination.read(PORT + 1, 1) as u8).collect();
+    assert_eq!(rest, all[7..]);
+    assert_eq!(fw.lock().dma_high, 1);
+
+    // Nothing that is chosen is nothing there.
+    select(&source, 0x3fff);
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    assert_eq!(destination.read(PORT + 1, 1), 0);
+    crate::testing::carry::spoil(&destination.machine, "fw_cfg");
+    for cur_entry in [0x4000, 0x3fff, 0x20 + 32, 0xfffe] {
+        let state = FwCfgState { cur_entry, cur_offset: 0, dma_addr_high: 0 };
+        let error = fw.load(state).unwrap_err();
+        assert_eq!(error.to_string(), format!("fw_cfg: there is no item {cur_entry:#x}"));
+    }
+    fw.load(FwCfgState { cur_entry: 0x19, cur_offset: u64::MAX, dma_addr_high: 0 }).unwrap();
+    assert_eq!(destination.read(PORT + 1, 1), 0);
+    assert_eq!(dma(&destination, REQUEST, 2, 16, BUFFER), 0, "behind the end there are zeros");
+}

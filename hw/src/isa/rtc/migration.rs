@@ -32,10 +32,10 @@ vmstate! {
     pub struct RtcState: "mc146818rtc", version 1 {
         cmos_data: [u8; 128],
         cmos_index: u8,
-        /// The guest's time, seconds since 1970.
+        /// Whether the time goes by the host's.
+        follows_host: bool,
+        /// Seconds: if it does, those that the guest's time is ahead of the host's; if not, those since 1970.
         base_rtc: i64,
-        /// The host's at that moment.
-        host_time: i64,
     }
     subsections {
         /// While time stands still.
@@ -44,15 +44,19 @@ vmstate! {
 }
 
 impl Rtc {
+    fn follows_host(&self) -> bool {
+        self.source.get().is_none_or(|source| source.clock() == RtcClock::Host)
+    }
+
     /// What there is now.
     pub(super) fn saved_state(&self) -> RtcState {
-        let now = self.now();
+        let (now, follows_host) = (self.now(), self.follows_host());
         let State { index, cmos, offset, setting } = &*self.lock();
         RtcState {
             cmos_data: *cmos,
             cmos_index: *index,
-            base_rtc: now.saturating_add(*offset),
-            host_time: host_now(),
+            follows_host,
+            base_rtc: if follows_host { *offset } else { now.saturating_add(*offset) },
             setting: setting.map(|Clock { year, month, day, hour, minute, second }| SettingState {
                 year,
                 month,
@@ -69,18 +73,17 @@ impl Rtc {
     /// # Errors
     /// It is nothing that a guest could have set.
     pub(super) fn load_state(&self, state: RtcState) -> Result<()> {
-        let RtcState { cmos_data, cmos_index, base_rtc, host_time, setting } = state;
+        let RtcState { cmos_data, cmos_index, follows_host, base_rtc, setting } = state;
         if usize::from(cmos_index) >= cmos_data.len() {
             return Err(LoadError::invalid(format!("mc146818rtc: there is no register {cmos_index:#x}")));
         }
-        if base_rtc.unsigned_abs() > FAR || host_time.unsigned_abs() > FAR {
+        if base_rtc.unsigned_abs() > FAR {
             return Err(LoadError::invalid("mc146818rtc: no clock can be so far off"));
         }
         let setting = setting.map(SettingState::clock).transpose()?;
-        let offset = match self.source.get().map(|source| source.clock()) {
-            Some(RtcClock::Rt | RtcClock::Vm) => base_rtc - self.now(),
-            Some(RtcClock::Host) | None => base_rtc - host_time,
-        };
+        let there = if follows_host { host_now() } else { 0 };
+        let here = if self.follows_host() { host_now() } else { self.now() };
+        let offset = if follows_host && self.follows_host() { base_rtc } else { there + base_rtc - here };
         let loaded = State { index: cmos_index, cmos: cmos_data, offset, setting };
         if loaded.is_running() == setting.is_some() {
             return Err(LoadError::invalid("mc146818rtc: a time is set while the clock runs"));

@@ -26,3 +26,29 @@ fn what_the_guest_says_is_read_field_by_field() {
     assert_eq!(Place::parse(&bytes), Some(Place { format: 1, size: 0x102, address: 0x0102_0304_0506_0708 }));
     assert_eq!(Place::parse(&bytes[..15]), None);
 }
+
+#[test]
+fn what_the_guest_said_it_need_not_say_again() {
+    let build = || {
+        let rig = Rig::build(config("q35")).unwrap();
+        rig.add("vmcoreinfo").unwrap();
+        rig.machine.finish().unwrap();
+        rig
+    };
+    let (source, destination) = (build(), build());
+    let state = |bytes: [u8; 16]| {
+        let fw = FwCfg::of(&source.machine).unwrap();
+        fw.set_file(FILE, bytes).unwrap();
+    };
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    assert_eq!(place(&destination.machine), None, "it has said nothing");
+    let said = [1, 0, 1, 0, 2, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1];
+    state(said);
+    crate::testing::carry::carry(&source.machine, &destination.machine);
+    assert_eq!(place(&destination.machine), Place::parse(&said));
+    crate::testing::carry::spoil(&destination.machine, "vmcoreinfo");
+    destination.machine.start();
+    destination.machine.request_reset(qapi::types::ShutdownCause::GuestReset);
+    destination.machine.carry_out_requests();
+    assert_eq!(place(&destination.machine), None);
+}

@@ -1,5 +1,7 @@
 use qom::Input;
 
+use super::PcDimmState;
+
 use crate::core::{MachineConfig, MemoryConfig, qdev};
 use crate::mem::MemoryDevices;
 use crate::testing::{Rig, config};
@@ -129,4 +131,34 @@ fn what_the_guest_says_is_told_to_clients() {
     let none = Rig::ready_none();
     let error = crate::acpi::memhp::MemoryHotplug::of(&none.machine).status().unwrap_err();
     assert_eq!(error.desc(), "command is not supported, missing ACPI device");
+}
+
+#[test]
+fn a_dimm_that_is_elsewhere_is_refused_before_memory_comes() {
+    let with = |device: &str| {
+        let rig = build(with_slots("pc", 3));
+        rig.add(device).unwrap();
+        rig.machine.finish().unwrap();
+        rig
+    };
+    let source = with("pc-dimm,id=d0,memdev=m0,slot=1,addr=0x140000000");
+    let state = crate::testing::carry::save(&source.machine);
+    let (_, version, bytes) = state.iter().find(|(path, ..)| path.ends_with("/pc-dimm")).unwrap();
+    assert!(state[0].0.ends_with("/pc-dimm"), "it comes first");
+    for (device, expected) in [
+        ("slot=1,addr=0x140000000", Ok(())),
+        ("slot=1", Err("Property 'addr' changed from 0x140000000 to 0x100000000")),
+        ("slot=2,addr=0x140000000", Err("Property 'slot' changed from 1 to 2")),
+    ] {
+        let destination = with(&format!("pc-dimm,id=d0,memdev=m0,{device}"));
+        let all = crate::testing::carry::sections(&destination.machine);
+        let (_, section) = all.iter().find(|(_, section)| section.name() == "pc-dimm").unwrap();
+        let loaded = section.load(&mut vmstate::Decoder::new(&bytes[..]), *version);
+        assert_eq!(loaded.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{device}");
+    }
+    let here = PcDimmState { addr: 1, size: 2, node: 0, slot: 0 };
+    let error = PcDimmState { size: 3, ..here.clone() }.check(&here).unwrap_err();
+    assert_eq!(error.to_string(), "Property 'size' changed from 0x3 to 0x2");
+    let error = PcDimmState { node: 1, ..here.clone() }.check(&here).unwrap_err();
+    assert_eq!(error.to_string(), "Property 'node' changed from 1 to 0");
 }
