@@ -16,6 +16,8 @@
 //!   vCPU's registers belong to its thread. So are saving and loading what it has (`Save`, `Load`): all vCPUs work at the same time.
 //! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on; and a non-maskable
 //!   interrupt (`next() -> Nmi`), which nobody waits for.
+//! - A running vCPU can be told to rest for a time: it is parked until then, or until there is something else to do. So nobody waits
+//!   for one that rests.
 //! - `pause` sets the stop flags, kicks, and waits until no vCPU is Running. A vCPU thread that itself calls `pause` (inside a
 //!   device callback) counts as stopped for the time of the call; so two that do so at once do not wait for each other.
 //!
@@ -28,6 +30,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 
 use crate::chips::LocalApic;
 use crate::registers::Registers;
@@ -106,6 +109,8 @@ struct Cpu {
     answered: u64,
     report: Option<Snapshot>,
     nmi: bool,
+    /// Until when it executes no guest code.
+    rest: Option<Instant>,
     /// Rings when there is something to do for its thread.
     bell: Arc<Condvar>,
 }
@@ -171,6 +176,7 @@ impl Control {
             answered: 0,
             report: None,
             nmi: false,
+            rest: None,
             bell: Arc::default(),
         });
         (inner.cpus.len() - 1, stop)
@@ -195,6 +201,8 @@ impl Control {
         loop {
             let goal = inner.goal;
             let this = &mut inner.cpus[cpu];
+            let rest = this.rest.map(|until| until.saturating_duration_since(Instant::now()));
+            let rest = rest.filter(|left| !left.is_zero());
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
                 _ if this.task == Some(Task::Reset) => Some((Phase::Parked, Step::Reset)),
@@ -203,7 +211,7 @@ impl Control {
                 _ if this.task == Some(Task::Save) => Some((Phase::Parked, Step::Save)),
                 _ if this.task == Some(Task::Load) => Some((Phase::Parked, Step::Load)),
                 _ if this.asked != this.answered => Some((Phase::Parked, Step::Report)),
-                Goal::Run if !this.broken => Some((Phase::Running, Step::Run)),
+                Goal::Run if !this.broken && rest.is_none() => Some((Phase::Running, Step::Run)),
                 Goal::Run | Goal::Pause => None,
             };
             let phase = step.map_or(Phase::Parked, |(phase, _)| phase);
@@ -212,10 +220,16 @@ impl Control {
             if before != phase {
                 self.changed.notify_all();
             }
-            match step {
-                Some((_, step)) => return step,
-                None => inner = bell.wait(inner).unwrap_or_else(PoisonError::into_inner),
+            if rest.is_none() {
+                this.rest = None;
             }
+            inner = match (step, rest) {
+                (Some((_, step)), _) => return step,
+                (None, Some(left)) => {
+                    bell.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                (None, None) => bell.wait(inner).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
@@ -301,6 +315,22 @@ impl Control {
             }
             inner = self.wait(inner);
         }
+    }
+
+    /// Has every vCPU that runs stop and rest for `time`; the caller kicks them afterwards.
+    pub(crate) fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        for cpu in self.lock().cpus.iter_mut().filter(|cpu| cpu.phase == Phase::Running) {
+            cpu.rest = Some(until);
+            cpu.stop.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Nobody rests any longer.
+    pub(crate) fn wake(&self) {
+        let mut inner = self.lock();
+        inner.cpus.iter_mut().for_each(|cpu| cpu.rest = None);
+        inner.ring_all();
     }
 
     /// Sets goal Run.

@@ -228,6 +228,10 @@ pub trait Accel: Send + Sync {
     /// Puts vCPUs, interrupt controllers and the PIT into reset state. Only while paused.
     fn reset(&self);
 
+    /// Does now what the first [`Accel::resume`] would make the guest wait for, milliseconds of the kernel's: for a machine in which a
+    /// guest arrives that runs elsewhere meanwhile. After [`Accel::create_vcpus`].
+    fn make_ready(&self) {}
+
     /// Lets the vCPUs run. Nothing happens if they do.
     fn resume(&self);
 
@@ -239,6 +243,17 @@ pub trait Accel: Send + Sync {
     /// paused, and loaded after a [`Accel::reset`] that no [`Accel::resume`] followed.
     fn saved(&self) -> Saved {
         Saved::Blocked(format!("The {} accelerator cannot be migrated", self.name()))
+    }
+
+    /// Keeps each vCPU out of the guest for `percent` of the time, in rounds of 10 ms in the guest, so that a migration gets ahead of
+    /// what the guest writes. 0 is not at all, more than 99 is 99. Nobody waits for a vCPU that is kept out.
+    #[doc(alias = "cpu_throttle_set")]
+    fn set_throttle(&self, _percent: u8) {}
+
+    /// What [`Accel::set_throttle`] set; 0 where nothing can be kept out.
+    #[doc(alias = "cpu_throttle_get_percentage")]
+    fn throttle(&self) -> u8 {
+        0
     }
 
     /// Ends and joins the vCPU threads (but not the calling thread). No other method but [`Accel::vcpus`] is of use afterwards.

@@ -315,3 +315,28 @@ fn who_has_a_vcpu_save_does_not_wait_for_one_that_is_gone() {
     control.save();
     control.load();
 }
+
+#[test]
+fn a_vcpu_that_rests_is_parked_until_its_time_or_until_it_is_woken() {
+    let model = Model::new(1);
+    model.control.resume();
+    assert_eq!(model.step(), (0, Step::Run));
+    let rest = |time| {
+        model.control.rest(time);
+        model.kick()(0);
+    };
+    rest(Duration::from_millis(1));
+    assert_eq!(model.step(), (0, Step::Run));
+    rest(Duration::from_secs(3600));
+    // It stops before it reads its registers, and rests on.
+    assert_eq!(model.control.snapshot(0, model.kick()), Some(snapshot_of(0)));
+    assert_eq!(model.step(), (0, Step::Report));
+    // What is stopped does not rest.
+    model.control.rest(Duration::from_secs(3600));
+    model.control.pause(model.kick());
+    model.control.resume();
+    assert!(model.steps.try_recv().is_err());
+    model.control.wake();
+    assert_eq!(model.step(), (0, Step::Run));
+    model.end();
+}

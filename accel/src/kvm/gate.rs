@@ -77,6 +77,11 @@ impl Gate {
         }
     }
 
+    /// Kicks every vCPU: those inside leave, and those that are about to enter leave at once.
+    pub(crate) fn kick(&self) {
+        self.lock().iter().filter_map(|passage| passage.kick.get()).for_each(|target| target.kick());
+    }
+
     /// Closes the gate and waits until no vCPU is inside. Not from inside.
     pub(crate) fn close(&self) -> Closed<'_> {
         let start = Instant::now();

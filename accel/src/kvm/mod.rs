@@ -6,12 +6,12 @@
 //!   pieces they follow what is plugged, and are made by a thread of their own (`put_off`); `gate` keeps vCPUs out of the guest meanwhile;
 //! - `irqchip`: lines, messages, routes and irqfds;
 //! - `vcpu`: one thread a vCPU with its exit loop; `state` is what a vCPU has and what it is reset to, `save` takes that to another
-//!   machine, `tsc` keeps the counters of vCPUs in step there.
+//!   machine, `tsc` keeps the counters of vCPUs in step there, `throttle` slows them down before.
 //!
 //! # Start-up
 //!
 //! The first change to a fresh VM's slots and devices makes the kernel wait for milliseconds. Memory slots, routes and the PIT are
-//! therefore given to it by the first vCPU thread just before its first `KVM_RUN`; until then they are books kept here.
+//! therefore given to it by the first vCPU thread just before its first `KVM_RUN` (or by `make_ready`); until then they are books kept here.
 //!
 //! # Stopping a vCPU without losing the request
 //!
@@ -39,6 +39,7 @@ mod save;
 mod slots;
 mod state;
 mod stats;
+mod throttle;
 mod tsc;
 mod vcpu;
 
@@ -139,6 +140,7 @@ pub(crate) struct Shared {
     /// The guest's paravirtual clock when it was paused or loaded; it goes on from there.
     clock: Mutex<Option<kvm_clock_data>>,
     exchange: save::Exchange,
+    throttle: throttle::Throttle,
 }
 
 impl Shared {
@@ -265,6 +267,7 @@ impl KvmAccel {
                 msrs: OnceLock::new(),
                 clock: Mutex::default(),
                 exchange: save::Exchange::default(),
+                throttle: throttle::Throttle::default(),
                 vm,
             }),
             state: Mutex::default(),
@@ -482,6 +485,10 @@ impl Accel for KvmAccel {
         self.shared.control.reset();
     }
 
+    fn make_ready(&self) {
+        self.shared.first_run();
+    }
+
     fn resume(&self) {
         self.shared.exchange.forget();
         if let Some(clock) = lock(&self.shared.clock).take()
@@ -512,7 +519,16 @@ impl Accel for KvmAccel {
         Saved::Sections(save::sections(&self.shared, &config))
     }
 
+    fn set_throttle(&self, percent: u8) {
+        throttle::set(&self.shared, percent);
+    }
+
+    fn throttle(&self) -> u8 {
+        self.shared.throttle.percent()
+    }
+
     fn shutdown(&self) {
+        self.shared.throttle.end();
         self.shared.control.shutdown(self.kick());
         let threads = std::mem::take(&mut lock(&self.state).threads);
         let me = thread::current().id();

@@ -190,28 +190,28 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
         },
         move |state: CpuState| {
             processor::check(&state.processor, &known, cpu)?;
-            let live = state.live(to.msrs.get().map_or(&[], |msrs| msrs))?;
-            if cpu == 0 {
-                check_frequency(&to, live.tsc_khz, known.facts.tsc_frequency)?;
-            }
+            let mut live = state.live(to.msrs.get().map_or(&[], |msrs| msrs))?;
+            live.tsc_khz = frequency_to_set(&to, live.tsc_khz, known.facts.tsc_frequency, cpu == 0)?;
             to.exchange.arrive(&to, cpu, live)
         },
     )
 }
 
-/// Whether time stamp counters can go on as fast as before.
-fn check_frequency(shared: &Shared, khz: u32, asked: u64) -> vmstate::Result<()> {
-    let Some(own) = shared.tsc_khz.get().copied().filter(|own| khz != 0 && *own != khz) else {
-        return Ok(());
-    };
+/// What counters have to be set to that went on at `khz`, and 0 if they do so anyhow, or cannot, of which a `first` one is told.
+fn frequency_to_set(shared: &Shared, khz: u32, asked: u64, first: bool) -> vmstate::Result<u32> {
+    let own = shared.tsc_khz.get().copied().filter(|own| khz != 0 && *own != khz);
+    let Some(own) = own else { return Ok(0) };
     if asked != 0 {
         let text = "Mismatch between user-specified TSC frequency and migrated TSC frequency";
         return Err(LoadError::invalid(text));
     }
-    if !shared.vm.check_extension(Cap::TscControl) {
+    if shared.vm.check_extension(Cap::TscControl) {
+        return Ok(khz);
+    }
+    if first {
         tracing::warn!(
             "TSC frequency mismatch between VM ({khz} kHz) and host ({own} kHz), and TSC scaling unavailable"
         );
     }
-    Ok(())
+    Ok(0)
 }

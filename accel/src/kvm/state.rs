@@ -221,8 +221,11 @@ impl LiveState {
         })
     }
 
-    /// Loads it; the time goes on from what was saved. Gives the registers that the kernel refused.
+    /// Loads it; the time goes on from what was saved, at `tsc_khz` if that is not 0. Gives the registers that the kernel refused.
     pub(super) fn restore(&self, fd: &VcpuFd, step: &InStep) -> Result<Vec<kvm_msr_entry>> {
+        if self.tsc_khz != 0 {
+            fd.set_tsc_khz(self.tsc_khz)?;
+        }
         self.state.restore(fd, || step.write(fd, self.tsc))
     }
 }

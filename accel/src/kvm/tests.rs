@@ -11,4 +11,5 @@ mod put_off;
 mod registers;
 mod rig;
 mod sections;
+mod throttle;
 mod unplugged;

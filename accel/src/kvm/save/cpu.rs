@@ -261,8 +261,10 @@ impl CpuState {
             return Err(LoadError::invalid("as many MSRs as values are expected"));
         }
         let mut values = vec![None; known.len()];
-        for (index, value) in self.msr_indices.iter().zip(&self.msr_values) {
-            match known.iter().position(|known| known == index) {
+        for (nth, (index, value)) in self.msr_indices.iter().zip(&self.msr_values).enumerate() {
+            // Between machines of one kind they come in the order in which they are known.
+            let in_place = (known.get(nth) == Some(index)).then_some(nth);
+            match in_place.or_else(|| known.iter().position(|known| known == index)) {
                 Some(at) => values[at] = Some(*value),
                 None if *value == 0 => {}
                 None => {
