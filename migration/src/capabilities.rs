@@ -43,6 +43,14 @@ impl Capabilities {
         if self.has(Capability::MappedRam) && !matches!(address, Address::File { .. }) {
             return Err(Error::generic("Migration requires seekable transport (e.g. file)"));
         }
+        let several = match address {
+            Address::Socket(_) => true,
+            Address::File { .. } => self.has(Capability::MappedRam),
+            Address::Fd(_) | Address::Exec(_) => false,
+        };
+        if self.has(Capability::Multifd) && !several {
+            return Err(Error::generic("Migration requires multi-channel URIs (e.g. tcp)"));
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! One way for bytes: a socket, a pipe, a program or a file. Waiting for the other side ends when the channel is *shut*, by anybody.
 
-#![expect(unsafe_code, reason = "writev of guest memory, which no slice of Rust's can stand for")]
+#![expect(unsafe_code, reason = "guest memory is read and written, which no slice of Rust's can stand for")]
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use chardev::fds::Claim;
+use memory::RamBlock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, seek};
 
@@ -171,6 +172,44 @@ impl Channel {
     /// The system's, or the channel was shut.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.retry(PollFlags::IN, || Ok(rustix::io::read(&self.fd, &mut *buf)?))
+    }
+
+    /// Fills `buf`.
+    ///
+    /// # Errors
+    /// The stream ended, the system's, or the channel was shut.
+    pub fn read_exact(&self, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read(buf)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => buf = &mut buf[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills guest memory with what comes next, without a copy of ours.
+    ///
+    /// # Errors
+    /// The stream ended, the memory cannot be written, the system's, or the channel was shut.
+    pub fn read_guest(&self, block: &RamBlock, offset: u64, len: u64) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > block.max_size()) {
+            return Err(io::Error::other("memory outside of its block"));
+        }
+        let mut at = 0;
+        while at < len {
+            let base = block.host_address().wrapping_add((offset + at) as usize);
+            let count = self.retry(PollFlags::IN, || {
+                // SAFETY: inside of the block, which is borrowed; guest memory is never referred to, and the kernel writes it.
+                let read = unsafe { libc::read(self.fd.as_raw_fd(), base.cast(), (len - at) as usize) };
+                usize::try_from(read).map_err(|_| io::Error::last_os_error())
+            })?;
+            match count {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => at += count as u64,
+            }
+        }
+        Ok(())
     }
 
     /// Writes some of what `iov` names, one after another; says how many bytes.

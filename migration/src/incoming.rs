@@ -23,6 +23,7 @@ use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect;
 use crate::machine::{Machine, Placed};
+use crate::multifd::recv::{self, Receivers};
 use crate::progress::Progress;
 use crate::ram::load::Loader;
 use crate::return_path::{Answers, command};
@@ -39,6 +40,8 @@ pub struct Incoming {
     exit_on_error: bool,
     /// How far it is.
     pub progress: Arc<Progress>,
+    /// Channels of their own for memory, if there are to be any.
+    receivers: Option<Arc<Receivers>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -47,9 +50,11 @@ struct Waiting {
     watch: Option<Watch>,
     addresses: Vec<types::SocketAddress>,
     /// To be shut by who gives up.
-    channel: Option<Arc<Channel>>,
+    channels: Vec<Arc<Channel>>,
     /// The way back, if the source wants one.
     answers: Option<Answers>,
+    /// Connections so far.
+    connections: usize,
 }
 
 impl Incoming {
@@ -66,7 +71,13 @@ impl Incoming {
     ) -> std::result::Result<Arc<Self>, (Arc<Self>, Error)> {
         let progress = Arc::new(Progress::new(0));
         let waiting = Mutex::default();
-        let this = Arc::new(Self { machine, settings, exit_on_error, progress, waiting });
+        let receivers = {
+            // Assigned whole.
+            let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = settings.parameters.multifd_channels.unwrap_or(1);
+            settings.capabilities.has(Capability::Multifd).then(|| Receivers::new(count))
+        };
+        let this = Arc::new(Self { machine, settings, exit_on_error, progress, receivers, waiting });
         this.enter(Status::Setup);
         match this.open(address, chardevs) {
             Ok(()) => Ok(this),
@@ -105,6 +116,9 @@ impl Incoming {
 
     fn listen(self: &Arc<Self>, address: &SocketAddress, chardevs: &ChardevSet) -> Result<()> {
         let listener = chardev::listen(address, chardevs.fds())?;
+        if self.receivers.is_some() {
+            listener.widen(u8::MAX)?;
+        }
         let mut waiting = self.lock();
         waiting.addresses = vec![reported(address, &listener)];
         let this = Arc::downgrade(self);
@@ -121,47 +135,85 @@ impl Incoming {
 
     fn accept(self: &Arc<Self>, listener: &Listener) {
         let Ok(fd) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+        let mut waiting = self.lock();
+        waiting.connections += 1;
+        let wanted = 1 + self.receivers.as_ref().map_or(0, |receivers| receivers.count());
         // One machine comes; nobody else is listened to.
-        let watch = self.lock().watch.take();
+        let watch = if waiting.connections == wanted { waiting.watch.take() } else { None };
+        drop(waiting);
         let channel = Channel::new(fd).map_err(|error| Error::generic(strerror(&error)));
-        if let Err(error) = channel.and_then(|channel| self.receive(channel)) {
+        let taken = channel.and_then(|channel| match &self.receivers {
+            None => self.receive(channel),
+            Some(receivers) => self.sort_out(channel, receivers),
+        });
+        if let Err(error) = taken {
             self.failed(&LoadError::new(Errno::Io, error.desc()));
         }
         drop(watch);
     }
 
+    /// Finds out whether a connection is the main channel or one for memory.
+    fn sort_out(self: &Arc<Self>, channel: Channel, receivers: &Arc<Receivers>) -> Result<()> {
+        let (this, receivers, channel) = (Arc::clone(self), Arc::clone(receivers), Arc::new(channel));
+        self.lock().channels.push(Arc::clone(&channel));
+        let run = move || {
+            let mut magic = [0; 4];
+            match channel.read_exact(&mut magic) {
+                Err(_) => {
+                    receivers.fail(LoadError::new(Errno::Io, "a channel ended before it said what it is"))
+                }
+                Ok(()) if recv::is_one(magic) => receivers.serve(&channel, this.machine.uuid()),
+                Ok(()) => {
+                    receivers.add_main(&channel);
+                    let mut input = Input::new(channel);
+                    input.push_back(magic.to_vec());
+                    this.take_in(input);
+                }
+            }
+        };
+        spawn("mig/dst/channel", run)
+    }
+
     fn receive(self: &Arc<Self>, channel: Channel) -> Result<()> {
         let channel = Arc::new(channel);
-        self.lock().channel = Some(Arc::clone(&channel));
+        self.lock().channels.push(Arc::clone(&channel));
         let this = Arc::clone(self);
-        let run = move || {
-            this.enter(Status::Active);
-            let result = this.load(Input::new(channel));
-            let answers = this.lock().answers.take();
-            if let Some(answers) = answers {
-                // A source that is gone needs no answer.
-                let _ = answers.shut(result.is_ok());
+        spawn("mig/dst/main", move || this.take_in(Input::new(channel)))
+    }
+
+    /// Takes the machine in and says how that went.
+    fn take_in(&self, input: Input) {
+        self.enter(Status::Active);
+        let mut result = self.load(input);
+        if let Some(receivers) = &self.receivers {
+            match &result {
+                Ok(()) => receivers.end(),
+                Err(error) => {
+                    receivers.fail(error.clone());
+                    // Whatever failed first is the cause.
+                    result = receivers.error().map_or(result, Err);
+                }
             }
-            match result {
-                Ok(()) => this.enter(Status::Completed),
-                Err(error) => this.failed(&error),
-            }
-            this.lock().channel = None;
-        };
-        let thread = std::thread::Builder::new().name("mig/dst/main".into()).spawn(run);
-        // It says itself how it ends.
-        thread
-            .map(drop)
-            .map_err(|error| Error::generic(format!("no thread for the migration: {}", strerror(&error))))
+        }
+        let mut waiting = self.lock();
+        let answers = waiting.answers.take();
+        waiting.channels.clear();
+        drop(waiting);
+        if let Some(answers) = answers {
+            // A source that is gone needs no answer.
+            let _ = answers.shut(result.is_ok());
+        }
+        match result {
+            Ok(()) => self.enter(Status::Completed),
+            Err(error) => self.failed(&error),
+        }
     }
 
     /// Gives up waiting; the thread, if there is one, ends.
     pub fn shut_down(&self) {
         let mut waiting = self.lock();
         let watch = waiting.watch.take();
-        if let Some(channel) = &waiting.channel {
-            channel.shut();
-        }
+        waiting.channels.iter().for_each(|channel| channel.shut());
         drop(waiting);
         drop(watch);
     }
@@ -210,7 +262,7 @@ impl Incoming {
         let mapped = self.capabilities().has(Capability::MappedRam);
         let mut load = Load {
             incoming: self,
-            memory: Loader::new(self.machine.memory(), mapped),
+            memory: Loader::new(self.machine.memory(), mapped, self.receivers.clone().filter(|_| !mapped)),
             sections: sections.list,
             by_number: HashMap::new(),
             later: Vec::new(),
@@ -244,6 +296,12 @@ impl Incoming {
         let configuration = decode(input, |decoder| Configuration::get_versioned(decoder, 1))?;
         configuration.check(&self.machine.type_name(), self.machine.uuid(), &self.capabilities())
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    // It says itself how it ends.
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run).map(drop);
+    thread.map_err(|error| Error::generic(format!("no thread for the migration: {}", strerror(&error))))
 }
 
 /// What the source was doing, as a state of ours.
@@ -390,7 +448,7 @@ impl Load<'_> {
                     return Err(LoadError::invalid(format!("Unknown savevm section {number}")));
                 };
                 let text = format!("error while loading state section id {number}({name})");
-                let pages = self.memory.mapped_pages(input).and_then(|()| self.memory.section(input));
+                let pages = self.memory.open(input).and_then(|()| self.memory.section(input));
                 pages.map_err(|error| error.and(text))?;
                 footer(input, number, name)?;
             }

@@ -14,6 +14,7 @@ pub mod configuration;
 pub mod connect;
 pub mod incoming;
 pub mod machine;
+pub mod multifd;
 pub mod outgoing;
 mod pace;
 pub mod parameters;

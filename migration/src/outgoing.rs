@@ -10,10 +10,10 @@
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chardev::ChardevSet;
+use chardev::{ChardevSet, SocketAddress};
 use mainloop::LoopGone;
 use qapi::events::Event;
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
@@ -24,6 +24,7 @@ use crate::channel::{Channel, Kind};
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::machine::{Machine, Placed};
+use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
 use crate::ram::save::Sender;
@@ -42,7 +43,7 @@ pub struct Outgoing {
     /// How far it is.
     pub progress: Arc<Progress>,
     /// To be shut by who cancels.
-    channel: Mutex<Option<Arc<Channel>>>,
+    channels: Mutex<Vec<Arc<Channel>>>,
 }
 
 /// A section as bytes.
@@ -85,7 +86,7 @@ impl Outgoing {
     ) -> Result<Arc<Self>> {
         let limit = lock(&settings).parameters.downtime_limit.unwrap_or(0);
         let progress = Arc::new(Progress::new(limit));
-        let job = Arc::new(Self { machine, chardevs, settings, progress, channel: Mutex::default() });
+        let job = Arc::new(Self { machine, chardevs, settings, progress, channels: Mutex::default() });
         // From now on what is plugged stays as it is.
         let frozen = job.machine.freeze();
         job.enter(Status::Setup);
@@ -101,9 +102,7 @@ impl Outgoing {
     pub fn cancel(&self) {
         if self.progress.cancel() {
             self.enter(Status::Cancelling);
-            if let Some(channel) = &*self.channel.lock().unwrap_or_else(PoisonError::into_inner) {
-                channel.shut();
-            }
+            self.channels().iter().for_each(|channel| channel.shut());
         }
     }
 
@@ -145,7 +144,7 @@ impl Outgoing {
         let result = self.work(outlet, &mut stopped);
         self.machine.throttle(0);
         drop(frozen);
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.channels().clear();
         let end = match result {
             Ok(()) => {
                 // A loop that is gone takes the machine with it.
@@ -174,15 +173,12 @@ impl Outgoing {
     }
 
     fn work(&self, outlet: Outlet, stopped: &mut bool) -> Work<()> {
-        let channel = match outlet {
-            Outlet::Open(channel) => channel,
-            Outlet::Connect(address) => connect::connect(&address, &self.chardevs)?,
+        let (channel, address) = match outlet {
+            Outlet::Open(channel) => (channel, None),
+            Outlet::Connect(address) => (connect::connect(&address, &self.chardevs)?, Some(address)),
         };
-        let channel = Arc::new(channel);
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&channel));
-        if self.progress.is_cancelled() {
-            return Err(Stop::Cancelled);
-        }
+        let channel = self.opened(channel)?;
+        let senders = self.senders(&channel, address.as_ref())?;
         let sent = Arc::clone(&self.progress.counters.sent);
         let out = Output::new(channel, sent);
         let mut stream = Stream { job: self, out, descriptions: Vec::new(), back: None };
@@ -192,7 +188,7 @@ impl Outgoing {
             return Err(Stop::Failed(why));
         }
         let sections = Arc::new(sections.list);
-        let mut sender = Sender::new(self.machine.memory())?;
+        let mut sender = Sender::new(self.machine.memory(), senders)?;
         set(&self.progress.counters.total, sender.total());
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
@@ -213,6 +209,36 @@ impl Outgoing {
         stream.end()
     }
 
+    fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {
+        // Whole insertions and removals.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A channel that whoever cancels can shut.
+    fn opened(&self, channel: Channel) -> Work<Arc<Channel>> {
+        let channel = Arc::new(channel);
+        self.channels().push(Arc::clone(&channel));
+        if self.progress.is_cancelled() { Err(Stop::Cancelled) } else { Ok(channel) }
+    }
+
+    /// Channels of their own for memory, if they are wanted: connections to where the main one leads, or threads for the one file.
+    fn senders(&self, main: &Arc<Channel>, address: Option<&SocketAddress>) -> Work<Option<Senders>> {
+        if !self.has(Capability::Multifd) {
+            return Ok(None);
+        }
+        let count = lock(&self.settings).parameters.multifd_channels.unwrap_or(1);
+        let channel = |number| match address {
+            None => Ok((Arc::clone(main), Sink::Places)),
+            Some(address) => {
+                let channel = self.opened(connect::connect(address, &self.chardevs)?)?;
+                Ok((channel, Sink::Packets(self.machine.uuid(), number)))
+            }
+        };
+        let channels = (0..count).map(channel).collect::<Work<Vec<_>>>()?;
+        let senders = Senders::start(channels, &self.progress.counters);
+        senders.map(Some).map_err(|error| Stop::Failed(strerror(&error)))
+    }
+
     /// Another pass begins.
     fn pass(&self) {
         let passes = &self.progress.counters.passes;
@@ -231,7 +257,7 @@ impl Outgoing {
             let done = stream.ram_section(wire::SECTION_PART, |out| {
                 sender.send(out, counters, |_| {
                     let limit = lock(&self.settings).parameters.max_bandwidth.unwrap_or(0);
-                    if let Some(rest) = pace.rest(crate::progress::get(&counters.sent), limit) {
+                    if let Some(rest) = pace.rest(counters.bytes(), limit) {
                         self.progress.rest(rest);
                     }
                     if self.progress.is_cancelled() {
@@ -447,7 +473,7 @@ impl Stream<'_> {
                 false => Stop::Failed(format!("return path: {why}")),
             })?;
         }
-        *self.job.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.job.channels().clear();
         let Self { job, out, .. } = self;
         let noun = out.channel().kind().noun();
         let finish = out.into_channel().and_then(|channel| match Arc::into_inner(channel) {
@@ -468,7 +494,7 @@ fn footer(out: &mut Output, number: u32) -> io::Result<()> {
     out.u32(number)
 }
 
-fn lock(settings: &Mutex<Settings>) -> std::sync::MutexGuard<'_, Settings> {
+fn lock(settings: &Mutex<Settings>) -> MutexGuard<'_, Settings> {
     // Changed by whole assignments only.
     settings.lock().unwrap_or_else(PoisonError::into_inner)
 }

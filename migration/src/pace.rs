@@ -66,7 +66,7 @@ impl Bandwidth {
         let per_second = |count: u64| {
             u64::try_from(u128::from(count) * 1_000_000 / time.as_micros().max(1)).unwrap_or(u64::MAX)
         };
-        let sent = get(&counters.sent);
+        let sent = counters.bytes();
         self.rate = per_second(sent - self.sent);
         if whole {
             let pages = get(&counters.pages) + get(&counters.zero_pages);
@@ -90,7 +90,7 @@ impl Bandwidth {
 
     /// Bytes that were sent since the last time.
     pub(crate) fn pass_bytes(&mut self, counters: &Counters) -> u64 {
-        let sent = get(&counters.sent);
+        let sent = counters.bytes();
         sent - std::mem::replace(&mut self.pass_sent, sent)
     }
 }

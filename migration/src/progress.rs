@@ -11,9 +11,11 @@ use crate::wire::PAGE;
 /// Counted without a lock.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Bytes on the main channel and on others.
+    /// Bytes on the main channel.
     pub sent: Arc<AtomicU64>,
-    /// Of these, before the guest was stopped.
+    /// Bytes on others than the main channel.
+    pub multifd: Arc<AtomicU64>,
+    /// Of all, before the guest was stopped.
     pub precopy: AtomicU64,
     /// Pages of zeroes.
     pub zero_pages: AtomicU64,
@@ -64,7 +66,7 @@ pub struct Progress {
     inner: Mutex<Inner>,
     changed: Condvar,
     /// What is counted.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
 }
 
 impl Progress {
@@ -83,7 +85,7 @@ impl Progress {
             expected_downtime: downtime_limit,
             throttle: 0,
         };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), counters: Counters::default() }
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), counters: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -175,7 +177,7 @@ impl Progress {
     /// The guest stands still from now on.
     pub fn stopped(&self) {
         self.lock().stopped = Some(Instant::now());
-        set(&self.counters.precopy, get(&self.counters.sent));
+        set(&self.counters.precopy, self.counters.bytes());
     }
 
     /// For how long it would stand still if it were stopped now, in milliseconds.
@@ -221,8 +223,13 @@ impl Progress {
 }
 
 impl Counters {
+    /// Bytes on all channels.
+    pub fn bytes(&self) -> u64 {
+        get(&self.sent) + get(&self.multifd)
+    }
+
     fn stats(&self, time: Duration) -> MigrationStats {
-        let sent = get(&self.sent);
+        let sent = self.bytes();
         let precopy = match get(&self.precopy) {
             0 => sent,
             before => before,
@@ -240,7 +247,7 @@ impl Counters {
             dirty_sync_count: signed(get(&self.passes)),
             postcopy_requests: 0,
             page_size: PAGE as i64,
-            multifd_bytes: 0,
+            multifd_bytes: get(&self.multifd),
             pages_per_second: get(&self.page_rate),
             precopy_bytes: precopy,
             downtime_bytes: sent - precopy,

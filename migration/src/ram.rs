@@ -3,6 +3,7 @@
 pub mod load;
 mod mapped;
 pub mod save;
+mod scan;
 
 use std::ops::Range;
 use std::sync::Arc;

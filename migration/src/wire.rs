@@ -71,6 +71,9 @@ pub mod ram {
     /// Of the same block as the page before; otherwise the block's name follows.
     #[doc(alias = "RAM_SAVE_FLAG_CONTINUE")]
     pub const CONTINUE: u64 = 0x20;
+    /// Everything that other channels were sent before comes before what follows.
+    #[doc(alias = "RAM_SAVE_FLAG_MULTIFD_FLUSH")]
+    pub const FLUSH: u64 = 0x200;
 }
 
 mod input;

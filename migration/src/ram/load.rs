@@ -4,98 +4,146 @@
 //! written where the host still has none of our pages, so that memory which was never touched on the other side takes none here.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memory::{BlockReader, Memory, RamBlock};
 use vmstate::{LoadError, Result};
 
 use super::blocks;
 use super::mapped::Place;
+use crate::multifd::recv::Receivers;
 use crate::wire::{Input, PAGE, ram};
 
 /// What is looked at at once for memory that was never touched.
 const LOOK: u64 = 64 << 20;
 
-struct LoadBlock {
+/// A block that is filled, by any thread.
+pub(crate) struct LoadBlock {
     block: Arc<RamBlock>,
     name: String,
     reader: BlockReader,
     /// A bit for each page that the stream brought something for.
-    written: Vec<u64>,
+    written: Vec<AtomicU64>,
     /// Pages that held nothing when they were looked at.
-    hole: Range<u64>,
+    hole: Mutex<Range<u64>>,
 }
 
 impl LoadBlock {
     fn new(block: Arc<RamBlock>) -> Self {
-        let words = block.size().div_ceil(PAGE).div_ceil(64) as usize;
+        let words = block.size().div_ceil(PAGE).div_ceil(64);
         let (name, reader) = (block.name(), block.reader());
-        Self { block, name, reader, written: vec![0; words], hole: 0..0 }
+        let written = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { block, name, reader, written, hole: Mutex::new(0..0) }
     }
 
-    fn note(&mut self, offset: u64) {
-        let page = offset / PAGE;
-        self.written[(page / 64) as usize] |= 1 << (page % 64);
+    pub(crate) fn block(&self) -> &RamBlock {
+        &self.block
     }
 
-    fn was_written(&self, offset: u64) -> bool {
+    fn bit(offset: u64) -> (usize, u64) {
         let page = offset / PAGE;
-        self.written[(page / 64) as usize] & (1 << (page % 64)) != 0
+        ((page / 64) as usize, 1 << (page % 64))
+    }
+
+    /// Something is put there. The offset was checked.
+    pub(crate) fn note(&self, offset: u64) {
+        let (word, bit) = Self::bit(offset);
+        self.written[word].fetch_or(bit, Ordering::Relaxed);
     }
 
     /// Whether the page is zero without anybody having to look.
-    fn is_untouched(&mut self, offset: u64) -> bool {
-        if self.was_written(offset) {
+    fn is_untouched(&self, offset: u64) -> bool {
+        let (word, bit) = Self::bit(offset);
+        if self.written[word].load(Ordering::Relaxed) & bit != 0 {
             return false;
         }
-        if !self.hole.contains(&offset) {
+        // Assigned whole.
+        let mut hole = self.hole.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hole.contains(&offset) {
             let end = self.block.size().min(offset + LOOK);
-            self.hole = offset..self.reader.next_data(offset..end).start;
+            *hole = offset..self.reader.next_data(offset..end).start;
         }
-        self.hole.contains(&offset)
+        hole.contains(&offset)
     }
 
     /// Whether a page may be put there.
-    fn check(&self, offset: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn check(&self, offset: u64) -> Result<()> {
         let inside = offset.checked_add(PAGE).is_some_and(|end| end <= self.block.size());
         let plugged = |manager: Arc<memory::DiscardManager>| {
             let start = offset - offset % manager.granularity();
             manager.is_populated(start..start + manager.granularity())
         };
-        if inside && self.block.discard_manager().is_none_or(plugged) {
+        if inside && offset.is_multiple_of(PAGE) && self.block.discard_manager().is_none_or(plugged) {
             return Ok(());
         }
-        Err(LoadError::invalid(format!("Illegal RAM offset {offset:x}")))
+        Err(illegal(offset))
+    }
+
+    /// Fills a page with a byte. The offset was checked.
+    ///
+    /// # Errors
+    /// The memory cannot be written.
+    pub(crate) fn fill(&self, offset: u64, byte: u8) -> Result<()> {
+        if byte == 0 && self.is_untouched(offset) {
+            return Ok(());
+        }
+        self.note(offset);
+        self.block.write(offset, &[byte; PAGE as usize]).map_err(|_| illegal(offset))
+    }
+}
+
+fn illegal(offset: u64) -> LoadError {
+    LoadError::invalid(format!("Illegal RAM offset {offset:x}"))
+}
+
+/// All blocks.
+pub(crate) struct LoadBlocks(Vec<LoadBlock>);
+
+impl LoadBlocks {
+    /// The block with a name.
+    pub(crate) fn find(&self, name: &str) -> Option<&LoadBlock> {
+        self.index(name).map(|index| &self.0[index])
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|block| block.name == name)
     }
 }
 
 /// Takes in the memory of a machine.
 pub struct Loader {
-    blocks: Vec<LoadBlock>,
+    blocks: Arc<LoadBlocks>,
     last: Option<usize>,
     /// Whether pages are at places of their own in a file.
     mapped: bool,
     places: Vec<(usize, Place)>,
+    /// Channels that pages come over.
+    receivers: Option<Arc<Receivers>>,
 }
 
 impl Loader {
     /// For the blocks of `memory`. `mapped`: pages are at places of their own in a file.
-    pub fn new(memory: &Memory, mapped: bool) -> Self {
-        let blocks = blocks(memory).into_iter().map(LoadBlock::new).collect();
-        Self { blocks, last: None, mapped, places: Vec::new() }
+    pub(crate) fn new(memory: &Memory, mapped: bool, receivers: Option<Arc<Receivers>>) -> Self {
+        let blocks = LoadBlocks(blocks(memory).into_iter().map(LoadBlock::new).collect());
+        Self { blocks: Arc::new(blocks), last: None, mapped, places: Vec::new(), receivers }
     }
 
-    /// Reads the pages that are at places of their own, now that it is known where memory is.
+    /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
     ///
     /// # Errors
     /// The file is shorter, or there is no such memory.
-    pub fn mapped_pages(&mut self, input: &Input) -> Result<()> {
-        for (index, mut place) in std::mem::take(&mut self.places) {
-            let block = &mut self.blocks[index];
+    pub fn open(&mut self, input: &Input) -> Result<()> {
+        if let Some(receivers) = &self.receivers {
+            receivers.open(&self.blocks);
+        }
+        for (index, place) in std::mem::take(&mut self.places) {
+            let block = &self.blocks.0[index];
             for run in place.runs(input, block.block.size())? {
-                for page in run.clone().step_by(PAGE as usize) {
-                    block.check(page)?;
-                }
+                run.clone().step_by(PAGE as usize).try_for_each(|page| block.check(page))?;
                 place.pages(input, &block.block, &run)?;
             }
         }
@@ -110,18 +158,23 @@ impl Loader {
         loop {
             let head = input.u64()?;
             let (offset, flags) = (head & !(PAGE - 1), head & (PAGE - 1));
-            match flags & !ram::CONTINUE {
-                ram::BLOCKS => self.list(input, offset)?,
-                ram::FILLED => {
+            match (flags & !ram::CONTINUE, &self.receivers) {
+                (ram::BLOCKS, _) => self.list(input, offset)?,
+                (ram::FILLED, _) => {
                     let index = self.block(input, flags)?;
                     let byte = input.u8()?;
-                    self.fill(index, offset, byte)?;
+                    let block = &self.blocks.0[index];
+                    block.check(offset)?;
+                    block.fill(offset, byte)?;
                 }
-                ram::PAGE => {
+                (ram::PAGE, _) => {
                     let index = self.block(input, flags)?;
                     self.page(input, index, offset)?;
                 }
-                ram::END => return Ok(()),
+                (ram::FLUSH, Some(receivers)) => receivers.flush()?,
+                // Of a file whose pages are at places of their own, whoever wrote them.
+                (ram::FLUSH, None) if self.mapped => {}
+                (ram::END, _) => return Ok(()),
                 _ => {
                     let text = format!("Unknown combination of migration flags: {flags:#x}");
                     return Err(LoadError::invalid(text));
@@ -130,24 +183,24 @@ impl Loader {
         }
     }
 
-    fn find(&self, name: &str) -> Option<usize> {
-        self.blocks.iter().position(|block| block.name == name)
-    }
-
     fn list(&mut self, input: &mut Input, mut total: u64) -> Result<()> {
+        let mut seen = vec![false; self.blocks.0.len()];
         while total > 0 {
             let name = input.text()?;
             let len = input.u64()?;
-            let Some(index) = self.find(&name) else {
+            let Some(index) = self.blocks.index(&name) else {
                 return Err(LoadError::invalid(format!(
                     "Unknown ramblock \"{name}\", cannot accept migration"
                 )));
             };
-            let own = self.blocks[index].block.size();
+            let own = self.blocks.0[index].block.size();
             if len != own {
                 return Err(LoadError::invalid(format!(
                     "Size mismatch: {name}: {len:#x} != {own:#x}: Invalid argument"
                 )));
+            }
+            if std::mem::replace(&mut seen[index], true) {
+                return Err(LoadError::invalid(format!("{name} is listed twice")));
             }
             if self.mapped {
                 let place = Place::get(input, len)?;
@@ -166,29 +219,15 @@ impl Loader {
             return self.last.ok_or_else(|| LoadError::invalid("Ack, bad migration stream!"));
         }
         let name = input.text()?;
-        let found = self.find(&name);
+        let found = self.blocks.index(&name);
         self.last = found;
         found.ok_or_else(|| LoadError::invalid(format!("Can't find block {name}")))
     }
 
-    fn fill(&mut self, index: usize, offset: u64, byte: u8) -> Result<()> {
-        let block = &mut self.blocks[index];
-        block.check(offset)?;
-        if byte == 0 && block.is_untouched(offset) {
-            return Ok(());
-        }
-        block.note(offset);
-        let written = block.block.write(offset, &[byte; PAGE as usize]);
-        written.map_err(|_| LoadError::invalid(format!("Illegal RAM offset {offset:x}")))
-    }
-
-    fn page(&mut self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
-        let block = &mut self.blocks[index];
+    fn page(&self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
+        let block = &self.blocks.0[index];
         block.check(offset)?;
         block.note(offset);
-        if input.guest(&block.block, offset, PAGE)? {
-            return Ok(());
-        }
-        Err(LoadError::invalid(format!("Illegal RAM offset {offset:x}")))
+        if input.guest(&block.block, offset, PAGE)? { Ok(()) } else { Err(illegal(offset)) }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use memory::RamBlock;
 use vmstate::{LoadError, Result};
@@ -20,10 +21,14 @@ const ALIGN: u64 = 1 << 20;
 
 /// Where the pages of a block are.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     bitmap: u64,
     pages: u64,
-    present: Vec<u8>,
+    present: Vec<AtomicU8>,
+}
+
+fn empty(len: u64) -> Vec<AtomicU8> {
+    (0..bitmap_len(len)).map(|_| AtomicU8::new(0)).collect()
 }
 
 /// Bytes of a bitmap: whole words.
@@ -45,26 +50,26 @@ impl Place {
             out.u64(value)?;
         }
         out.jump(pages + len)?;
-        Ok(Self { bitmap, pages, present: vec![0; bitmap_len(len) as usize] })
+        Ok(Self { bitmap, pages, present: empty(len) })
     }
 
     /// Writes pages, or notes that they are zero.
     ///
     /// # Errors
     /// The channel's.
-    pub(super) fn put_pages(
-        &mut self,
+    pub(crate) fn put_pages(
+        &self,
         out: &mut Output,
         block: &RamBlock,
         range: &Range<u64>,
         zero: bool,
     ) -> io::Result<()> {
         for page in range.start / PAGE..range.end / PAGE {
-            let (byte, bit) = ((page / 8) as usize, 1 << (page % 8));
+            let (byte, bit) = ((page / 8) as usize, 1u8 << (page % 8));
             if zero {
-                self.present[byte] &= !bit;
+                self.present[byte].fetch_and(!bit, Ordering::Relaxed);
             } else {
-                self.present[byte] |= bit;
+                self.present[byte].fetch_or(bit, Ordering::Relaxed);
             }
         }
         if zero {
@@ -80,7 +85,8 @@ impl Place {
     pub(super) fn put_bitmap(&self, out: &mut Output) -> io::Result<()> {
         let back = out.position()?;
         out.jump(self.bitmap)?;
-        out.bytes(&self.present)?;
+        let present: Vec<u8> = self.present.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        out.bytes(&present)?;
         out.jump(back)
     }
 
@@ -99,7 +105,7 @@ impl Place {
         if page != PAGE {
             return Err(LoadError::invalid(format!("Invalid page size in mapped-ram header: {page}")));
         }
-        let place = Self { bitmap, pages, present: vec![0; bitmap_len(len) as usize] };
+        let place = Self { bitmap, pages, present: empty(len) };
         let end = pages.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
         let sane = end.is_some() && bitmap < pages && pages - bitmap >= bitmap_len(len);
         if sane { Ok(place) } else { Err(LoadError::invalid("mapped-ram pages at an impossible place")) }
@@ -109,11 +115,12 @@ impl Place {
     ///
     /// # Errors
     /// The file is shorter.
-    pub(super) fn runs(&mut self, input: &Input, len: u64) -> Result<Vec<Range<u64>>> {
-        input.read_at(&mut self.present, self.bitmap)?;
+    pub(super) fn runs(&self, input: &Input, len: u64) -> Result<Vec<Range<u64>>> {
+        let mut present = vec![0u8; self.present.len()];
+        input.read_at(&mut present, self.bitmap)?;
         let mut runs: Vec<Range<u64>> = Vec::new();
         for page in 0..len.div_ceil(PAGE) {
-            if self.present[(page / 8) as usize] & (1 << (page % 8)) == 0 {
+            if present[(page / 8) as usize] & (1 << (page % 8)) == 0 {
                 continue;
             }
             let (start, end) = (page * PAGE, (page + 1) * PAGE);

@@ -194,3 +194,44 @@ fn with_a_way_back_the_source_is_not_done_before_the_destination_is() {
         assert_eq!(from.machine.run_state_now(), state);
     }
 }
+
+#[test]
+fn memory_goes_over_channels_of_its_own() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    for (number, count) in [1, 4, 16].into_iter().enumerate() {
+        let uri = format!("unix:{}", dir.path().join(number.to_string()).display());
+        let (from, to) = (full(&main), Rig::new(&main, "fake"));
+        for rig in [&from, &to] {
+            rig.capability(MigrationCapability::Multifd);
+            let channels =
+                qapi::types::MigrationParameters { multifd_channels: Some(count), ..Default::default() };
+            rig.migration.migrate_set_parameters(channels).unwrap();
+        }
+        let pipe = from.migrate("exec:cat>/dev/null").unwrap_err();
+        assert_eq!(pipe.desc(), "Migration requires multi-channel URIs (e.g. tcp)");
+        to.expect(&uri).unwrap();
+        from.migrate(&uri).unwrap();
+        assert_eq!((from.end(), to.end()), ("completed".into(), "completed".into()), "{:?}", to.errors());
+        check(&to);
+        let ram = from.migration.query_migrate().unwrap().ram.unwrap();
+        assert!(ram.multifd_bytes > 2 * 4096 && ram.normal == 2, "{ram:?}");
+    }
+}
+
+#[test]
+fn several_threads_put_pages_into_a_file() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("file:{}", dir.path().join("m").display());
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    for rig in [&from, &to] {
+        rig.capability(MigrationCapability::Multifd);
+        rig.capability(MigrationCapability::MappedRam);
+    }
+    from.migrate(&uri).unwrap();
+    assert_eq!(from.end(), "completed");
+    to.expect(&uri).unwrap();
+    assert_eq!(to.end(), "completed", "{:?}", to.errors());
+    check(&to);
+}

@@ -1,0 +1,234 @@
+//! The destination's threads: each reads the packets of a channel and puts pages where they belong, without a copy of ours.
+
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use vmstate::{Errno, LoadError, Result};
+
+use super::{BEGIN, Head, MAGIC, VERSION};
+use crate::channel::Channel;
+use crate::ram::load::LoadBlocks;
+use crate::wire::PAGE;
+
+#[derive(Default)]
+struct State {
+    /// Where memory is; channels wait for it.
+    blocks: Option<Arc<LoadBlocks>>,
+    channels: Vec<Arc<Channel>>,
+    /// Numbers of the channels that came.
+    numbers: Vec<u8>,
+    /// Flushes that all channels have reached are let go up to this one.
+    flushes: u64,
+    /// Channels that wait for the next one.
+    waiting: usize,
+    /// Channels that ended.
+    lost: usize,
+    error: Option<LoadError>,
+    /// Nobody wants any more.
+    ended: bool,
+}
+
+/// All channels of a machine that arrives.
+pub(crate) struct Receivers {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How many there are to be.
+    count: usize,
+}
+
+impl Receivers {
+    /// For `count` channels.
+    pub(crate) fn new(count: u8) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), count: count.into() })
+    }
+
+    /// How many there are to be.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Changed by whole steps that do not panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The main channel, which ends when one of these fails.
+    pub(crate) fn add_main(&self, channel: &Arc<Channel>) {
+        self.lock().channels.push(Arc::clone(channel));
+    }
+
+    /// What failed first.
+    pub(crate) fn error(&self) -> Option<LoadError> {
+        self.lock().error.clone()
+    }
+
+    /// Serves a channel whose magic was read, on this thread, until it ends.
+    pub(crate) fn serve(&self, channel: &Arc<Channel>, uuid: [u8; 16]) {
+        if let Err(error) = self.take(channel, uuid) {
+            self.fail(error);
+        }
+    }
+
+    /// A channel failed, or the main one did.
+    pub(crate) fn fail(&self, error: LoadError) {
+        let mut state = self.lock();
+        if !state.ended {
+            state.error.get_or_insert(error);
+        }
+        state.ended = true;
+        state.channels.iter().for_each(|channel| channel.shut());
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// From now on pages may come.
+    pub(crate) fn open(&self, blocks: &Arc<LoadBlocks>) {
+        self.lock().blocks.get_or_insert_with(|| Arc::clone(blocks));
+        self.changed.notify_all();
+    }
+
+    /// Waits until every channel has reached the next flush, and lets them go on.
+    ///
+    /// # Errors
+    /// One failed.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut state = self.lock();
+        while state.error.is_none() && state.lost == 0 && !state.ended && state.waiting < self.count {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(error) = &state.error {
+            return Err(error.clone());
+        }
+        if state.waiting < self.count {
+            return Err(LoadError::new(Errno::Io, "multifd: a channel ended before its time"));
+        }
+        state.waiting = 0;
+        state.flushes += 1;
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// All is there.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    fn take(&self, channel: &Arc<Channel>, uuid: [u8; 16]) -> Result<()> {
+        let mut begin = [0; BEGIN - 4];
+        channel.read_exact(&mut begin)?;
+        let version = u32::from_be_bytes([begin[0], begin[1], begin[2], begin[3]]);
+        if version != VERSION {
+            let text = format!("multifd: received packet version {version} expected version {VERSION}");
+            return Err(LoadError::invalid(text));
+        }
+        if begin[4..20] != uuid {
+            return Err(LoadError::invalid("multifd: received uuid is another machine's"));
+        }
+        let number = begin[20];
+        let blocks = {
+            let mut state = self.lock();
+            if usize::from(number) >= self.count || state.numbers.contains(&number) {
+                let text = format!("multifd: received channel id {number} cannot be");
+                return Err(LoadError::invalid(text));
+            }
+            state.numbers.push(number);
+            state.channels.push(Arc::clone(channel));
+            while state.blocks.is_none() && !state.ended {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            match &state.blocks {
+                Some(blocks) if !state.ended => Arc::clone(blocks),
+                _ => return Ok(()),
+            }
+        };
+        self.packets(channel, &blocks)
+    }
+
+    fn packets(&self, channel: &Channel, blocks: &LoadBlocks) -> Result<()> {
+        let mut expected = 0;
+        loop {
+            let mut first = true;
+            let head = Head::read(|bytes| match channel.read_exact(bytes) {
+                // Between two packets it may end.
+                Err(error) if first && error.kind() == ErrorKind::UnexpectedEof => {
+                    Err(ErrorKind::ConnectionAborted.into())
+                }
+                other => {
+                    first = false;
+                    other
+                }
+            });
+            let head = match head {
+                Err(_) if first => return self.ended(channel),
+                other => other?,
+            };
+            if head.number != expected {
+                let text = format!("multifd: received packet {} expected {expected}", head.number);
+                return Err(LoadError::invalid(text));
+            }
+            expected += 1;
+            if !head.normal.is_empty() || !head.zero.is_empty() {
+                pages(channel, blocks, &head)?;
+            }
+            if head.sync && !self.wait_for_flush() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The channel ended between packets: right only once all is there.
+    fn ended(&self, channel: &Channel) -> Result<()> {
+        let mut state = self.lock();
+        state.lost += 1;
+        self.changed.notify_all();
+        // The main channel's end may still be on its way, or nobody wants any more.
+        while !state.ended && !channel.is_shut() && state.error.is_none() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Waits until all have come as far; `false` if nobody wants any more.
+    fn wait_for_flush(&self) -> bool {
+        let mut state = self.lock();
+        let mine = state.flushes;
+        state.waiting += 1;
+        self.changed.notify_all();
+        while state.flushes == mine && !state.ended {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.ended
+    }
+}
+
+fn pages(channel: &Channel, blocks: &LoadBlocks, head: &Head) -> Result<()> {
+    let Some(block) = blocks.find(&head.block) else {
+        return Err(LoadError::invalid(format!("multifd: unknown ram block {}", head.block)));
+    };
+    // All of them, before anything is written.
+    head.normal.iter().chain(&head.zero).try_for_each(|page| block.check(*page))?;
+    for page in &head.zero {
+        block.fill(*page, 0)?;
+    }
+    let mut run: Option<Range<u64>> = None;
+    let read = |run: Option<Range<u64>>| -> io::Result<()> {
+        run.map_or(Ok(()), |run| channel.read_guest(block.block(), run.start, run.end - run.start))
+    };
+    for page in &head.normal {
+        block.note(*page);
+        match &mut run {
+            Some(run) if run.end == *page => run.end += PAGE,
+            _ => read(run.replace(*page..page + PAGE))?,
+        }
+    }
+    read(run)?;
+    Ok(())
+}
+
+/// Whether a channel's first four bytes are those of one of several.
+pub(crate) fn is_one(magic: [u8; 4]) -> bool {
+    u32::from_be_bytes(magic) == MAGIC
+}
