@@ -86,7 +86,9 @@ impl migration::Machine for Movable {
         self.0.mainloop().quit(1);
     }
 
-    fn throttle(&self, _percent: u8) {}
+    fn throttle(&self, percent: u8) {
+        self.0.accel().set_throttle(percent);
+    }
 }
 
 /// The guest's clock; of a machine that a test drives, too.
