@@ -209,6 +209,8 @@ impl Transport {
             inner.state.reset();
             inner.selectors = Selectors::default();
         }
+        // Of a state that is gone.
+        *unpoisoned(&self.owed) = Due::default();
         if let Some(external) = &self.external {
             external.reset();
             self.connect_calls(external);

@@ -277,6 +277,34 @@ fn a_driver_goes_on_in_another_machine() {
 }
 
 #[test]
+fn a_packed_ring_goes_on_in_another_machine() {
+    for features in [0, RING_EVENT_IDX] {
+        let mut d = Dut::new(false);
+        d.modern(VERSION_1 | NEEDED | RING_PACKED | features);
+        // Three rounds and a half of a ring of eight entries.
+        for round in 0..14u64 {
+            let at = 2 * (round % 4);
+            let avail = if round / 4 % 2 == 0 { 1 << 7 } else { 1 << 15 };
+            let text = format!("p{round:03}");
+            d.put(BUFFER, text.as_bytes());
+            d.descriptor(at + 1, BUFFER + 0x100, 16, [5, 2 | avail]);
+            d.descriptor(at, BUFFER, 4, [0, 1 | avail]);
+            if round % 3 == 2 {
+                // Nobody was told of it before the machine stopped.
+                d = carried(&d, false);
+                d.rig.turn();
+                let mut answer = [0; 4];
+                let _ = d.rig.machine.system_space().read(BUFFER + 0x100, &mut answer);
+                assert_eq!(answer, text.as_bytes());
+            } else {
+                assert_eq!(d.notify(), text.as_bytes());
+            }
+            d.set(0x64, 1);
+        }
+    }
+}
+
+#[test]
 fn another_kind_of_slot_is_refused() {
     let d = Dut::new(true);
     let state = carry::save(&d.rig.machine);

@@ -204,3 +204,25 @@ fn a_driver_that_adds_buffers_while_the_device_looks_breaks_no_rule() {
         }
     });
 }
+
+#[test]
+fn an_index_that_is_too_far_from_where_the_device_was_is_told_as_by_qemu() {
+    let mut d = Driver::new(false);
+    d.descriptor(0, BUFFERS, 6, 0, 0);
+    for _ in 0..5 {
+        d.offer(0);
+        d.pop().unwrap().unwrap();
+        d.queue.push(&d.memory, HEAD, 0).unwrap();
+    }
+    let saved = d.queue.saved_state();
+    let mut queue = VirtQueue::new(8);
+    queue.load_state(1, &saved, 0, false).unwrap();
+    assert_eq!(queue.strange_index(1, &d.memory), None);
+    for (guest, delta) in [(13, None), (14, Some("9")), (4, Some("ffff"))] {
+        d.put(AVAIL + 2, guest);
+        let text = |delta| {
+            format!("VQ 1 size 0x8 Guest index {guest:#x} inconsistent with Host index 0x5: delta 0x{delta}")
+        };
+        assert_eq!(queue.strange_index(1, &d.memory), delta.map(|delta| Violation(text(delta))));
+    }
+}
