@@ -28,7 +28,7 @@
 //! assert_eq!(opened.messages, ["-accel foo: invalid accelerator foo", "falling back to qtest"]);
 //! ```
 //!
-//! Left out: TCG and other emulation of instructions, split irqchip, nested state.
+//! Left out: TCG and other emulation of instructions, split irqchip.
 
 mod chips;
 pub mod cpu;

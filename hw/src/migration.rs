@@ -58,6 +58,10 @@ impl migration::Machine for Movable {
         walk.finish()
     }
 
+    fn prepare(&self) {
+        self.0.accel().make_ready();
+    }
+
     fn freeze(&self) -> Box<dyn Any + Send> {
         Box::new((MemoryDevices::of(&self.0).freeze(), self.0.hold_devices()))
     }

@@ -255,7 +255,10 @@ impl Incoming {
 
     fn load(&self, mut input: Input) -> vmstate::Result<()> {
         self.begin(&mut input)?;
-        let sections = self.on_loop(|machine| machine.sections())?;
+        let sections = self.on_loop(|machine| {
+            machine.prepare();
+            machine.sections()
+        })?;
         if let Some(why) = sections.blocked.into_iter().next() {
             return Err(LoadError::invalid(why));
         }

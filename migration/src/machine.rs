@@ -57,6 +57,9 @@ pub trait Machine: Send + Sync {
     /// Stops the guest for the last pass, and gives the state that it is to be in on the other side. `None`: the program ends.
     fn stop(&self) -> Option<RunState>;
 
+    /// A guest begins to arrive: what takes time when it goes on is done now, while it runs elsewhere.
+    fn prepare(&self) {}
+
     /// The machine has been moved: it stays stopped.
     fn moved(&self);
 

@@ -21,7 +21,7 @@
 //! `immediate_exit` again. An access that the guest has started is completed by the kernel at the next `KVM_RUN`; before
 //! it parks, a vCPU with such an access therefore enters once more with `immediate_exit` set.
 //!
-//! Left out: Hyper-V, Xen, nested state, SMM, MSI to APIC IDs above 255,
+//! Left out: Hyper-V, Xen, SMM, MSI to APIC IDs above 255,
 //! `kernel-irqchip=off|split`.
 
 mod boot;
@@ -70,7 +70,7 @@ use crate::{
 };
 use irqchip::KvmIrqChip;
 use listener::{IoListener, SystemListener};
-use state::{ChipState, MsrIndices};
+use state::{ChipState, Extent};
 use stats::StatsFile;
 use vcpu::Vcpu;
 
@@ -135,8 +135,8 @@ pub(crate) struct Shared {
     first_run: Once,
     /// Ticks of the vCPUs' counters in a millisecond, once there are any.
     tsc_khz: OnceLock<u32>,
-    /// Registers of a vCPU that can be loaded, once there are any.
-    msrs: OnceLock<Vec<u32>>,
+    /// What the kernel loads of a vCPU, once there are any.
+    extent: OnceLock<Extent>,
     /// The guest's paravirtual clock when it was paused or loaded; it goes on from there.
     clock: Mutex<Option<kvm_clock_data>>,
     exchange: save::Exchange,
@@ -264,7 +264,7 @@ impl KvmAccel {
                 omit_pit: AtomicBool::new(false),
                 first_run: Once::new(),
                 tsc_khz: OnceLock::new(),
-                msrs: OnceLock::new(),
+                extent: OnceLock::new(),
                 clock: Mutex::default(),
                 exchange: save::Exchange::default(),
                 throttle: throttle::Throttle::default(),
@@ -288,7 +288,7 @@ impl KvmAccel {
         &self,
         index: u32,
         config: &VcpuConfig,
-        msrs: &MsrIndices,
+        extent: &Extent,
         events: &Arc<dyn VcpuEvents>,
     ) -> io::Result<(VcpuInfo, JoinHandle<()>, Option<StatsFile>)> {
         let apic_id = config.apic_ids[index as usize];
@@ -308,7 +308,7 @@ impl KvmAccel {
         }
         let stats = StatsFile::of(&fd);
         trace::emit!(kvm_create_vcpu, index, apic_id, fd.as_raw_fd());
-        let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), msrs)?;
+        let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), extent)?;
         let cpu = vcpu.control_index();
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
@@ -424,11 +424,11 @@ impl Accel for KvmAccel {
         if config.apic_ids.iter().any(|id| *id >= BROADCAST_ID) {
             self.widen_apic_ids()?;
         }
-        let msrs = MsrIndices::of(&self.kvm);
+        let extent = Extent::of(&self.kvm);
         lock(&self.state).config = Some(Arc::new(config.clone()));
         for index in 0..count as u32 {
             let (info, thread, stats) =
-                self.create_vcpu(index, &config, &msrs, &events).map_err(|error| {
+                self.create_vcpu(index, &config, &extent, &events).map_err(|error| {
                     Error::generic(format!(
                         "kvm_init_vcpu: kvm_create_vcpu failed ({}): {}",
                         config.apic_ids[index as usize],
@@ -476,6 +476,7 @@ impl Accel for KvmAccel {
 
     fn reset(&self) {
         let vm = &self.shared.vm;
+        self.shared.exchange.clear();
         // Before the first run there is no PIT to reset.
         let pit = self.shared.pit.get().and_then(Option::as_ref);
         let result = self.chip_reset.restore(vm).and_then(|()| pit.map_or(Ok(()), |pit| vm.set_pit2(pit)));
@@ -490,7 +491,7 @@ impl Accel for KvmAccel {
     }
 
     fn resume(&self) {
-        self.shared.exchange.forget();
+        self.shared.exchange.finish(&self.shared);
         if let Some(clock) = lock(&self.shared.clock).take()
             && let Err(error) = self.shared.vm.set_clock(&clock)
         {
@@ -515,6 +516,9 @@ impl Accel for KvmAccel {
         let has = |name| cpu::feature(name).is_some_and(|feature| feature.is_in(&config.facts.words));
         if has("invtsc") && config.facts.tsc_frequency == 0 {
             return Saved::Blocked("State blocked by non-migratable CPU device (invtsc flag)".into());
+        }
+        if has("vmx") && !self.kvm.check_extension(Cap::NestedState) {
+            return Saved::Blocked("Nested VMX virtualization does not support live migration yet".into());
         }
         Saved::Sections(save::sections(&self.shared, &config))
     }

@@ -8,6 +8,7 @@
 
 mod chips;
 mod cpu;
+mod nested;
 mod processor;
 
 use std::sync::{Arc, Mutex};
@@ -63,14 +64,14 @@ impl Exchange {
     }
 
     /// What was saved for sections that were not asked for is out of date.
-    pub(crate) fn forget(&self) {
+    fn forget(&self) {
         lock(&self.cells).cpus.iter_mut().for_each(|cell| cell.saved = None);
     }
 
     /// On the vCPU's thread.
     pub(crate) fn save(&self, cpu: usize, fd: &kvm_ioctls::VcpuFd, reset: &ResetState, broken: bool) {
         let step = Arc::clone(&lock(&self.cells).step);
-        let state = LiveState::capture(fd, reset.msrs(), &step, broken);
+        let state = LiveState::capture(fd, reset.extent(), &step, broken);
         lock(&self.cells).cpus[cpu].saved = Some(state);
     }
 
@@ -106,6 +107,21 @@ impl Exchange {
             cells.cpus.iter().all(|cell| cell.arrived.is_some())
         };
         if complete { self.load_all(shared) } else { Ok(()) }
+    }
+
+    /// Before vCPUs run: what arrived is loaded, though others are missing, which stay in reset state.
+    pub(super) fn finish(&self, shared: &Shared) {
+        self.forget();
+        if lock(&self.cells).cpus.iter().any(|cell| cell.arrived.is_some())
+            && let Err(error) = self.load_all(shared)
+        {
+            tracing::error!(%error, "a vCPU cannot go on");
+        }
+    }
+
+    /// What waits is out of date.
+    pub(super) fn clear(&self) {
+        lock(&self.cells).cpus.iter_mut().for_each(|cell| *cell = Cell::default());
     }
 
     fn load_all(&self, shared: &Shared) -> vmstate::Result<()> {
@@ -190,7 +206,8 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
         },
         move |state: CpuState| {
             processor::check(&state.processor, &known, cpu)?;
-            let mut live = state.live(to.msrs.get().map_or(&[], |msrs| msrs))?;
+            let extent = to.extent.get().cloned().unwrap_or_default();
+            let mut live = state.live(&extent)?;
             live.tsc_khz = frequency_to_set(&to, live.tsc_khz, known.facts.tsc_frequency, cpu == 0)?;
             to.exchange.arrive(&to, cpu, live)
         },

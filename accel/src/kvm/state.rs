@@ -10,16 +10,17 @@
 //! - the run state first, because that discards an INIT or SIPI that waits, and again behind the segment registers, which end the
 //!   boot processor's halt if it is at the reset vector;
 //! - general registers drop an exception that waits, segment registers bring the APIC base: events and the local APIC come later;
+//! - nested state behind the segment registers, which bring the mode that it needs;
 //! - the time stamp counter before any deadline on it, the local APIC, whose timer gets its mode there, before the deadline.
 
 #![expect(unsafe_code, reason = "KVM_SET_XSAVE has no safe wrapper")]
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, Msrs,
+    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, Msrs,
     kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_config, kvm_pit_state2,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, KvmNestedStateBuffer, VcpuFd, VmFd};
 
 use super::tsc::InStep;
 
@@ -37,34 +38,62 @@ const MSR_MCG_CAP: u32 = 0x179;
 /// The first of four registers of the first bank.
 const MSR_MC0_CTL: u32 = 0x400;
 
+/// CPUID.1:ECX and CPUID.80000001:ECX.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 /// As many registers as the kernel takes at once.
 const MSR_BATCH: usize = 255;
 
-/// Model-specific registers that the kernel saves and loads.
-pub(crate) struct MsrIndices(Vec<u32>);
+/// What the kernel saves and loads of a vCPU besides what all have.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extent {
+    /// Model-specific registers.
+    msrs: Vec<u32>,
+    /// What it is to guests of its own.
+    nested: bool,
+}
 
-impl MsrIndices {
+impl Extent {
+    /// Of any vCPU.
     pub(crate) fn of(kvm: &Kvm) -> Self {
+        let nested = kvm.check_extension(Cap::NestedState);
         match kvm.get_msr_index_list() {
             Ok(list) => {
-                let mut all = list.as_slice().to_vec();
-                let more: Vec<_> = MTRRS.into_iter().flatten().filter(|index| !all.contains(index)).collect();
-                all.extend(more);
-                Self(all)
+                let mut msrs = list.as_slice().to_vec();
+                let more: Vec<_> =
+                    MTRRS.into_iter().flatten().filter(|index| !msrs.contains(index)).collect();
+                msrs.extend(more);
+                Self { msrs, nested }
             }
             Err(error) => {
                 tracing::warn!(%error, "no list of MSRs: they are not reset");
-                Self(Vec::new())
+                Self { msrs: Vec::new(), nested }
             }
         }
     }
 
-    /// Those that this vCPU has, with its banks of machine checks.
-    fn of_vcpu(&self, fd: &VcpuFd) -> Vec<u32> {
+    /// Of this vCPU: registers that it has, without the time stamp counter, with its banks of machine checks; nested state if it has VMX or
+    /// SVM.
+    fn of_vcpu(&self, fd: &VcpuFd, cpuid: &CpuId) -> Self {
         let banks = read_msrs(fd, &[MSR_MCG_CAP]).first().map_or(0, |cap| cap.data as u32 & 0xff);
         let banks = MSR_MC0_CTL..MSR_MC0_CTL + 4 * banks.min(32);
-        let wanted: Vec<_> = self.0.iter().copied().chain(banks).collect();
-        read_msrs(fd, &wanted).iter().map(|entry| entry.index).collect()
+        let wanted: Vec<_> = self.msrs.iter().copied().chain(banks).collect();
+        let found = read_msrs(fd, &wanted).into_iter().map(|entry| entry.index);
+        let ecx = |leaf| super::cpuid::find(cpuid, leaf, None).map_or(0, |entry| entry.ecx);
+        Self {
+            msrs: found.filter(|index| *index != MSR_IA32_TSC).collect(),
+            nested: self.nested && (ecx(1) & VMX != 0 || ecx(0x8000_0001) & SVM != 0),
+        }
+    }
+
+    /// Registers that can be read and may be loaded.
+    pub(super) fn msrs(&self) -> &[u32] {
+        &self.msrs
+    }
+
+    /// Whether a vCPU can have guests of its own, and the kernel says so.
+    pub(super) fn has_nested(&self) -> bool {
+        self.nested
     }
 }
 
@@ -113,11 +142,12 @@ pub(crate) struct VcpuState {
     pub(super) lapic: Box<kvm_lapic_state>,
     /// The time stamp counter is not among them.
     pub(super) msrs: Vec<kvm_msr_entry>,
+    pub(super) nested: Option<Box<KvmNestedStateBuffer>>,
 }
 
 impl VcpuState {
     /// Called on the vCPU's thread, or before there is one; outside the guest.
-    pub(super) fn capture(fd: &VcpuFd, msrs: &[u32]) -> Result<Self> {
+    pub(super) fn capture(fd: &VcpuFd, extent: &Extent) -> Result<Self> {
         Ok(Self {
             // First: an INIT or SIPI that waits is carried out.
             mp_state: fd.get_mp_state()?,
@@ -127,7 +157,8 @@ impl VcpuState {
             xcrs: fd.get_xcrs()?,
             debug: fd.get_debug_regs()?,
             lapic: Box::new(fd.get_lapic()?),
-            msrs: read_msrs(fd, msrs),
+            msrs: read_msrs(fd, &extent.msrs),
+            nested: if extent.nested { Some(nested(fd)?) } else { None },
             events: fd.get_vcpu_events()?,
         })
     }
@@ -139,7 +170,7 @@ impl VcpuState {
         fd: &VcpuFd,
         tsc: impl FnOnce() -> Result<()>,
     ) -> Result<Vec<kvm_msr_entry>> {
-        let Self { mp_state, regs, sregs, xsave, xcrs, debug, events, lapic, msrs } = self;
+        let Self { mp_state, regs, sregs, xsave, xcrs, debug, events, lapic, msrs, nested } = self;
         fd.set_mp_state(*mp_state)?;
         fd.set_regs(regs)?;
         // SAFETY: the kernel reads as much as its state for this vCPU needs, which is more than a kvm_xsave only after
@@ -150,6 +181,9 @@ impl VcpuState {
             fd.set_xcrs(xcrs)?;
         }
         fd.set_sregs(sregs)?;
+        if let Some(nested) = nested {
+            fd.set_nested_state(nested)?;
+        }
         tsc()?;
         let mut refused = each_msr(msrs, |msrs| fd.set_msrs(msrs));
         fd.set_lapic(lapic)?;
@@ -164,28 +198,32 @@ impl VcpuState {
     }
 }
 
+fn nested(fd: &VcpuFd) -> Result<Box<KvmNestedStateBuffer>> {
+    let mut state = Box::new(KvmNestedStateBuffer::empty());
+    // What it gives back, whether there is more than a header, is in the header as well.
+    let _more = fd.nested_state(&mut state)?;
+    Ok(state)
+}
+
 /// A vCPU as it was created.
 pub(crate) struct ResetState {
     state: VcpuState,
-    /// Registers that it has, the time stamp counter left out.
-    msrs: Vec<u32>,
+    extent: Extent,
 }
 
 impl ResetState {
-    pub(crate) fn capture(fd: &VcpuFd, msrs: &MsrIndices) -> Result<Self> {
-        let mut msrs = msrs.of_vcpu(fd);
-        msrs.retain(|index| *index != MSR_IA32_TSC);
-        let mut state = VcpuState::capture(fd, &msrs)?;
-        // Which processor it is; the kernel does not look at the CPUID table for it.
+    pub(crate) fn capture(fd: &VcpuFd, extent: &Extent) -> Result<Self> {
         let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
-        let signature = cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map(|leaf| leaf.eax);
-        state.regs.rdx = signature.map_or(state.regs.rdx, u64::from);
-        Ok(Self { state, msrs })
+        let extent = extent.of_vcpu(fd, &cpuid);
+        let mut state = VcpuState::capture(fd, &extent)?;
+        // Which processor it is; the kernel does not look at the CPUID table for it.
+        state.regs.rdx = super::cpuid::find(&cpuid, 1, None).map_or(state.regs.rdx, |leaf| leaf.eax.into());
+        Ok(Self { state, extent })
     }
 
-    /// Registers that can be read and may be loaded.
-    pub(crate) fn msrs(&self) -> &[u32] {
-        &self.msrs
+    /// What the kernel saves and loads.
+    pub(crate) fn extent(&self) -> &Extent {
+        &self.extent
     }
 
     /// Its value of a register.
@@ -211,10 +249,10 @@ pub(crate) struct LiveState {
 }
 
 impl LiveState {
-    /// `msrs` are those that can be read; the vCPUs that share `step` are saved as of one moment.
-    pub(super) fn capture(fd: &VcpuFd, msrs: &[u32], step: &InStep, broken: bool) -> Result<Self> {
+    /// The vCPUs that share `step` are saved as of one moment.
+    pub(super) fn capture(fd: &VcpuFd, extent: &Extent, step: &InStep, broken: bool) -> Result<Self> {
         Ok(Self {
-            state: VcpuState::capture(fd, msrs)?,
+            state: VcpuState::capture(fd, extent)?,
             tsc: step.read(fd)?,
             tsc_khz: fd.get_tsc_khz().unwrap_or(0),
             broken,

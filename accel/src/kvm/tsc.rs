@@ -37,48 +37,52 @@ struct First {
     offset: Option<u64>,
 }
 
+impl First {
+    /// What a vCPU of another offset has at its moment.
+    fn tsc_with(self, offset: u64) -> Option<u64> {
+        Some(self.tsc.wrapping_add(offset.wrapping_sub(self.offset?)))
+    }
+
+    /// The offset of a vCPU that had `tsc` at its moment.
+    fn offset_with(self, tsc: u64) -> Option<u64> {
+        Some(self.offset?.wrapping_add(tsc.wrapping_sub(self.tsc)))
+    }
+}
+
 impl InStep {
     /// This vCPU's counter at the moment when the first was asked.
     pub(super) fn read(&self, fd: &VcpuFd) -> Result<u64> {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = offset(fd);
-        match (*first, own) {
-            (Some(First { tsc, offset: Some(offset) }), Some(own)) => {
-                Ok(tsc.wrapping_add(own.wrapping_sub(offset)))
-            }
-            _ => {
-                let tsc = read(fd)?;
-                first.get_or_insert(First { tsc, offset: own });
-                Ok(tsc)
-            }
+        if let Some(tsc) = first.zip(own).and_then(|(first, own)| first.tsc_with(own)) {
+            return Ok(tsc);
         }
+        let tsc = read(fd)?;
+        first.get_or_insert(First { tsc, offset: own });
+        Ok(tsc)
     }
 
     /// Lets the counter go on from `tsc`, which was [`InStep::read`].
     pub(super) fn write(&self, fd: &VcpuFd, tsc: u64) -> Result<()> {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *first {
-            Some(First { tsc: of_first, offset: Some(offset) }) => {
-                set_offset(fd, offset.wrapping_add(tsc.wrapping_sub(of_first)))
-            }
-            Some(First { offset: None, .. }) => write(fd, tsc),
-            None => {
-                let offset = match offset(fd) {
-                    Some(old) => {
-                        let offset = old.wrapping_add(tsc.wrapping_sub(read(fd)?));
-                        set_offset(fd, offset)?;
-                        Some(offset)
-                    }
-                    None => {
-                        write(fd, tsc ^ ELSEWHERE)?;
-                        write(fd, tsc)?;
-                        None
-                    }
-                };
-                *first = Some(First { tsc, offset });
-                Ok(())
-            }
+        if let Some(first) = *first {
+            return first.offset_with(tsc).map_or_else(|| write(fd, tsc), |offset| set_offset(fd, offset));
         }
+        let offset = match offset(fd) {
+            Some(old) => {
+                let now = First { tsc: read(fd)?, offset: Some(old) };
+                let offset = now.offset_with(tsc);
+                offset.map_or(Ok(()), |offset| set_offset(fd, offset))?;
+                offset
+            }
+            None => {
+                write(fd, tsc ^ ELSEWHERE)?;
+                write(fd, tsc)?;
+                None
+            }
+        };
+        *first = Some(First { tsc, offset });
+        Ok(())
     }
 }
 
@@ -127,5 +131,23 @@ fn set_offset(fd: &VcpuFd, mut value: u64) -> Result<()> {
     match unsafe { ioctl_with_ref(fd, KVM_SET_DEVICE_ATTR(), &attribute) } {
         0 => Ok(()),
         _ => Err(kvm_ioctls::Error::last()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_differ_by_what_their_offsets_differ() {
+        // The host's counter is at 10,000 when the first is asked; the second is 50 behind.
+        let saved = First { tsc: 400, offset: Some(400_u64.wrapping_sub(10_000)) };
+        assert_eq!(saved.tsc_with(350_u64.wrapping_sub(10_000)), Some(350));
+        // On another host it is at 77 by then.
+        let now = First { tsc: 5, offset: Some(5_u64.wrapping_sub(77)) };
+        let first = First { tsc: 400, offset: now.offset_with(400) };
+        assert_eq!(first.offset, Some(400 - 77));
+        assert_eq!(first.offset_with(350), Some(350 - 77));
+        assert_eq!(First { tsc: 400, offset: None }.tsc_with(1), None);
     }
 }

@@ -17,7 +17,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
-use super::state::{MsrIndices, ResetState};
+use super::state::{Extent, ResetState};
 use super::{Shared, boot, chips, lock, os_error, registers};
 use crate::VcpuEvents;
 use crate::control::{Snapshot, Step, StopFlag};
@@ -58,10 +58,10 @@ impl Vcpu {
         fd: VcpuFd,
         shared: Arc<Shared>,
         events: Arc<dyn VcpuEvents>,
-        msrs: &MsrIndices,
+        extent: &Extent,
     ) -> io::Result<Self> {
-        let reset = ResetState::capture(&fd, msrs).map_err(os_error)?;
-        shared.msrs.get_or_init(|| reset.msrs().to_vec());
+        let reset = ResetState::capture(&fd, extent).map_err(os_error)?;
+        shared.extent.get_or_init(|| reset.extent().clone());
         let (cpu, stop) = shared.control.add();
         shared.exchange.add();
         Ok(Self { index, cpu, stop, fd, shared, events, reset })

@@ -8,8 +8,9 @@ use kvm_bindings::{
 };
 use vmstate::{LoadError, Result, vmstate};
 
+use super::nested;
 use super::processor::Processor;
-use crate::kvm::state::{LiveState, VcpuState};
+use crate::kvm::state::{Extent, LiveState, VcpuState};
 
 /// Bytes of a local APIC's registers.
 const LAPIC: usize = 1024;
@@ -97,6 +98,8 @@ vmstate! {
         lapic: [u8; LAPIC],
         msr_indices: Vec<u32>,
         msr_values: Vec<u64>,
+        /// What it is to guests of its own, as the kernel has it (`KVM_GET_NESTED_STATE`); empty if it can have none.
+        nested: Vec<u8>,
         tsc: u64,
         /// 0 if it is not known.
         tsc_khz: u32,
@@ -111,7 +114,7 @@ impl CpuState {
         let nothing = LiveState::default();
         let lost = live.is_none();
         let LiveState { state, tsc, tsc_khz, broken } = live.unwrap_or(&nothing);
-        let VcpuState { mp_state, regs, sregs, xsave, xcrs, debug, events, lapic, msrs } = state;
+        let VcpuState { mp_state, regs, sregs, xsave, xcrs, debug, events, lapic, msrs, nested } = state;
         let kvm_sregs {
             cs,
             ds,
@@ -164,18 +167,19 @@ impl CpuState {
             lapic: lapic.regs.map(i8::cast_unsigned),
             msr_indices: msrs.iter().map(|msr| msr.index).collect(),
             msr_values: msrs.iter().map(|msr| msr.data).collect(),
+            nested: nested.as_deref().map(nested::bytes).unwrap_or_default(),
             tsc: *tsc,
             tsc_khz: *tsc_khz,
             broken: *broken,
         }
     }
 
-    /// What a vCPU is to take over that has the registers `known`.
-    pub(super) fn live(self, known: &[u32]) -> Result<LiveState> {
+    /// What a vCPU of that extent is to take over.
+    pub(super) fn live(self, extent: &Extent) -> Result<LiveState> {
         if self.lost {
             return Err(LoadError::invalid("the source could not read the registers of this CPU"));
         }
-        let msrs = self.msrs(known)?;
+        let msrs = self.msrs(extent.msrs())?;
         let Self {
             // Seen to by those who call this.
             processor: _,
@@ -204,6 +208,7 @@ impl CpuState {
             lapic,
             msr_indices: _,
             msr_values: _,
+            nested,
             tsc,
             tsc_khz,
             broken,
@@ -251,6 +256,7 @@ impl CpuState {
             events: kvm_vcpu_events::from(&events),
             lapic: Box::new(kvm_lapic_state { regs: lapic.map(u8::cast_signed) }),
             msrs,
+            nested: nested::state(&nested, extent.has_nested())?,
         };
         Ok(LiveState { state, tsc, tsc_khz, broken })
     }

@@ -432,6 +432,61 @@ fn another_processor_is_refused() {
 }
 
 #[test]
+fn what_ties_a_guest_to_its_host_is_told() {
+    let blocked = |model| match Rig::with_model(model, &[0xf4], 1, false)?.accel.saved() {
+        Saved::Blocked(why) => Some(why),
+        _ => None,
+    };
+    let Some(rig) = Rig::new(&[0xf4], 1, false) else { return };
+    let has = crate::cpu::feature("invtsc").unwrap().is_in(&rig.accel.supported_cpu().words);
+    let why = "State blocked by non-migratable CPU device (invtsc flag)";
+    assert_eq!(blocked("max,migratable=off,+invtsc"), has.then(|| why.to_owned()));
+    let khz = rig.accel.tsc_frequency().unwrap() / 1000;
+    assert_eq!(blocked(&format!("max,migratable=off,+invtsc,tsc-frequency={}", khz * 1000)), None);
+    // Counters of another speed: a warning, unless the speed was asked for.
+    let mut state = cpu(&save(&rig), 0);
+    assert_eq!(u64::from(state.tsc_khz), khz);
+    state.tsc_khz += 1000;
+    let faster = with_cpu(&save(&rig), &state);
+    let asked = Rig::with_model(&format!("qemu64,tsc-frequency={}", khz * 1000), &[0xf4], 1, false).unwrap();
+    let error = load(&asked, &faster).unwrap_err();
+    assert_eq!(error.to_string(), "Mismatch between user-specified TSC frequency and migrated TSC frequency");
+    load(&Rig::new(&[0xf4], 1, false).unwrap(), &faster).unwrap();
+}
+
+#[test]
+fn a_processor_that_is_missing_in_the_stream_stays_as_it_was_reset() {
+    let program = counter16(0x1000, 0x54);
+    let Some(from) = Rig::new(&program, 2, false) else { return };
+    let to = Rig::new(&program, 2, false).unwrap();
+    from.accel.resume();
+    assert_eq!(from.report(), Report::Port(0x54, 4, 1));
+    from.accel.pause();
+    let last = last_on(&from, 0x54).unwrap_or(1);
+    copy_memory(&from, &to);
+    let stream = save(&from);
+    // The clock and the first vCPU.
+    for (section, (_, version, bytes)) in sections(&to).iter().zip(&stream).take(2) {
+        section.load(&mut Decoder::new(&bytes[..]), *version).unwrap();
+    }
+    to.accel.resume();
+    assert_eq!(to.report(), Report::Port(0x54, 4, last + 1));
+}
+
+#[test]
+fn a_machine_that_got_ready_before_takes_a_guest_as_well() {
+    let Some((from, to)) = with_controllers(&HELD_OFF) else { return };
+    to.accel.make_ready();
+    let changes = to.accel.stats().slot_changes;
+    assert!(changes > 0);
+    let stream = hand_over(&from, &to);
+    to.accel.resume();
+    to.accel.pause();
+    assert_eq!(to.accel.stats().slot_changes, changes);
+    assert_eq!(save(&to).last(), stream.last(), "the PIT");
+}
+
+#[test]
 fn streams_that_are_cut_or_changed_are_refused_or_taken_without_harm() {
     let program = counter16(0x1000, 0x54);
     let Some(from) = Rig::new(&program, 1, false) else { return };
