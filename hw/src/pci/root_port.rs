@@ -1,7 +1,7 @@
 //! `pcie-root-port`: a bridge of the root complex with one slot (PCI Express 3.0 §1.3.1, §6.7).
 //!
 //! Where ACPI plugs (the default of `q35`), the slot only shows the guest's power switch; else the port tells the guest itself. Left out:
-//! the root's error and PME messages, link retraining, migration of MSI-X (`x-migrate-msix` is kept and has no effect).
+//! the root's error and PME messages, link retraining. MSI-X always goes along in a migration (`x-migrate-msix` is kept and has no effect).
 
 mod migration;
 mod properties;

@@ -1,6 +1,9 @@
 //! A driver goes on in another machine, as virtio-rng's: its ring is half used then.
 
+use std::sync::Arc;
+
 use mainloop::Clock;
+use memory::DirtyClient;
 use vmstate::{Decoder, Encoder, Errno};
 
 use crate::testing::{Rig, carry, config};
@@ -94,6 +97,25 @@ fn a_pin_and_messages_work_on() {
     driver.send(0, &[Piece::In(16)]);
     assert_eq!(message(&driver), [0xcd, 0xab, 0, 0]);
     assert_eq!((driver.read(26, 2), pin(&driver)), (1, 0));
+}
+
+#[test]
+fn what_a_device_writes_is_noted_for_whoever_sends_memory() {
+    let mut driver = Driver::new(&[RNG]);
+    driver.start(0, 1);
+    driver.send(0, &[Piece::In(16)]);
+    let memory = Arc::clone(driver.rig.machine.memory());
+    memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
+    let range = driver.rig.machine.system_space().ram_range(0x40_0000, 0x1_0000).unwrap();
+    let log = range.block().dirty_log(DirtyClient::Migration).unwrap();
+    let head = driver.offer(0, &[Piece::In(16)]);
+    log.clean(range.offset(), 0x1_0000);
+    driver.notify(0);
+    let data = Driver::data(0, head);
+    let dirty =
+        [0x40_0000, 0x40_2000, 0x40_3000, data].map(|at| log.is_dirty(range.offset() + at - 0x40_0000));
+    assert_eq!(dirty, [false, false, true, true], "descriptors, available ring, used ring, data");
+    memory.stop_global_dirty_log(DirtyClient::Migration);
 }
 
 #[test]
