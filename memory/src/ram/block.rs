@@ -1,13 +1,13 @@
 //! One RAM block and ranges of it.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use vm_memory::VolatileSlice;
 
-use super::dirty::{DirtyBitmap, DirtyClient, Logs};
+use super::dirty::Logs;
 use super::file::{file_page_size, host_page_size};
 use super::mapping::{Advice, HostPolicy, MapRequest, Mapping};
 use crate::discard_manager::{DiscardManager, Pin};
@@ -102,7 +102,7 @@ pub struct RamBlock {
     /// Shown as `ro` by `info ramblock`.
     rom: AtomicBool,
     pub(super) mapping: Mapping,
-    dirty: ArcSwapOption<Logs>,
+    pub(super) dirty: ArcSwapOption<Logs>,
     discard: ArcSwapOption<DiscardManager>,
 }
 
@@ -319,58 +319,6 @@ impl RamBlock {
         let slice = self.slice(offset, buf.len());
         slice.ok_or_else(|| self.refused(offset, buf.len() as u64))?.copy_from(buf);
         Ok(())
-    }
-
-    /// Starts a client's dirty bitmap with every page clean; keeps the one that is there.
-    pub(crate) fn start_dirty_log(&self, client: DirtyClient) {
-        self.change_dirty_logs(client, true);
-    }
-
-    /// Drops a client's dirty bitmap.
-    pub(crate) fn stop_dirty_log(&self, client: DirtyClient) {
-        self.change_dirty_logs(client, false);
-    }
-
-    fn change_dirty_logs(&self, client: DirtyClient, on: bool) {
-        self.dirty.rcu(|logs| Logs::changed(logs.as_deref(), self.max_size(), client, on).map(Arc::new));
-        // Together with the one of `mark_dirty`: see there.
-        fence(Ordering::SeqCst);
-    }
-
-    /// A client's dirty bitmap, while it logs.
-    pub fn dirty_log(&self, client: DirtyClient) -> Option<Arc<DirtyBitmap>> {
-        self.dirty.load().as_ref()?.of(client).cloned()
-    }
-
-    /// Marks bytes dirty for everybody who logs. Called after they were written; costs a fence and a load when nobody logs.
-    #[doc(alias = "memory_region_set_dirty")]
-    pub fn mark_dirty(&self, offset: u64, len: u64) {
-        // Either the log is seen, or whoever began it sees what was written.
-        fence(Ordering::SeqCst);
-        if let Some(logs) = &*self.dirty.load() {
-            logs.mark(offset, len);
-        }
-    }
-
-    /// Whether the page that holds `offset` is dirty for anybody.
-    pub(crate) fn is_dirty(&self, offset: u64) -> bool {
-        self.dirty.load().as_ref().is_some_and(|logs| logs.is_dirty(offset))
-    }
-
-    /// For accelerators: [`mark_dirty`](Self::mark_dirty) of pages that are written unseen from now on, until
-    /// [`MemoryListener::log_clear`](crate::MemoryListener::log_clear).
-    pub fn mark_dirty_unwatched(&self, offset: u64, len: u64) {
-        fence(Ordering::SeqCst);
-        if let Some(logs) = &*self.dirty.load() {
-            // Whoever takes the mark has them watched again first.
-            logs.leave_unwatched(offset, len);
-            logs.mark(offset, len);
-        }
-    }
-
-    /// Byte ranges around a range that hold pages which are written unseen; they no longer count as such.
-    pub(crate) fn take_unwatched(&self, offset: u64, len: u64) -> Vec<std::ops::Range<u64>> {
-        self.dirty.load().as_ref().map_or_else(Vec::new, |logs| logs.take_unwatched(offset, len))
     }
 
     /// The manager that knows which parts are populated, if the block has one.

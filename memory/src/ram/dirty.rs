@@ -5,14 +5,16 @@
 //!
 //! # Nothing is lost
 //!
-//! A writer writes, then marks ([`super::RamBlock::mark_dirty`]). A client takes a mark, then reads the page. Both change the same word
+//! A writer writes, then marks ([`RamBlock::mark_dirty`]). A client takes a mark, then reads the page. Both change the same word
 //! atomically, one before the other: a client that takes the mark sees the write, and a mark that comes later stays for its next
 //! look. A mark is therefore set even where one is set already. When a log begins, writer and client look at whether there is a log:
 //! a full fence on both sides has the writer see the log, or whoever began it see the write.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+
+use super::RamBlock;
 
 /// Pages a chunk stands for: 128 MiB of 4 KiB pages in 4 KiB of bits.
 const CHUNK_PAGES: u64 = (CHUNK_WORDS * 64) as u64;
@@ -125,6 +127,60 @@ impl Logs {
         }
         runs.end();
         found
+    }
+}
+
+impl RamBlock {
+    /// Starts a client's dirty bitmap with every page clean; keeps the one that is there.
+    pub(crate) fn start_dirty_log(&self, client: DirtyClient) {
+        self.change_dirty_logs(client, true);
+    }
+
+    /// Drops a client's dirty bitmap.
+    pub(crate) fn stop_dirty_log(&self, client: DirtyClient) {
+        self.change_dirty_logs(client, false);
+    }
+
+    fn change_dirty_logs(&self, client: DirtyClient, on: bool) {
+        self.dirty.rcu(|logs| Logs::changed(logs.as_deref(), self.max_size(), client, on).map(Arc::new));
+        // Together with the one of `mark_dirty`: see there.
+        fence(Ordering::SeqCst);
+    }
+
+    /// A client's dirty bitmap, while it logs.
+    pub fn dirty_log(&self, client: DirtyClient) -> Option<Arc<DirtyBitmap>> {
+        self.dirty.load().as_ref()?.of(client).cloned()
+    }
+
+    /// Marks bytes dirty for everybody who logs. Called after they were written; costs a fence and a load when nobody logs.
+    #[doc(alias = "memory_region_set_dirty")]
+    pub fn mark_dirty(&self, offset: u64, len: u64) {
+        // Either the log is seen, or whoever began it sees what was written.
+        fence(Ordering::SeqCst);
+        if let Some(logs) = &*self.dirty.load() {
+            logs.mark(offset, len);
+        }
+    }
+
+    /// Whether the page that holds `offset` is dirty for anybody.
+    pub(crate) fn is_dirty(&self, offset: u64) -> bool {
+        self.dirty.load().as_ref().is_some_and(|logs| logs.is_dirty(offset))
+    }
+
+    /// For accelerators: [`mark_dirty`](Self::mark_dirty) of pages that are written unseen from now on, until
+    /// [`MemoryListener::log_clear`](crate::MemoryListener::log_clear).
+    pub fn mark_dirty_unwatched(&self, offset: u64, len: u64) {
+        fence(Ordering::SeqCst);
+        if let Some(logs) = &*self.dirty.load() {
+            // Whoever takes the mark has them watched again first.
+            logs.leave_unwatched(offset, len);
+            logs.mark(offset, len);
+        }
+    }
+
+    /// Byte ranges around a range that hold pages which are written unseen; they no longer count as such.
+    pub(crate) fn take_unwatched(&self, offset: u64, len: u64) -> Vec<Range<u64>> {
+        self.dirty.load().as_ref().map_or_else(Vec::new, |logs| logs.take_unwatched(offset, len))
     }
 }
 
