@@ -301,6 +301,17 @@ pub trait Accel: Send + Sync {
         None
     }
 
+    /// Entries of the ring in which each vCPU's writes are found while memory is logged; 0 without rings.
+    fn dirty_ring_size(&self) -> u32 {
+        0
+    }
+
+    /// Pages that vCPU `cpu` wrote while memory was logged, counted anew whenever they had been looked at; as of the last
+    /// [`Memory::sync_dirty_log`]. `None` without rings, or if there is no such vCPU.
+    fn dirty_pages(&self, _cpu: u32) -> Option<u64> {
+        None
+    }
+
     /// Whether that many vCPUs, and as many as may come later, can be had; `warn` is told of more than the host recommends.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ trace::events! {
     /// The kernel was given a memory slot, or took one (size 0): `ret` is 0 or the negative error number. There is one address space.
     kvm_set_user_memory(slot: u32, flags: u32, gpa: u64, size: u64, ua: u64, ret: i32)
         "AddrSpace#0 Slot#{slot} flags={flags:#x} gpa={gpa:#x} size={size:#x} ua={ua:#x} guest_memfd=-1 guest_memfd_offset=0x0 ret={ret}";
+    /// Rings of vCPUs were read: `count` pages had been written.
+    kvm_dirty_ring_reap(count: u64, time_us: u64) "reaped {count} pages (took {time_us} us)";
     /// Pages of a slot were to be watched again: `size` of them, of which those count that had been reported.
     kvm_clear_dirty_log(slot: u32, start: u64, size: u64) "slot#{slot} start {start:#x} size {size:#x}";
     /// The guest at `gpa` is where a slot is left to be made later.

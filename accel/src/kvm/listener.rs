@@ -24,6 +24,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use super::follow::Follow;
 use super::gate::Gate;
 use super::put_off::Queue;
+use super::ring::Rings;
 use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
 use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
@@ -109,13 +110,26 @@ impl Mapped {
     }
 }
 
+/// How the kernel tells what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DirtyLog {
+    /// A look at a slot's bitmap clears it.
+    Clearing,
+    /// A bitmap of which what was reported is cleared on request; see [`super::slots`].
+    Manual,
+    /// See [`super::ring`].
+    Ring,
+}
+
 pub(super) struct Slots {
     pub(super) table: SlotTable,
     pub(super) mapped: BTreeMap<u64, Mapped>,
     /// All RAM is logged.
     log_all: bool,
     pub(super) queue: Queue,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
+    /// In which vCPUs' writes are found, if not in the kernel's bitmaps.
+    pub(super) rings: Option<Rings>,
 }
 
 impl Slots {
@@ -154,6 +168,44 @@ impl Slots {
         })
     }
 
+    /// Marks what the kernel saw written of the section at `addr` in its block; only what is in `visible`, bytes of the block, if that is
+    /// given.
+    fn sync(&mut self, vm: &VmFd, addr: u64, visible: Option<&[Range<u64>]>) {
+        if self.rings.is_some() {
+            self.reap(vm);
+            return;
+        }
+        let Self { table, mapped, .. } = self;
+        let Some(entry) = mapped.get(&addr) else { return };
+        let manual = table.is_manual();
+        let in_guest = |at: u64| entry.mapping.gpa + (at - entry.offset);
+        let visible: Option<Vec<_>> = visible.map(|runs| {
+            let section = entry.in_block();
+            let cut = runs.iter().map(|run| run.start.max(section.start)..run.end.min(section.end));
+            cut.filter(|run| run.start < run.end).map(|run| in_guest(run.start)..in_guest(run.end)).collect()
+        });
+        for mapping in entry.mappings() {
+            let result = table.sync_log(&mut Ioctls(vm), &mapping, visible.as_deref(), |gpa, pages| {
+                let (offset, len) = (entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
+                if manual {
+                    entry.block.mark_dirty_unwatched(offset, len);
+                } else {
+                    entry.block.mark_dirty(offset, len);
+                }
+            });
+            if let Err(error) = result {
+                tracing::error!(%error, gpa = mapping.gpa, "cannot read the dirty log");
+            }
+        }
+    }
+
+    /// Marks guest memory of one section as written.
+    pub(super) fn mark(&self, gpa: u64, len: u64) {
+        let Some((_, entry)) = self.mapped.range(..=gpa).next_back() else { return };
+        let at = gpa - entry.mapping.gpa;
+        entry.block.mark_dirty(entry.offset + at, len.min(entry.mapping.size.saturating_sub(at)));
+    }
+
     /// Takes all slots of the section at `addr`; `visible` as with [`Slots::unmap_parts`].
     pub(super) fn unmap(&mut self, vm: &VmFd, addr: u64, visible: Option<&[Range<u64>]>) {
         let parts = self.mapped.get(&addr).map(|entry| entry.parts.clone()).unwrap_or_default();
@@ -169,12 +221,16 @@ impl Slots {
         parts: &[Range<u64>],
         visible: Option<&[Range<u64>]>,
     ) {
-        let Some(entry) = self.mapped.get_mut(&addr).filter(|_| !parts.is_empty()) else { return };
+        let Some(log) = self.mapped.get(&addr).filter(|_| !parts.is_empty()).map(|entry| entry.log) else {
+            return;
+        };
         // The log goes with the slot: nobody may write between the last look and the end.
-        let closed = (self.log_all || entry.log).then(|| self.gate.close());
+        let gate = Arc::clone(&self.gate);
+        let closed = (self.log_all || log).then(|| gate.close());
         if closed.is_some() {
-            sync(&mut self.table, vm, entry, visible);
+            self.sync(vm, addr, visible);
         }
+        let Some(entry) = self.mapped.get_mut(&addr) else { return };
         for part in parts {
             let mapping = entry.part(part, entry.log);
             if let Err(error) = self.table.unmap(&mut Ioctls(vm), &mapping) {
@@ -200,14 +256,14 @@ pub(crate) struct SystemListener {
 }
 
 impl SystemListener {
-    /// `manual`: [`SlotTable::manual_protection`].
-    pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32, manual: bool) -> Arc<Self> {
+    pub(crate) fn new(vm: Arc<VmFd>, gate: Arc<Gate>, max_slots: u32, log: DirtyLog) -> Arc<Self> {
         let slots = Slots {
-            table: SlotTable::new(max_slots).manual_protection(manual),
+            table: SlotTable::new(max_slots).manual_protection(log == DirtyLog::Manual),
             mapped: BTreeMap::new(),
             log_all: false,
             queue: Queue::default(),
             gate: Arc::clone(&gate),
+            rings: (log == DirtyLog::Ring).then(Rings::default),
         };
         Arc::new_cyclic(|this| Self {
             vm,
@@ -254,13 +310,14 @@ impl SystemListener {
     }
 
     fn set_log(&self, slots: &mut Slots, addr: u64) -> io::Result<()> {
-        let Slots { table, mapped, log_all, .. } = slots;
-        let Some(entry) = mapped.get(&addr) else { return Ok(()) };
-        let log = *log_all || entry.log;
+        let Some(entry) = slots.mapped.get(&addr) else { return Ok(()) };
+        let log = slots.log_all || entry.log;
         if !log {
             // What was written since the last look would be forgotten.
-            sync(table, &self.vm, entry, None);
+            slots.sync(&self.vm, addr, None);
         }
+        let Slots { table, mapped, .. } = slots;
+        let Some(entry) = mapped.get(&addr) else { return Ok(()) };
         entry.mappings().try_for_each(|mapping| table.set_log(&mut Ioctls(&self.vm), &mapping, log))
     }
 
@@ -279,30 +336,6 @@ impl SystemListener {
         }
         if let Err(error) = self.set_log(&mut slots, section.addr) {
             tracing::error!(%error, section = &*section.name, log, "cannot switch the dirty log");
-        }
-    }
-}
-
-/// Marks what the kernel saw written of a section in its block; only what is in `visible`, bytes of the block, if that is given.
-fn sync(table: &mut SlotTable, vm: &VmFd, entry: &Mapped, visible: Option<&[Range<u64>]>) {
-    let manual = table.is_manual();
-    let in_guest = |at: u64| entry.mapping.gpa + (at - entry.offset);
-    let visible: Option<Vec<_>> = visible.map(|runs| {
-        let section = entry.in_block();
-        let cut = runs.iter().map(|run| run.start.max(section.start)..run.end.min(section.end));
-        cut.filter(|run| run.start < run.end).map(|run| in_guest(run.start)..in_guest(run.end)).collect()
-    });
-    for mapping in entry.mappings() {
-        let result = table.sync_log(&mut Ioctls(vm), &mapping, visible.as_deref(), |gpa, pages| {
-            let (offset, len) = (entry.offset + (gpa - entry.mapping.gpa), pages * PAGE_SIZE);
-            if manual {
-                entry.block.mark_dirty_unwatched(offset, len);
-            } else {
-                entry.block.mark_dirty(offset, len);
-            }
-        });
-        if let Err(error) = result {
-            tracing::error!(%error, gpa = mapping.gpa, "cannot read the dirty log");
         }
     }
 }
@@ -375,11 +408,7 @@ impl MemoryListener for SystemListener {
 
     fn log_sync(&self, section: &Section) {
         self.with_visible(section.addr, |visible| {
-            let mut slots = self.settled(section.addr);
-            let Slots { table, mapped, .. } = &mut *slots;
-            if let Some(entry) = mapped.get(&section.addr) {
-                sync(table, &self.vm, entry, visible);
-            }
+            self.settled(section.addr).sync(&self.vm, section.addr, visible);
         });
     }
 

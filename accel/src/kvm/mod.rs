@@ -35,6 +35,7 @@ mod kick;
 mod listener;
 mod put_off;
 mod registers;
+mod ring;
 mod save;
 mod slots;
 mod state;
@@ -69,7 +70,7 @@ use crate::{
     Accel, BootState, Chips, IrqChip, LocalApic, MemorySlots, Registers, VcpuConfig, VcpuEvents, VcpuInfo,
 };
 use irqchip::KvmIrqChip;
-use listener::{IoListener, SystemListener};
+use listener::{DirtyLog, IoListener, SystemListener};
 use state::{ChipState, Extent};
 use stats::StatsFile;
 use vcpu::Vcpu;
@@ -97,6 +98,8 @@ pub struct KvmStats {
 /// See the module documentation.
 pub struct KvmAccel {
     kvm: Kvm,
+    /// Entries of each vCPU's dirty ring; 0 for none.
+    dirty_ring: u32,
     chip_reset: ChipState,
     cpuid: CpuId,
     supported: Supported,
@@ -193,7 +196,7 @@ fn init_error(first: &str, error: &io::Error) -> Error {
 }
 
 impl KvmAccel {
-    /// Opens `/dev/kvm` and creates a VM. `options` are those of `-accel kvm,...`: `kernel-irqchip=on`.
+    /// Opens `/dev/kvm` and creates a VM. `options` are those of `-accel kvm,...`: `kernel-irqchip=on`, `dirty-ring-size=`.
     ///
     /// # Errors
     /// QEMU's messages, one a line.
@@ -206,8 +209,12 @@ impl KvmAccel {
     /// # Errors
     /// As [`KvmAccel::open`].
     pub fn open_path(path: impl AsRef<Path>, options: &[(String, String)]) -> Result<Arc<Self>> {
+        let mut ring = 0;
         for (key, value) in options {
-            check_option(key, value)?;
+            match key.as_str() {
+                "dirty-ring-size" => ring = ring::parse(value)?,
+                _ => check_option(key, value)?,
+            }
         }
         let file = std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
             init_error(&format!("Could not access KVM kernel module: {}", qapi::strerror(&error)), &error)
@@ -223,18 +230,12 @@ impl KvmAccel {
                 if version < API_VERSION { "kvm version too old" } else { "kvm version not supported" };
             return Err(init_error(what, &error));
         }
-        Self::create(kvm).map_err(|error| init_error("", &error))
+        let vm = create_vm(&kvm).map_err(|error| init_error("", &error))?;
+        let ring = if ring::enable(&vm, ring)? { ring } else { 0 };
+        Self::create(kvm, vm, ring).map_err(|error| init_error("", &error))
     }
 
-    fn create(kvm: Kvm) -> io::Result<Arc<Self>> {
-        let vm = loop {
-            match kvm.create_vm() {
-                Ok(vm) => break Arc::new(vm),
-                // A signal arrived while the kernel set the VM up.
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) => return Err(os_error(error)),
-            }
-        };
+    fn create(kvm: Kvm, vm: Arc<VmFd>, ring: u32) -> io::Result<Arc<Self>> {
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(os_error)?;
         vm.set_tss_address(TSS_ADDRESS as usize).map_err(os_error)?;
         vm.create_irq_chip().map_err(os_error)?;
@@ -245,7 +246,11 @@ impl KvmAccel {
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(os_error)?;
         cpuid::complete(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer), features::host_leaf_7());
         let gate = Arc::<gate::Gate>::default();
-        let manual = manual_dirty_log(&vm);
+        let log = match ring {
+            0 if manual_dirty_log(&vm) => DirtyLog::Manual,
+            0 => DirtyLog::Clearing,
+            _ => DirtyLog::Ring,
+        };
         Ok(Arc::new(Self {
             chip_reset,
             supported: features::supported(&kvm, &cpuid),
@@ -258,7 +263,7 @@ impl KvmAccel {
                 device_window: Mutex::default(),
                 spaces: OnceLock::new(),
                 chip: KvmIrqChip::new(Arc::clone(&vm), routes),
-                slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots, manual),
+                slots: SystemListener::new(Arc::clone(&vm), Arc::clone(&gate), slots, log),
                 gate,
                 pit: OnceLock::new(),
                 omit_pit: AtomicBool::new(false),
@@ -271,6 +276,7 @@ impl KvmAccel {
                 vm,
             }),
             state: Mutex::default(),
+            dirty_ring: ring,
             kvm,
         }))
     }
@@ -306,6 +312,7 @@ impl KvmAccel {
         if let Ok(khz) = fd.get_tsc_khz() {
             self.shared.tsc_khz.get_or_init(|| khz);
         }
+        self.shared.slots.add_ring(&fd, self.dirty_ring)?;
         let stats = StatsFile::of(&fd);
         trace::emit!(kvm_create_vcpu, index, apic_id, fd.as_raw_fd());
         let vcpu = Vcpu::new(index, fd, Arc::clone(&self.shared), Arc::clone(events), extent)?;
@@ -340,6 +347,17 @@ impl KvmAccel {
             if let Some(thread) = lock(&self.state).threads.get(cpu) {
                 kick::kick(thread);
             }
+        }
+    }
+}
+
+fn create_vm(kvm: &Kvm) -> io::Result<Arc<VmFd>> {
+    loop {
+        match kvm.create_vm() {
+            Ok(vm) => return Ok(Arc::new(vm)),
+            // A signal arrived while the kernel set the VM up.
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(os_error(error)),
         }
     }
 }
@@ -584,6 +602,14 @@ impl Accel for KvmAccel {
 
     fn processor_phys_bits(&self) -> Option<u32> {
         Some(features::host_phys_bits())
+    }
+
+    fn dirty_ring_size(&self) -> u32 {
+        self.dirty_ring
+    }
+
+    fn dirty_pages(&self, cpu: u32) -> Option<u64> {
+        self.shared.slots.ring_pages(cpu)
     }
 
     fn memory_slots(&self) -> Option<MemorySlots> {

@@ -350,6 +350,26 @@ impl SlotTable {
         Ok(())
     }
 
+    /// Ends and begins the log of all slots that have one: the kernel watches all of their pages. Gives their guest addresses and bytes. With no
+    /// vCPU in the guest.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn restart_logs(&mut self, kvm: &mut impl SlotIoctls) -> io::Result<Vec<(u64, u64)>> {
+        let logged: Vec<Slot> =
+            self.by_gpa.values().filter(|slot| slot.log && self.started).copied().collect();
+        for slot in &logged {
+            self.set(kvm, &Slot { log: false, ..*slot })?;
+            self.set(kvm, slot)?;
+        }
+        Ok(logged.into_iter().map(|slot| (slot.gpa, slot.size)).collect())
+    }
+
+    /// Number and guest address of each slot.
+    pub(crate) fn numbered(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.by_gpa.values().map(|slot| (slot.number, slot.gpa))
+    }
+
     /// The slots by guest address.
     #[cfg(test)]
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {

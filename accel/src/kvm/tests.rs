@@ -13,3 +13,5 @@ mod rig;
 mod sections;
 mod throttle;
 mod unplugged;
+
+pub(super) use rig::kvm_with;

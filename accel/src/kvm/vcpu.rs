@@ -7,10 +7,10 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -46,6 +46,8 @@ enum Exit {
     Internal,
     /// Memory of a slot that the host mapping does not have.
     Fault,
+    /// Its dirty ring is nearly full.
+    RingFull,
     Failed(String),
 }
 
@@ -176,6 +178,7 @@ fn reason(exit: &VcpuExit<'_>) -> u32 {
         VcpuExit::SystemEvent(..) => KVM_EXIT_SYSTEM_EVENT,
         VcpuExit::IoapicEoi(_) => KVM_EXIT_IOAPIC_EOI,
         VcpuExit::MemoryFault { .. } => KVM_EXIT_MEMORY_FAULT,
+        VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL) => KVM_EXIT_DIRTY_RING_FULL,
         _ => KVM_EXIT_UNKNOWN,
     }
 }
@@ -247,6 +250,10 @@ impl Running {
                     self.fail(&text);
                 }
                 Exit::Fault => self.fault(),
+                Exit::RingFull => {
+                    self.pending = false;
+                    self.shared.slots.ring_is_full(self.index);
+                }
                 Exit::Failed(text) => self.fail(&text),
             }
         }
@@ -297,6 +304,7 @@ impl Running {
                 Exit::Access
             }
             Ok(VcpuExit::MemoryFault { .. }) => Exit::Fault,
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => Exit::RingFull,
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Exit::Port,
             Ok(VcpuExit::Shutdown) => Exit::TripleFault,
             Ok(VcpuExit::SystemEvent(event, _)) => Exit::System(event),

@@ -104,7 +104,14 @@ pub(super) struct Rig {
 
 /// KVM, or `None` after saying that there is none.
 pub(super) fn kvm() -> Option<Arc<KvmAccel>> {
-    match KvmAccel::open(&[]) {
+    kvm_with(&[])
+}
+
+/// The same with options of `-accel kvm`.
+pub(crate) fn kvm_with(options: &[(&str, &str)]) -> Option<Arc<KvmAccel>> {
+    let options: Vec<_> =
+        options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    match KvmAccel::open(&options) {
         Ok(accel) => Some(accel),
         Err(error) => {
             assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI needs KVM: {error}");
@@ -122,7 +129,11 @@ impl Rig {
 
     /// The same with other processors.
     pub(super) fn with_model(model: &str, program: &[u8], cpus: u32, pvh: bool) -> Option<Self> {
-        let accel = kvm()?;
+        Some(Self::on(kvm()?, model, program, cpus, pvh))
+    }
+
+    /// The same on an accelerator that was just opened.
+    pub(super) fn on(accel: Arc<KvmAccel>, model: &str, program: &[u8], cpus: u32, pvh: bool) -> Self {
         let memory = Memory::new();
         let (sender, reports) = mpsc::channel();
         let probe =
@@ -154,19 +165,7 @@ impl Rig {
             accel.set_boot(Some(BootState::Pvh { entry: ROM as u32, start_info: 0x1234 }));
         }
         accel.reset();
-        Some(Self {
-            accel,
-            memory,
-            system,
-            system_root,
-            ports,
-            mmio,
-            port_probe,
-            mmio_probe,
-            ram,
-            sender,
-            reports,
-        })
+        Self { accel, memory, system, system_root, ports, mmio, port_probe, mmio_probe, ram, sender, reports }
     }
 
     /// Reports what vCPUs tell.

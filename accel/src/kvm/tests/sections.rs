@@ -11,7 +11,7 @@ use memory::{
 
 use super::super::KvmAccel;
 use super::super::follow::Resolution;
-use super::super::listener::{Ioctls, SystemListener};
+use super::super::listener::{DirtyLog, Ioctls, SystemListener};
 use super::super::put_off::Later;
 use super::super::slots::{Slot, SlotIoctls};
 use super::rig::kvm;
@@ -41,7 +41,9 @@ impl Bench {
     fn new(max: u32, protects: bool) -> Option<Self> {
         let accel = kvm()?;
         let (vm, gate) = (Arc::clone(&accel.shared.vm), Arc::clone(&accel.shared.gate));
-        let listener = SystemListener::new(vm, gate, max, accel.shared.slots.slots().table.is_manual());
+        let manual = accel.shared.slots.slots().table.is_manual();
+        let log = if manual { DirtyLog::Manual } else { DirtyLog::Clearing };
+        let listener = SystemListener::new(vm, gate, max, log);
         let memory = Memory::new();
         let block = memory.create_ram(RamSpec::anonymous("mem0", 2 * HALF)).unwrap();
         let mut manager = DiscardManager::new(2 * HALF, BLOCK).followed_by_mappings();
