@@ -10,14 +10,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::block::{FileBacking, RamBlock};
 use super::file::host_page_size;
-use crate::error::Result;
+use crate::error;
 
 /// Bytes of an entry of the page map.
 const ENTRY: usize = 8;
@@ -37,12 +37,15 @@ pub struct BlockReader {
     block: Arc<RamBlock>,
     /// Opened when it is needed. Absent if the mapping has no pages of its own, or the kernel does not tell.
     pagemap: OnceLock<Option<File>>,
+    /// A part of the block that the file had data for when it was asked: finding where data ends costs what there is of it. What has
+    /// become a hole since reads as zeroes, too.
+    extent: Mutex<Range<u64>>,
 }
 
 impl RamBlock {
     /// A reader that leaves what was never written as it is.
     pub fn reader(self: &Arc<Self>) -> BlockReader {
-        BlockReader { block: Arc::clone(self), pagemap: OnceLock::new() }
+        BlockReader { block: Arc::clone(self), pagemap: OnceLock::new(), extent: Mutex::new(0..0) }
     }
 }
 
@@ -74,7 +77,7 @@ impl BlockReader {
             (None, Some(file)) if file.shared => None,
             (None, _) => Some(range.clone()),
         };
-        let in_file = self.block.backing().and_then(|file| next_in_file(file, range));
+        let in_file = self.block.backing().and_then(|file| self.next_in_file(file, &range));
         match (own, in_file) {
             (None, None) => none,
             (Some(one), None) | (None, Some(one)) => one,
@@ -93,7 +96,7 @@ impl BlockReader {
     ///
     /// # Errors
     /// As there.
-    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> error::Result<()> {
         let len = buf.len() as u64;
         let end = offset.saturating_add(len);
         let may_be_read = end <= self.block.max_size() && self.block.is_accessible(offset, len);
@@ -108,7 +111,7 @@ impl BlockReader {
                 None if file.shared => end..end,
                 None => at..end,
             };
-            let mut part = |range: &Range<u64>, read: &dyn Fn(u64, &mut [u8]) -> Result<()>| {
+            let mut part = |range: &Range<u64>, read: &dyn Fn(u64, &mut [u8]) -> error::Result<()>| {
                 read(range.start, &mut buf[(range.start - offset) as usize..(range.end - offset) as usize])
             };
             let foreign = at..own.start;
@@ -141,6 +144,20 @@ impl BlockReader {
             entry if entry & PRESENT != 0 => Ok((entry & FRAME) * page + address % page),
             _ => Err(io::Error::other("Page not present")),
         }
+    }
+
+    /// The first part of `range` that the file has data for.
+    fn next_in_file(&self, file: &FileBacking, range: &Range<u64>) -> Option<Range<u64>> {
+        // Assigned whole.
+        let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !extent.contains(&range.start) {
+            match data_in_file(file, range.start) {
+                Ok(found) => *extent = found?,
+                Err(_) => return Some(range.clone()),
+            }
+        }
+        let (start, end) = (extent.start.max(range.start), extent.end.min(range.end));
+        (start < end).then_some(start..end)
     }
 
     /// The first run of pages in `range` that the mapping has for itself; it may end early.
@@ -184,18 +201,15 @@ fn cut(pages: Range<u64>, page: u64, range: &Range<u64>) -> Range<u64> {
     (pages.start * page).max(range.start)..(pages.end * page).min(range.end)
 }
 
-/// The first part of the block's `range` that the file has data for.
-fn next_in_file(file: &FileBacking, range: Range<u64>) -> Option<Range<u64>> {
-    let at = |offset: u64| offset.saturating_add(file.offset);
-    match seek(&file.file, SeekFrom::Data(at(range.start))) {
+/// The first part of the block, from `offset` on, that the file has data for; nothing if there is none to its end.
+fn data_in_file(file: &FileBacking, offset: u64) -> Result<Option<Range<u64>>, Errno> {
+    match seek(&file.file, SeekFrom::Data(offset.saturating_add(file.offset))) {
         // Nothing from here to the end of the file.
-        Err(Errno::NXIO) => None,
-        Err(_) => Some(range),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno),
         Ok(data) => {
             let hole = seek(&file.file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
-            let start = data.saturating_sub(file.offset).max(range.start);
-            let end = hole.saturating_sub(file.offset).min(range.end);
-            (start < end).then_some(start..end)
+            Ok(Some(data.saturating_sub(file.offset)..hole.saturating_sub(file.offset)))
         }
     }
 }
