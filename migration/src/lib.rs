@@ -89,7 +89,7 @@ impl Migration {
     }
 
     fn receive(&self, address: &Address, exit_on_error: bool) -> Result<()> {
-        lock(&self.settings).capabilities.fit(address)?;
+        lock(&self.settings).fit(address)?;
         let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));
         let started = Incoming::start(machine, &self.chardevs, settings, address, exit_on_error);
         let (incoming, result) = match started {
@@ -119,8 +119,7 @@ impl Migration {
         if self.machine.run_state() == qapi::types::RunState::Inmigrate {
             return Err(Error::generic("Guest is waiting for an incoming migration"));
         }
-        let capabilities = lock(&self.settings).capabilities.clone();
-        capabilities.fit(address)?;
+        lock(&self.settings).fit(address)?;
         if let Some(why) = self.machine.sections().blocked.into_iter().next() {
             return Err(Error::generic(why));
         }
