@@ -12,6 +12,7 @@ mod log;
 mod progress_line;
 mod report;
 mod start;
+mod states;
 mod vm;
 
 use std::process::ExitCode;

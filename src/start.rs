@@ -29,6 +29,7 @@ use crate::help;
 use crate::log::{self, Logging};
 use crate::progress_line::ProgressLine;
 use crate::report::Reporter;
+use crate::states;
 use crate::vm::{self, Vm};
 
 /// How long what is still queued for clients may take at the end.
@@ -51,6 +52,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     outputs::check_display(line)?;
     outputs::check_audio(line)?;
     log::init(line, report)?;
+    if let Some(raw) = &line.dump_vmstate {
+        return states::dump(raw, machine_config(line, None)?, &accel_specs(line)?);
+    }
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
     name.process.as_deref().map(name_process).transpose()?;
 

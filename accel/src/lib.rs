@@ -48,7 +48,7 @@ mod testing;
 use std::sync::Arc;
 
 use memory::{AddressSpace, Memory};
-use vmstate::Saved;
+use vmstate::{Saved, StateShape};
 
 pub use chips::{Chips, IoApic, LocalApic, Pic};
 pub use cpu::CpuModel;
@@ -333,4 +333,8 @@ pub struct MemorySlots {
     pub max: u32,
     /// Not in use now.
     pub free: u32,
+}
+/// What accelerators declare that a migration takes along of them, whatever of them this host has.
+pub fn declared_states() -> Vec<StateShape> {
+    kvm::declared_states()
 }

@@ -23,6 +23,7 @@ pub mod isa;
 pub mod mem;
 pub mod migration;
 pub mod pci;
+pub mod states;
 #[cfg(test)]
 mod testing;
 pub mod trace_events;

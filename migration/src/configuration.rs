@@ -45,6 +45,11 @@ vmstate! {
     }
 }
 
+/// What this module declares.
+pub(crate) fn declared() -> Vec<vmstate::StateShape> {
+    vec![Configuration::declared(), GlobalState::declared()]
+}
+
 impl Configuration {
     /// Of a machine type.
     pub fn of(name: String, uuid: [u8; 16], on: &capabilities::Capabilities) -> Self {

@@ -62,6 +62,11 @@ enum Expected {
     Begun(Arc<Incoming>),
 }
 
+/// What the stream itself declares besides memory.
+pub fn declared_states() -> Vec<vmstate::StateShape> {
+    configuration::declared()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What they guard is only ever assigned whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -98,6 +98,7 @@ pub(crate) struct CommandLine {
     pub(crate) qtest_log: Option<String>,
     pub(crate) daemonize: bool,
     pub(crate) pidfile: Option<String>,
+    pub(crate) dump_vmstate: Option<Raw>,
     pub(crate) log_file: Option<String>,
     pub(crate) log_items: Option<String>,
     pub(crate) trace: Vec<Raw>,
@@ -223,6 +224,13 @@ impl CommandLine {
             "-qtest-log" => self.qtest_log = Some(text),
             "-daemonize" => self.daemonize = true,
             "-pidfile" => self.pidfile = Some(text),
+            "-dump-vmstate" => {
+                if self.dump_vmstate.is_some() {
+                    let only = "only one '-dump-vmstate' option may be given";
+                    return Err(Error::generic(only).prefixed(&raw.prefix()));
+                }
+                self.dump_vmstate = Some(raw);
+            }
             "-D" => self.log_file = Some(text),
             "-d" => self.log_items = Some(text),
             "-trace" => self.trace.push(raw),

@@ -123,6 +123,7 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-qtest-log", &[], "FILE", "log of the qtest protocol"),
     flag("-daemonize", &[], "go to the background once started"),
     with("-pidfile", &[], "FILE", "write the process id there"),
+    with("-dump-vmstate", &[], "FILE", "write down what a migration takes along, as JSON, and end"),
     with("-d", &[], "ITEM[,ITEM...]", "what the log has besides trace events; 'help' lists the items"),
     with("-D", &[], "FILE", "write the log there instead of stderr; %d is the process id"),
     with(

@@ -197,7 +197,7 @@ impl<T: Field> Field for Option<T> {
     }
 
     fn shape() -> Shape {
-        Shape::List(Box::new(T::shape()))
+        Shape::Optional(Box::new(T::shape()))
     }
 
     fn put_all(all: &[Self], name: &'static str, out: &mut Encoder) {

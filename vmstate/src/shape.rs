@@ -39,6 +39,8 @@ pub enum Shape {
     Array(Box<Shape>, usize),
     /// As many of one kind as the stream says.
     List(Box<Shape>),
+    /// One or none, which the stream says.
+    Optional(Box<Shape>),
     /// A struct.
     Struct(StateShape),
 }
@@ -74,11 +76,22 @@ impl StateShape {
 }
 
 impl Shape {
+    /// The same as what another one consists of; an object of its own if both have members of the same names.
+    fn within(&self, depth: usize) -> String {
+        match self {
+            Self::Scalar(..) | Self::Struct(_) => self.members(depth),
+            Self::Array(..) | Self::List(_) | Self::Optional(_) => {
+                format!("\"of\": {{{}}}", self.members(depth))
+            }
+        }
+    }
+
     fn members(&self, depth: usize) -> String {
         match self {
             Self::Scalar(kind, size) => format!("\"type\": \"{kind}\", \"size\": {size}"),
-            Self::Array(of, len) => format!("\"array\": {len}, {}", of.members(depth)),
-            Self::List(of) => format!("\"array\": \"variable\", {}", of.members(depth)),
+            Self::Array(of, len) => format!("\"array\": {len}, {}", of.within(depth)),
+            Self::List(of) => format!("\"array\": \"variable\", {}", of.within(depth)),
+            Self::Optional(of) => format!("\"optional\": true, {}", of.within(depth)),
             Self::Struct(state) => format!("\"type\": \"struct\", \"struct\": {}", state.to_json(depth)),
         }
     }

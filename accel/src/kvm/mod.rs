@@ -45,6 +45,7 @@ mod tsc;
 mod vcpu;
 
 pub(crate) use kick::thread_id;
+pub(crate) use save::declared as declared_states;
 
 use std::io;
 use std::os::fd::AsRawFd;

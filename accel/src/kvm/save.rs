@@ -17,7 +17,7 @@ use kvm_bindings::{
     KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, kvm_clock_data, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, VmFd};
-use vmstate::{LoadError, Priority, Section, vmstate};
+use vmstate::{LoadError, Priority, Section, StateShape, VmState as _, vmstate};
 
 use super::state::{LiveState, ResetState};
 use super::tsc::InStep;
@@ -167,6 +167,13 @@ pub(super) fn exact_events(vm: &VmFd) {
 }
 
 /// All sections, in the order in which they are to be loaded.
+/// What [`sections`] consist of.
+pub(crate) fn declared() -> Vec<StateShape> {
+    let mut all = vec![ClockState::declared(), CpuState::declared()];
+    all.extend(chips::declared());
+    all
+}
+
 pub(super) fn sections(shared: &Arc<Shared>, config: &Arc<VcpuConfig>) -> Vec<Section> {
     let mut all = vec![clock(shared)];
     all.extend((0..config.apic_ids.len()).map(|cpu| vcpu(shared, config, cpu)));

@@ -12,7 +12,7 @@ use kvm_bindings::{
     kvm_ioapic_state__bindgen_ty_1, kvm_pic_state, kvm_pit_channel_state, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
-use vmstate::{LoadError, Result, Section, vmstate};
+use vmstate::{LoadError, Result, Section, StateShape, VmState as _, vmstate};
 
 use crate::kvm::state::chip;
 use crate::kvm::{Shared, os_error};
@@ -80,6 +80,11 @@ vmstate! {
         /// The kernel's: whether a HPET has taken its first counter's place, whether its speaker is a dummy, whether that is on.
         flags: u32,
     }
+}
+
+/// What [`sections`] consist of.
+pub(super) fn declared() -> [StateShape; 3] {
+    [PicState::declared(), IoApicState::declared(), PitState::declared()]
 }
 
 pub(super) fn sections(shared: &Arc<Shared>) -> Vec<Section> {
