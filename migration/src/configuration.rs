@@ -54,7 +54,8 @@ impl Configuration {
     /// Of a machine type.
     pub fn of(name: String, uuid: [u8; 16], on: &capabilities::Capabilities) -> Self {
         let names = forming(on);
-        let capabilities = (!names.is_empty()).then(|| Capabilities { capabilities: CapabilityNames(names) });
+        let capabilities =
+            (!names.is_empty()).then_some(Capabilities { capabilities: CapabilityNames(names) });
         let uuid = on.has(Capability::ValidateUuid).then_some(Uuid { uuid });
         Self { name: Text(name), capabilities, uuid }
     }

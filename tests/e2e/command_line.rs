@@ -254,3 +254,34 @@ fn clients_are_told_what_the_command_line_takes() {
     let error = vm.qmp().err("query-command-line-options", json!({ "option": "x" }));
     assert_eq!(error, ("GenericError".into(), "invalid option name: x".into()));
 }
+
+#[test]
+fn states_that_move_are_written_down() {
+    refused(&[
+        (
+            "-dump-vmstate /nonexistent/x",
+            "-dump-vmstate /nonexistent/x: open /nonexistent/x: No such file or directory",
+        ),
+        ("-dump-vmstate /", "-dump-vmstate /: open /: Is a directory"),
+        (
+            "-dump-vmstate /dev/null -dump-vmstate b",
+            "-dump-vmstate b: only one '-dump-vmstate' option may be given",
+        ),
+        (
+            "-machine foo -dump-vmstate /dev/null",
+            "unsupported machine type: \"foo\"\nUse -machine help to list supported machines",
+        ),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("states").display().to_string();
+    // What is not needed for it is not looked at.
+    let exited = Vm::new()
+        .line(&format!("-machine q35 -device nonesuch -kernel /nonexistent -dump-vmstate {file}"))
+        .run();
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    let states: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(states["vmschkmachine"]["Name"], "pc-q35-10.0");
+    // QEMU lists classes of devices, we the states.
+    let versions = [&states["serial"]["version"], &states["isa-serial"]["version_id"]];
+    assert!(versions.iter().any(|version| version.is_u64()));
+}
