@@ -51,14 +51,14 @@ vmstate! {
     /// Of the function `i440FX`.
     pub struct I440FxState: "I440FX", version 3 {
         /// What it has as a function.
-        device: PciDeviceState,
+        parent_obj: PciDeviceState,
     }
 }
 vmstate! {
     /// Of the function `mch`.
     pub struct MchState: "mch", version 1 {
         /// What it has as a function.
-        device: PciDeviceState,
+        parent_obj: PciDeviceState,
     }
 }
 
@@ -259,15 +259,15 @@ impl PciDevice for HostFunction {
             Ok(())
         };
         let section = if own.ecam {
-            let load = move |MchState { device }| {
-                load(&device).map_err(|error: LoadError| error.in_field("mch", "device"))
+            let load = move |MchState { parent_obj }| {
+                load(&parent_obj).map_err(|error: LoadError| error.in_field("mch", "parent_obj"))
             };
-            Section::new(move || MchState { device: own.pci.saved_state() }, load)
+            Section::new(move || MchState { parent_obj: own.pci.saved_state() }, load)
         } else {
-            let load = move |I440FxState { device }| {
-                load(&device).map_err(|error: LoadError| error.in_field("I440FX", "device"))
+            let load = move |I440FxState { parent_obj }| {
+                load(&parent_obj).map_err(|error: LoadError| error.in_field("I440FX", "parent_obj"))
             };
-            Section::new(move || I440FxState { device: own.pci.saved_state() }, load)
+            Section::new(move || I440FxState { parent_obj: own.pci.saved_state() }, load)
         };
         Saved::one(section.at(Priority::Bus))
     }

@@ -50,14 +50,14 @@ vmstate! {
     /// What a migration takes along of `pci-bridge`.
     pub struct PciBridgeState: "pci_bridge", version 1 {
         /// What it has as a function.
-        device: PciDeviceState,
+        parent_obj: PciDeviceState,
     }
 }
 vmstate! {
     /// Of `pcie-pci-bridge`.
     pub struct PciePciBridgeState: "pcie-pci-bridge", version 1 {
         /// What it has as a function.
-        device: PciDeviceState,
+        parent_obj: PciDeviceState,
     }
 }
 
@@ -118,7 +118,9 @@ impl PciBridge {
                 // Nothing is left that could interrupt.
                 self.props().msi = MSI_OFF;
             }
-            self.pci.add_capability(CAP_SLOT_NUMBERING, &[FIRST_IN_CHASSIS, props.chassis])?;
+            let cap = self.pci.add_capability(CAP_SLOT_NUMBERING, &[FIRST_IN_CHASSIS, props.chassis])?;
+            // The chassis is whatever the guest says it is.
+            self.pci.with_config(|config| config.set_writable(cap + 3, &[0xff]));
             express::add_reserve(&self.pci, &props.reserve)?;
             self.bridge.set_reserve(props.reserve.reserve());
         }
@@ -180,15 +182,16 @@ impl PciDevice for PciBridge {
             Ok(())
         };
         Saved::one(if own.express {
-            let load = move |PciePciBridgeState { device }| {
-                load(&device).map_err(|error: LoadError| error.in_field("pcie-pci-bridge", "device"))
+            let load = move |PciePciBridgeState { parent_obj }| {
+                load(&parent_obj).map_err(|error: LoadError| error.in_field("pcie-pci-bridge", "parent_obj"))
             };
-            Section::new(move || PciePciBridgeState { device: own.pci.saved_state() }, load).at(Priority::Bus)
+            Section::new(move || PciePciBridgeState { parent_obj: own.pci.saved_state() }, load)
+                .at(Priority::Bus)
         } else {
-            let load = move |PciBridgeState { device }| {
-                load(&device).map_err(|error: LoadError| error.in_field("pci_bridge", "device"))
+            let load = move |PciBridgeState { parent_obj }| {
+                load(&parent_obj).map_err(|error: LoadError| error.in_field("pci_bridge", "parent_obj"))
             };
-            Section::new(move || PciBridgeState { device: own.pci.saved_state() }, load).at(Priority::Bus)
+            Section::new(move || PciBridgeState { parent_obj: own.pci.saved_state() }, load).at(Priority::Bus)
         })
     }
 }

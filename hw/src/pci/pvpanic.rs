@@ -34,7 +34,7 @@ vmstate! {
     /// What a migration takes along: the register remembers nothing.
     pub struct PvPanicState: "pvpanic-pci", version 1 {
         /// What it has as a function.
-        device: PciDeviceState,
+        dev: PciDeviceState,
     }
 }
 
@@ -77,10 +77,10 @@ impl PciDevice for PvPanicPci {
 
     fn pci_saved(self: Arc<Self>) -> Saved {
         let loaded = Arc::clone(&self);
-        let load = move |PvPanicState { device }| {
-            loaded.pci.load_state(&device).map_err(|error| error.in_field("pvpanic-pci", "device"))
+        let load = move |PvPanicState { dev }| {
+            loaded.pci.load_state(&dev).map_err(|error| error.in_field("pvpanic-pci", "dev"))
         };
-        Saved::one(Section::new(move || PvPanicState { device: self.pci.saved_state() }, load))
+        Saved::one(Section::new(move || PvPanicState { dev: self.pci.saved_state() }, load))
     }
 
     fn pci_unrealize(self: Arc<Self>, machine: &Arc<Machine>) {

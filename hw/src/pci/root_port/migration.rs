@@ -15,6 +15,9 @@ vmstate! {
     }
 }
 
+/// The field, as QEMU calls it.
+const FUNCTION: &str = "parent_obj.parent_obj.parent_obj";
+
 pub(super) fn saved(port: Arc<RootPort>) -> Saved {
     let loaded = Arc::clone(&port);
     let save = move || RootPortState { device: port.pci.saved_state() };
@@ -23,7 +26,7 @@ pub(super) fn saved(port: Arc<RootPort>) -> Saved {
 
 impl RootPort {
     fn load(&self, state: &RootPortState) -> Result<()> {
-        self.pci.load_state(&state.device).map_err(|error| error.in_field("pcie-root-port", "device"))?;
+        self.pci.load_state(&state.device).map_err(|error| error.in_field("pcie-root-port", FUNCTION))?;
         self.bridge.update(self);
         let power = {
             let mut state = self.state();

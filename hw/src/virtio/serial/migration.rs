@@ -18,7 +18,6 @@ const MESSAGE_BYTES: usize = 64 << 10;
 vmstate! {
     /// The control channel and the ports.
     pub(in crate::virtio) struct SerialState: "virtio-serial", version 1 {
-        max_nr_ports: u32,
         multiport: bool,
         /// Control messages that the guest has not taken.
         messages: Vec<Vec<u8>>,
@@ -44,16 +43,9 @@ impl BackendState for SerialState {
 
 pub(super) fn saved(serial: Arc<VirtioSerial>, carrier: Carrier) -> Saved {
     let loaded = Arc::clone(&serial);
-    let save = move || {
-        let max_ports = serial.settings().max_ports;
-        serial.ports().saved_state(max_ports)
-    };
-    let load = move |state: SerialState| {
-        let max_ports = loaded.settings().max_ports;
-        // What there is to tell is told when the queues are looked at.
-        loaded.ports().load_state(state, max_ports)
-    };
-    Saved::one(section(carrier, save, load))
+    // What there is to tell is told when the queues are looked at.
+    let load = move |state: SerialState| loaded.ports().load_state(state);
+    Saved::one(section(carrier, move || serial.ports().saved_state(), load))
 }
 
 impl Port {
@@ -80,23 +72,19 @@ impl Port {
 }
 
 impl Ports {
-    fn saved_state(&self, max_ports: u32) -> SerialState {
+    fn saved_state(&self) -> SerialState {
         // News are told before anybody asks.
         let Self { by_id, multiport, messages, news: _, title: _ } = self;
         SerialState {
-            max_nr_ports: max_ports,
             multiport: *multiport,
             messages: messages.iter().cloned().collect(),
             ports: by_id.iter().map(|(id, port)| port.saved_state(*id)).collect(),
         }
     }
 
-    fn load_state(&mut self, saved: SerialState, max_ports: u32) -> Result<()> {
-        let SerialState { max_nr_ports, multiport, messages, ports } = saved;
+    fn load_state(&mut self, saved: SerialState) -> Result<()> {
+        let SerialState { multiport, messages, ports } = saved;
         let invalid = |text: String| Err(LoadError::invalid(format!("virtio-serial-bus: {text}")));
-        if max_nr_ports != max_ports {
-            return invalid(format!("{max_nr_ports} ports at most, not {max_ports}"));
-        }
         let ids = |list: &mut dyn Iterator<Item = u32>| -> Vec<u32> { list.collect() };
         let (theirs, own) = (ids(&mut ports.iter().map(|p| p.id)), ids(&mut self.by_id.keys().copied()));
         if theirs != own {

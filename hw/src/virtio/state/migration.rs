@@ -91,11 +91,11 @@ impl VirtioState {
         if usize::from(*queue_sel) >= MAX_DESCRIPTORS {
             return Err(LoadError::invalid(format!("Invalid queue selector {queue_sel}")));
         }
-        let (count, own) = (vq.len(), self.queues.len());
-        if count != own {
-            return Err(LoadError::invalid(format!(
-                "Invalid number of virtqueues: {count:#x}, not {own:#x}"
-            )));
+        // As in QEMU one with fewer or more queues is no other device, as long as the driver uses none that is not there.
+        let own = self.queues.len();
+        if let Some(number) = vq.iter().skip(own).position(|queue| queue.ring.is_some()) {
+            let number = own + number;
+            return Err(LoadError::invalid(format!("VQ {number} is in use, and there are {own}")));
         }
         for vector in vq.iter().map(|queue| queue.vector).chain([*config_vector]) {
             if vector != NO_VECTOR && vector >= host.vectors {

@@ -139,7 +139,7 @@ fn another_function_is_refused_as_by_qemu() {
         [
             "get_pci_config_device: Bad config data: i=0x2 read: 12 device: 11 cmask: ff wmask: 0 w1cmask:0",
             "Failed to load PCIDevice:config",
-            "Failed to load pvpanic-pci:device",
+            "Failed to load pvpanic-pci:dev",
         ]
     );
 }
