@@ -122,6 +122,11 @@ struct Inner {
 }
 
 impl Inner {
+    /// What rings for every vCPU: without the lock, so that none wakes up to wait for it.
+    fn bells(&self) -> Vec<Arc<Condvar>> {
+        self.cpus.iter().map(|cpu| Arc::clone(&cpu.bell)).collect()
+    }
+
     /// Something changed that is for every vCPU.
     fn ring_all(&self) {
         self.cpus.iter().for_each(|cpu| cpu.bell.notify_one());
@@ -265,6 +270,7 @@ impl Control {
         let mut inner = self.lock();
         inner.cpus[cpu].task = None;
         inner.cpus[cpu].broken = broken;
+        drop(inner);
         self.changed.notify_all();
     }
 
@@ -338,7 +344,9 @@ impl Control {
         let mut inner = self.lock();
         if inner.goal == Goal::Pause {
             inner.goal = Goal::Run;
-            inner.ring_all();
+            let bells = inner.bells();
+            drop(inner);
+            bells.iter().for_each(|bell| bell.notify_one());
             self.changed.notify_all();
         }
     }
@@ -400,7 +408,10 @@ impl Control {
         for cpu in &mut inner.cpus {
             cpu.task = (cpu.phase != Phase::Gone).then_some(task);
         }
-        inner.ring_all();
+        let bells = inner.bells();
+        drop(inner);
+        bells.iter().for_each(|bell| bell.notify_one());
+        let mut inner = self.lock();
         let busy = |cpu: &Cpu| cpu.task.is_some() && waits_for(cpu);
         while inner.goal != Goal::Exit && inner.cpus.iter().any(busy) {
             inner = self.wait(inner);

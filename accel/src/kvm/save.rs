@@ -126,6 +126,8 @@ impl Exchange {
 
     fn load_all(&self, shared: &Shared) -> vmstate::Result<()> {
         lock(&self.cells).step = Arc::default();
+        // Registers name guest memory that the kernel writes to, and are refused without.
+        shared.first_run();
         shared.control.load();
         let results: Vec<_> =
             lock(&self.cells).cpus.iter_mut().filter_map(|cell| cell.loaded.take()).collect();
