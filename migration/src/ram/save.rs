@@ -132,6 +132,10 @@ impl Sender {
         counters: &Counters,
         mut enough: impl FnMut(&mut Output) -> io::Result<bool>,
     ) -> io::Result<bool> {
+        if self.senders.is_some() {
+            // Pages are taken in only once the other side has seen that this part begins.
+            out.flush()?;
+        }
         while let Some(block) = self.blocks.get(self.cursor.block) {
             let Some(run) = block.runs.get(self.cursor.run).cloned() else {
                 self.cursor = Cursor { block: self.cursor.block + 1, ..Cursor::default() };
@@ -158,6 +162,7 @@ impl Sender {
             // A page comes again only after all that was sent of it before has arrived.
             senders.flush()?;
             out.u64(ram::FLUSH)?;
+            out.flush()?;
         }
         out.u64(ram::END)?;
         Ok(true)
