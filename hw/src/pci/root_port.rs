@@ -18,7 +18,7 @@ use super::bus::PciBus;
 use super::config::{PciInfo, reg};
 use super::device::{PciDevice, PciState};
 use super::express::{self, Kind, at};
-use super::slot::{LOCKED, SHOWN_EVENTS, Slot, capabilities};
+use super::slot::{SHOWN_EVENTS, Slot, capabilities};
 use crate::acpi::pcihp;
 use crate::core::bus::Bus as _;
 use crate::core::device::{Category, Device, DeviceClass, ResetKind};
@@ -181,7 +181,7 @@ impl RootPort {
             config
                 .set_writable(cap + at::SLOT_CONTROL, &Slot::writable(props.power_controller).to_le_bytes());
             config.set_write_1_clears(cap + at::SLOT_STATUS, &[SHOWN_EVENTS as u8]);
-            config.set_checked(cap + at::SLOT_STATUS, &[!(LOCKED as u8)]);
+            config.set_checked(cap + at::SLOT_STATUS, &[0]);
             config.set_writable(cap + at::ROOT_CONTROL, &[7]);
             config.set_writable(reg::BRIDGE_CONTROL, &[0x5f]);
             if props.writeable_slt_bug {

@@ -1,6 +1,6 @@
 //! Functions, bridges and ports look the same in the machine that they were moved to.
 
-use vmstate::Errno;
+use vmstate::{Decoder, Encoder, Errno};
 
 use crate::core::globals::Global;
 use crate::core::qdev;
@@ -122,6 +122,24 @@ fn a_pin_that_is_up_is_up_at_the_other_end_and_goes_down_there() {
     select(&to, 0, 4, SLOT_CONTROL);
     let _ = to.machine.io_space().write_uint(0xcfe, 2, 0x10);
     assert_eq!(pin(&to), 0, "ones clear events");
+}
+
+#[test]
+fn a_slot_is_shown_as_it_was_also_if_there_is_something_in_it_now() {
+    let (from, to) = (machine(&[PORT]), machine(&BEHIND));
+    let before = read(&from, 0, 4, SLOT_CONTROL);
+    assert_ne!(read(&to, 0, 4, SLOT_CONTROL), before);
+    let port = |rig: &Rig| {
+        let all = carry::sections(&rig.machine);
+        all.into_iter().find(|(_, section)| section.name() == "pcie-root-port").unwrap().1
+    };
+    let mut out = Encoder::new();
+    port(&from).save(&mut out);
+    let bytes = out.into_bytes();
+    port(&to).load(&mut Decoder::new(&bytes[..]), 1).unwrap();
+    assert_eq!(read(&to, 0, 4, SLOT_CONTROL), before, "as with QEMU");
+    set_up(&to);
+    assert_eq!(read(&to, 1, 0, 0), u32::MAX, "without power");
 }
 
 #[test]
