@@ -86,6 +86,10 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }
     memory.set_prealloc_observer(progress.map(|line| Arc::new(line) as Arc<dyn PreallocObserver>));
     let machine = build(line, name.guest, report, &main, &chardevs, &monitors, &memory)?;
+    if line.incoming.is_some() {
+        // Before there are devices: what is in shared memory may be what is to arrive.
+        machine.expect_incoming();
+    }
     ending.get_or_init(|| Arc::downgrade(&machine));
     greet(&mut main)?;
     for raw in &line.fw_cfg {
@@ -99,9 +103,6 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         }
     }
     devices(line, report, &machine)?;
-    if line.incoming.is_some() {
-        machine.expect_incoming();
-    }
     machine.finish()?;
     for global in machine.globals().of_no_class(&machine.tree().registry()) {
         report.line(&format!("warning: global {global} has invalid class name"));

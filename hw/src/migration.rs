@@ -66,6 +66,10 @@ impl migration::Machine for Movable {
         Box::new((MemoryDevices::of(&self.0).freeze(), self.0.hold_devices()))
     }
 
+    fn keep_shared(&self, keep: bool) {
+        MemoryDevices::of(&self.0).set_keeps_shared(keep);
+    }
+
     fn run_state(&self) -> RunState {
         self.0.run_state()
     }

@@ -131,6 +131,21 @@ impl Memory {
         self.ram.blocks()
     }
 
+    /// Where the guest sees the beginning of a block, in the first address space that shows it. Not of sparse memory, of which parts
+    /// may be shown.
+    pub fn address_of(&self, block: &Arc<RamBlock>) -> Option<u64> {
+        if block.discard_manager().is_some() {
+            return None;
+        }
+        let topology = self.topology();
+        topology.spaces.iter().find_map(|entry| {
+            let view = entry.space.view();
+            let shows =
+                |range: &&crate::FlatRange| range.block().is_some_and(|other| Arc::ptr_eq(other, block));
+            view.ranges().iter().find(shows).map(|range| range.addr.wrapping_sub(range.offset))
+        })
+    }
+
     /// The text of `info ramblock`.
     pub fn ramblock_text(&self) -> String {
         self.ram.text()

@@ -114,7 +114,7 @@ impl Configuration {
 
 /// Names of the capabilities that are on and change the form of the stream.
 fn forming(on: &capabilities::Capabilities) -> Vec<String> {
-    let forming = [Capability::MappedRam];
+    let forming = [Capability::XIgnoreShared, Capability::MappedRam];
     forming.iter().filter(|c| on.has(**c)).map(|c| c.as_str().to_owned()).collect()
 }
 

@@ -25,6 +25,7 @@ use crate::connect;
 use crate::machine::{Machine, Placed};
 use crate::multifd::recv::{self, Receivers};
 use crate::progress::Progress;
+use crate::ram::Form;
 use crate::ram::load::Loader;
 use crate::return_path::{Answers, command};
 use crate::settings::Settings;
@@ -262,10 +263,11 @@ impl Incoming {
         if let Some(why) = sections.blocked.into_iter().next() {
             return Err(LoadError::invalid(why));
         }
-        let mapped = self.capabilities().has(Capability::MappedRam);
+        let form = Form::of(&self.capabilities());
+        self.on_loop(move |machine| machine.keep_shared(form.ignore_shared))?;
         let mut load = Load {
             incoming: self,
-            memory: Loader::new(self.machine.memory(), mapped, self.receivers.clone().filter(|_| !mapped)),
+            memory: Loader::new(self.machine.memory(), form, self.receivers.clone().filter(|_| !form.mapped)),
             sections: sections.list,
             by_number: HashMap::new(),
             later: Vec::new(),

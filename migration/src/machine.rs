@@ -51,6 +51,9 @@ pub trait Machine: Send + Sync {
     /// Keeps what is plugged as it is until the guard is dropped. Any thread may drop it.
     fn freeze(&self) -> Box<dyn Any + Send>;
 
+    /// Says whether a machine that arrives finds memory that it shares with its source already here.
+    fn keep_shared(&self, keep: bool);
+
     /// The run state. Any thread.
     fn run_state(&self) -> RunState;
 

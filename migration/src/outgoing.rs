@@ -27,6 +27,7 @@ use crate::machine::{Machine, Placed};
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
+use crate::ram::Form;
 use crate::ram::save::Sender;
 use crate::return_path::{ReturnPath, command};
 use crate::settings::Settings;
@@ -110,6 +111,10 @@ impl Outgoing {
         lock(&self.settings).capabilities.has(capability)
     }
 
+    fn form(&self) -> Form {
+        Form::of(&lock(&self.settings).capabilities)
+    }
+
     fn configuration(&self) -> Configuration {
         let capabilities = lock(&self.settings).capabilities.clone();
         Configuration::of(self.machine.type_name(), self.machine.uuid(), &capabilities)
@@ -188,7 +193,7 @@ impl Outgoing {
             return Err(Stop::Failed(why));
         }
         let sections = Arc::new(sections.list);
-        let mut sender = Sender::new(self.machine.memory(), senders)?;
+        let mut sender = Sender::new(self.machine.memory(), self.form(), senders)?;
         set(&self.progress.counters.total, sender.total());
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
@@ -419,14 +424,13 @@ impl Stream<'_> {
     }
 
     fn memory_begins(&mut self, sender: &mut Sender) -> Work<()> {
-        let mapped = self.job.has(Capability::MappedRam);
         self.put(|out| {
             out.u8(wire::SECTION_START)?;
             out.u32(wire::RAM_SECTION)?;
             out.text(wire::RAM)?;
             out.u32(0)?;
             out.u32(wire::RAM_VERSION)?;
-            sender.put_blocks(out, mapped)?;
+            sender.put_blocks(out)?;
             footer(out, wire::RAM_SECTION)
         })
     }

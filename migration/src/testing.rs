@@ -104,6 +104,11 @@ impl Fake {
 }
 
 impl Fake {
+    /// The memory.
+    pub(crate) fn memory_of(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// The run state.
     pub(crate) fn run_state_now(&self) -> RunState {
         *self.state.lock().unwrap()
@@ -153,6 +158,7 @@ impl Machine for Fake {
     fn freeze(&self) -> Box<dyn Any + Send> {
         Box::new(())
     }
+    fn keep_shared(&self, _keep: bool) {}
     fn run_state(&self) -> RunState {
         *self.state.lock().unwrap()
     }

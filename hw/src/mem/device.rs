@@ -3,7 +3,7 @@
 //! The list is a machine extension ([`MemoryDevices::of`]): `query-memory-devices`, `query-memory-size-summary` and
 //! `info numa` read it, [`super::plug`] changes it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memory::{DiscardClaim, DiscardConflict, DiscardGuard, Memory, MemoryBackend, RegionId};
@@ -111,6 +111,8 @@ pub struct SlotUse {
 pub struct MemoryDevices {
     devices: Mutex<Vec<Arc<dyn MemoryDevice>>>,
     frozen: AtomicU32,
+    /// Whether a machine that arrives finds its shared memory here.
+    keeps_shared: AtomicBool,
     locked: OnceLock<DiscardGuard>,
 }
 
@@ -184,6 +186,16 @@ impl MemoryDevices {
     pub fn freeze(self: &Arc<Self>) -> Frozen {
         self.frozen.fetch_add(1, Ordering::AcqRel);
         Frozen(Arc::clone(self))
+    }
+
+    /// Says whether a machine that arrives finds the memory that it shares with its source already here.
+    pub fn set_keeps_shared(&self, keeps: bool) {
+        self.keeps_shared.store(keeps, Ordering::Release);
+    }
+
+    /// Whether it does.
+    pub fn keeps_shared(&self) -> bool {
+        self.keeps_shared.load(Ordering::Acquire)
     }
 
     /// Whether guests may not change what is plugged.

@@ -43,15 +43,19 @@ pub(super) fn allocate(
         rom: config.rom == Rom::On,
         ..RamSpec::anonymous(name, config.size).backing(backing)
     };
-    memory.create_ram(spec).map_err(|error| {
+    let block = memory.create_ram(spec).map_err(|error| {
         // A file that only exists because of this attempt goes again.
         if let Some(path) = fresh
             && let Err(error) = std::fs::remove_file(&path)
         {
             trace::emit!(pliant_backing_file_left, path.display(), &error);
         }
-        error.into()
-    })
+        Error::from(error)
+    })?;
+    if matches!(kind, Kind::File) {
+        block.set_named_file();
+    }
+    Ok(block)
 }
 
 fn memfd(config: &Config) -> Result<File> {

@@ -99,6 +99,8 @@ pub struct RamBlock {
     page_size: u64,
     file: Option<FileBacking>,
     shared_anonymous: bool,
+    /// Whether another process can open the file by its name.
+    named_file: AtomicBool,
     /// Shown as `ro` by `info ramblock`.
     rom: AtomicBool,
     pub(super) mapping: Mapping,
@@ -144,6 +146,7 @@ impl RamBlock {
             page_size,
             file,
             shared_anonymous,
+            named_file: AtomicBool::new(false),
             rom: AtomicBool::new(rom),
             mapping,
             dirty: ArcSwapOption::empty(),
@@ -223,6 +226,17 @@ impl RamBlock {
     /// Whether other processes see stores.
     pub fn is_shared(&self) -> bool {
         self.file.as_ref().is_some_and(|f| f.shared)
+    }
+
+    /// Whether stores reach a file that another process can open by its name: a machine that is moved on this host need not send it.
+    #[doc(alias = "qemu_ram_is_named_file")]
+    pub fn is_shared_by_name(&self) -> bool {
+        self.is_shared() && self.named_file.load(Ordering::Relaxed)
+    }
+
+    /// Says that the file has a name.
+    pub(crate) fn set_named_file(&self) {
+        self.named_file.store(true, Ordering::Relaxed);
     }
 
     /// Whether unpopulated parts read as the shared zero page, costing no memory.

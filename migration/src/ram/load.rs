@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memory::{BlockReader, Memory, RamBlock};
 use vmstate::{LoadError, Result};
 
-use super::blocks;
 use super::mapped::Place;
+use super::{Form, blocks};
 use crate::multifd::recv::Receivers;
 use crate::wire::{Input, PAGE, ram};
 
@@ -118,18 +118,19 @@ impl LoadBlocks {
 pub struct Loader {
     blocks: Arc<LoadBlocks>,
     last: Option<usize>,
-    /// Whether pages are at places of their own in a file.
-    mapped: bool,
+    form: Form,
+    memory: Arc<Memory>,
     places: Vec<(usize, Place)>,
     /// Channels that pages come over.
     receivers: Option<Arc<Receivers>>,
 }
 
 impl Loader {
-    /// For the blocks of `memory`. `mapped`: pages are at places of their own in a file.
-    pub(crate) fn new(memory: &Memory, mapped: bool, receivers: Option<Arc<Receivers>>) -> Self {
+    /// For the blocks of `memory`.
+    pub(crate) fn new(memory: &Arc<Memory>, form: Form, receivers: Option<Arc<Receivers>>) -> Self {
         let blocks = LoadBlocks(blocks(memory).into_iter().map(LoadBlock::new).collect());
-        Self { blocks: Arc::new(blocks), last: None, mapped, places: Vec::new(), receivers }
+        let (blocks, memory) = (Arc::new(blocks), Arc::clone(memory));
+        Self { blocks, last: None, form, memory, places: Vec::new(), receivers }
     }
 
     /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
@@ -173,7 +174,7 @@ impl Loader {
                 }
                 (ram::FLUSH, Some(receivers)) => receivers.flush()?,
                 // Of a file whose pages are at places of their own, whoever wrote them.
-                (ram::FLUSH, None) if self.mapped => {}
+                (ram::FLUSH, None) if self.form.mapped => {}
                 (ram::END, _) => return Ok(()),
                 _ => {
                     let text = format!("Unknown combination of migration flags: {flags:#x}");
@@ -202,7 +203,18 @@ impl Loader {
             if std::mem::replace(&mut seen[index], true) {
                 return Err(LoadError::invalid(format!("{name} is listed twice")));
             }
-            if self.mapped {
+            let block = &self.blocks.0[index].block;
+            let ignored = self.form.ignores(block);
+            if self.form.ignore_shared {
+                let (theirs, ours) = (input.u64()?, self.memory.address_of(block).unwrap_or(0));
+                if ignored && theirs != ours {
+                    let text = format!("Mismatched GPAs for block {name} {theirs:#x} != {ours:#x}");
+                    return Err(LoadError::invalid(text));
+                }
+            }
+            if self.form.mapped && ignored {
+                Place::get_nowhere(input)?;
+            } else if self.form.mapped {
                 let place = Place::get(input, len)?;
                 place.skip(input, len)?;
                 self.places.push((index, place));

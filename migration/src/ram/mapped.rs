@@ -53,6 +53,28 @@ impl Place {
         Ok(Self { bitmap, pages, present: empty(len) })
     }
 
+    /// Writes the head for a block that is not in the file.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub(super) fn put_nowhere(out: &mut Output) -> io::Result<()> {
+        out.u32(VERSION)?;
+        [PAGE, 0, 0].into_iter().try_for_each(|value| out.u64(value))
+    }
+
+    /// Reads the head for a block that is not in the file.
+    ///
+    /// # Errors
+    /// The stream ended, or it is in it.
+    pub(super) fn get_nowhere(input: &mut Input) -> Result<()> {
+        let (version, page) = (input.u32()?, input.u64()?);
+        let (bitmap, pages) = (input.u64()?, input.u64()?);
+        if (version, page, bitmap, pages) == (VERSION, PAGE, 0, 0) {
+            return Ok(());
+        }
+        Err(LoadError::invalid("mapped-ram pages of shared memory"))
+    }
+
     /// Writes pages, or notes that they are zero.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 use memory::{DirtyClient, Memory, RamBlock};
 use qapi::Result;
 
-use super::blocks;
 use super::mapped::Place;
+use super::{Form, blocks};
 use crate::multifd::PACKET_PAGES;
 use crate::multifd::send::{Job, Senders};
 use crate::progress::{Counters, set};
@@ -37,6 +37,7 @@ struct Cursor {
 /// Sends the memory of a machine.
 pub struct Sender {
     memory: Arc<Memory>,
+    form: Form,
     blocks: Vec<Arc<SendBlock>>,
     /// Channels of their own for pages.
     senders: Option<Senders>,
@@ -54,18 +55,19 @@ impl Sender {
     ///
     /// # Errors
     /// Writes cannot be logged.
-    pub(crate) fn new(memory: &Arc<Memory>, senders: Option<Senders>) -> Result<Self> {
+    pub(crate) fn new(memory: &Arc<Memory>, form: Form, senders: Option<Senders>) -> Result<Self> {
         memory.start_global_dirty_log(CLIENT)?;
         let take = |block: Arc<RamBlock>| {
             let log = block.dirty_log(CLIENT)?;
             memory.mark_all_dirty(CLIENT, &block);
-            Some(Arc::new(SendBlock::new(block, log)))
+            let ignored = form.ignores(&block);
+            Some(Arc::new(SendBlock::new(block, log, ignored)))
         };
         let blocks: Vec<_> = blocks(memory).into_iter().filter_map(take).collect();
         let bytes: u64 = blocks.iter().flat_map(|b| &b.runs).map(|run| run.end - run.start).sum();
         let pending = bytes.div_ceil(PAGE);
         let memory = Arc::clone(memory);
-        Ok(Self { memory, blocks, senders, cursor: Cursor::default(), last: None, pending, bulk: true })
+        Ok(Self { memory, form, blocks, senders, cursor: Cursor::default(), last: None, pending, bulk: true })
     }
 
     /// Bytes of all blocks, unplugged memory included.
@@ -78,17 +80,23 @@ impl Sender {
         self.pending * PAGE
     }
 
-    /// The list of blocks, the beginning of the section. `mapped`: pages go to places of their own in a file.
+    /// The list of blocks, the beginning of the section.
     ///
     /// # Errors
     /// The channel's.
-    pub fn put_blocks(&mut self, out: &mut Output, mapped: bool) -> io::Result<()> {
+    pub fn put_blocks(&mut self, out: &mut Output) -> io::Result<()> {
         out.u64(self.total() | ram::BLOCKS)?;
         for block in &self.blocks {
             let len = block.block.size();
             out.text(&block.name)?;
             out.u64(len)?;
-            if mapped {
+            let ignored = self.form.ignores(&block.block);
+            if self.form.ignore_shared {
+                out.u64(self.memory.address_of(&block.block).unwrap_or(0))?;
+            }
+            if self.form.mapped && ignored {
+                Place::put_nowhere(out)?;
+            } else if self.form.mapped {
                 block.set_place(Place::put(out, len)?);
             }
         }

@@ -23,8 +23,10 @@ pub(crate) struct SendBlock {
 }
 
 impl SendBlock {
-    pub(super) fn new(block: Arc<RamBlock>, log: Arc<DirtyBitmap>) -> Self {
-        let (name, runs, reader) = (block.name(), populated(&block), block.reader());
+    /// `ignored`: it is not sent.
+    pub(super) fn new(block: Arc<RamBlock>, log: Arc<DirtyBitmap>, ignored: bool) -> Self {
+        let runs = if ignored { Vec::new() } else { populated(&block) };
+        let (name, reader) = (block.name(), block.reader());
         Self { block, name, log, runs, reader, place: OnceLock::new() }
     }
 

@@ -235,3 +235,42 @@ fn several_threads_put_pages_into_a_file() {
     assert_eq!(to.end(), "completed", "{:?}", to.errors());
     check(&to);
 }
+
+#[test]
+fn memory_that_both_sides_share_by_name_is_not_sent() {
+    use qom::{Registry, Tree};
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    let share = |rig: &Rig| {
+        let mut registry = Registry::new();
+        Tree::register(&mut registry);
+        memory::register(&mut registry, rig.machine.memory_of());
+        let tree = std::sync::Arc::new(Tree::new(registry));
+        let path = dir.path().join("shared").display().to_string();
+        let options = [
+            ("qom-type", "memory-backend-file"),
+            ("id", "m"),
+            ("size", "1M"),
+            ("share", "on"),
+            ("mem-path", &path),
+        ];
+        let pairs: Vec<_> = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        tree.add_object(tree.object_from_text(&pairs).unwrap()).unwrap();
+        let block = rig.machine.memory_of().ram_blocks().into_iter().find(|b| b.is_shared_by_name()).unwrap();
+        block.register_name(None);
+        (tree, block)
+    };
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    let (_source, block) = share(&from);
+    let _destination = share(&to);
+    block.write(77, b"shared").unwrap();
+    for rig in [&from, &to] {
+        rig.capability(MigrationCapability::XIgnoreShared);
+    }
+    to.expect(&uri).unwrap();
+    from.migrate(&uri).unwrap();
+    assert_eq!((from.end(), to.end()), ("completed".into(), "completed".into()), "{:?}", to.errors());
+    check(&to);
+    assert_eq!(from.migration.query_migrate().unwrap().ram.unwrap().normal, 2);
+}

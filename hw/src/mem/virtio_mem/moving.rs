@@ -166,7 +166,8 @@ fn read(device: &Arc<VirtioMem>, early: bool, input: &mut Decoder<'_>) -> Result
         let Some(live) = &mut inner.live else {
             return Err(LoadError::invalid("the device is not realized"));
         };
-        live.unit.arrive(&runs)
+        let kept = live.devices.keeps_shared() && live.unit.block().is_shared_by_name();
+        live.unit.arrive(&runs, kept)
     }))
 }
 
@@ -220,10 +221,12 @@ fn take_sizes(device: &VirtioMem, sizes: &Sizes) -> Result<()> {
 }
 
 impl Unit {
-    /// Has exactly `runs` plugged, whatever was before, and nothing in what is not.
-    pub(super) fn arrive(&mut self, runs: &[Range<u64>]) -> Result<()> {
+    /// Has exactly `runs` plugged, whatever was before, and nothing in what is not, unless the memory is there already (`kept`).
+    pub(super) fn arrive(&mut self, runs: &[Range<u64>], kept: bool) -> Result<()> {
         self.system_reset(false);
-        self.discard_rest();
+        if !kept {
+            self.discard_rest();
+        }
         for run in runs {
             if run.end > self.usable() {
                 self.widen_usable(run.end);

@@ -42,7 +42,9 @@ pub(super) fn realize(device: &Arc<VirtioMem>, machine: &Arc<Machine>) -> Result
     let Ok(discards) = machine.memory().discard_policy().claim(DiscardClaim::CoordinatedRequired) else {
         return error("Discarding RAM is disabled");
     };
-    if let Err(failed) = block.discard(0, block.size()) {
+    // What is in memory that another process shares may be what is to arrive.
+    let keep = machine.is_incoming() && block.is_shared();
+    if let Some(Err(failed)) = (!keep).then(|| block.discard(0, block.size())) {
         tracing::error!("{failed}");
         return error(format!("Unexpected error discarding RAM: {}", failed.reason()));
     }
