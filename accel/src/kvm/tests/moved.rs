@@ -1,6 +1,6 @@
 //! A guest that is moved to another machine goes on there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmstate::{Decoder, Encoder, LoadError, Saved, Section, VmState};
 
@@ -305,13 +305,21 @@ fn a_halted_guest_is_halted_and_woken() {
 
 #[test]
 fn timers_fire_after_the_move() {
-    // jmp $
-    let Some((from, to)) = with_controllers(&[0xeb, 0xfe]) else { return };
-    from.accel.pause();
-    assert_eq!(from.accel.chips().unwrap().pics[0].irr & 1, 0, "not within 55 ms");
-    hand_over(&from, &to);
-    to.accel.resume();
-    while to.accel.chips().unwrap().pics[0].irr & 1 == 0 {}
+    // On a busy host the 55 ms may be over by then.
+    for _ in 0..20 {
+        // jmp $
+        let Some((from, to)) = with_controllers(&[0xeb, 0xfe]) else { return };
+        hand_over(&from, &to);
+        if to.accel.chips().unwrap().pics[0].irr & 1 == 0 {
+            to.accel.resume();
+            let end = Instant::now() + Duration::from_secs(20);
+            while to.accel.chips().unwrap().pics[0].irr & 1 == 0 {
+                assert!(Instant::now() < end, "it does not fire");
+            }
+            return;
+        }
+    }
+    panic!("it always fired before");
 }
 
 #[test]
@@ -319,13 +327,13 @@ fn a_local_timer_fires_after_the_move_and_not_before_its_time() {
     let one_shot = [
         0xc7, 0x05, 0xe0, 0x03, 0xe0, 0xfe, 0x0b, 0, 0, 0, // divide by 1
         0xc7, 0x05, 0x20, 0x03, 0xe0, 0xfe, 0x44, 0, 0, 0, // vector 44h, once
-        0xc7, 0x05, 0x80, 0x03, 0xe0, 0xfe, 0x00, 0x65, 0xcd, 0x1d, // 500 ms
+        0xc7, 0x05, 0x80, 0x03, 0xe0, 0xfe, 0x00, 0xca, 0x9a, 0x3b, // a second
         0xe6, 0x11, 0xfb, 0xf4, // out 11h,al; sti; hlt
     ];
     let deadline = [
         0xc7, 0x05, 0x20, 0x03, 0xe0, 0xfe, 0x44, 0, 4, 0, // vector 44h, at a deadline
         0x0f, 0x31, // rdtsc
-        0x05, 0, 0, 0, 0x40, 0x83, 0xd2, 0x00, // add eax,40000000h; adc edx,0
+        0x05, 0, 0, 0, 0x90, 0x83, 0xd2, 0x00, // add eax,90000000h; adc edx,0
         0xb9, 0xe0, 0x06, 0, 0, 0x0f, 0x30, // mov ecx,6e0h; wrmsr
         0xe6, 0x11, 0xfb, 0xf4, // out 11h,al; sti; hlt
     ];
@@ -334,7 +342,7 @@ fn a_local_timer_fires_after_the_move_and_not_before_its_time() {
         assert!(matches!(from.report(), Report::Port(0x11, 1, _)), "{name}");
         hand_over(&from, &to);
         let start = Instant::now();
-        assert_eq!(from.try_report(), None, "not within 400 ms");
+        assert_eq!(from.try_report(), None, "before its time");
         to.accel.resume();
         assert!(matches!(to.report(), Report::Port(0x14, 1, _)), "{name}");
         assert!(start.elapsed().as_millis() > 50, "{name}: {:?}", start.elapsed());
@@ -527,6 +535,7 @@ fn streams_that_are_cut_or_changed_are_refused_or_taken_without_harm() {
     // Whatever that left behind, the machine can be reset.
     to.accel.reset();
     to.drain();
+    to.ram.write(0, &vec![0; super::rig::RAM as usize]).unwrap();
     load(&to, &stream).unwrap();
     to.accel.reset();
     to.accel.resume();
