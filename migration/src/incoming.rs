@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chardev::{ChardevSet, Listener, SocketAddress};
+use chardev::{ChardevSet, Listener, SocketAddress, YankRegistration};
 use mainloop::{Interest, Watch};
 use qapi::events::Event;
 use qapi::types::{
-    self, MigrationCapability as Capability, MigrationInfo, MigrationStatus as Status, RunState,
+    self, MigrationCapability as Capability, MigrationInfo, MigrationStatus as Status, RunState, YankInstance,
 };
 use qapi::{Enum, Error, Result, strerror};
 use vmstate::{Apply, Decoder, Errno, LoadError, Priority, VmState as _};
@@ -56,6 +56,7 @@ struct Waiting {
     answers: Option<Answers>,
     /// Connections so far.
     connections: usize,
+    yank: Option<YankRegistration>,
 }
 
 impl Incoming {
@@ -79,6 +80,13 @@ impl Incoming {
             settings.capabilities.has(Capability::Multifd).then(|| Receivers::new(count))
         };
         let this = Arc::new(Self { machine, settings, exit_on_error, progress, receivers, waiting });
+        let weak = Arc::downgrade(&this);
+        let yank = chardevs.yank().register(YankInstance::Migration, move || {
+            if let Some(this) = weak.upgrade() {
+                this.lock().channels.iter().for_each(|channel| channel.shut());
+            }
+        });
+        this.lock().yank = Some(yank);
         this.enter(Status::Setup);
         match this.open(address, chardevs) {
             Ok(()) => Ok(this),
@@ -199,7 +207,9 @@ impl Incoming {
         let mut waiting = self.lock();
         let answers = waiting.answers.take();
         waiting.channels.clear();
+        let yank = waiting.yank.take();
         drop(waiting);
+        drop(yank);
         if let Some(answers) = answers {
             // A source that is gone needs no answer.
             let _ = answers.shut(result.is_ok());

@@ -93,6 +93,11 @@ impl Migration {
         if uri == "defer" { Ok(()) } else { self.receive(&Address::parse(uri)?, true) }
     }
 
+    /// The character devices, whose descriptors and whose list of what can be yanked are used.
+    pub fn chardevs(&self) -> &Arc<ChardevSet> {
+        &self.chardevs
+    }
+
     fn receive(&self, address: &Address, exit_on_error: bool) -> Result<()> {
         lock(&self.settings).fit(address)?;
         let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));

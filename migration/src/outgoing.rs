@@ -13,10 +13,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chardev::{ChardevSet, SocketAddress};
+use chardev::{ChardevSet, SocketAddress, YankRegistration};
 use mainloop::LoopGone;
 use qapi::events::Event;
-use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
+use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, YankInstance};
 use qapi::{Enum, Error, Result, strerror};
 use vmstate::{Described, Encoder, Priority, Text};
 
@@ -91,10 +91,16 @@ impl Outgoing {
         // From now on what is plugged stays as it is.
         let frozen = job.machine.freeze();
         job.enter(Status::Setup);
+        let weak = Arc::downgrade(&job);
+        let yank = job.chardevs.yank().register(YankInstance::Migration, move || {
+            if let Some(job) = weak.upgrade() {
+                job.channels().iter().for_each(|channel| channel.shut());
+            }
+        });
         let worker = Arc::clone(&job);
         std::thread::Builder::new()
             .name("mig/src/main".into())
-            .spawn(move || worker.run(outlet, frozen))
+            .spawn(move || worker.run(outlet, frozen, yank))
             .map_err(|error| Error::generic(format!("no thread for the migration: {}", strerror(&error))))?;
         Ok(job)
     }
@@ -144,11 +150,11 @@ impl Outgoing {
         Ok(self.machine.mainloop().run_on_loop(move || work(&*machine))?)
     }
 
-    fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>) {
+    fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
         let mut stopped = false;
         let result = self.work(outlet, &mut stopped);
         self.machine.throttle(0);
-        drop(frozen);
+        drop((frozen, yank));
         self.channels().clear();
         let end = match result {
             Ok(()) => {

@@ -251,9 +251,9 @@ impl Rig {
     /// `completed` or `failed`, whichever comes.
     pub(crate) fn end(&self) -> String {
         loop {
-            match self.events.recv_timeout(PATIENCE).expect("it ends").as_str() {
-                end @ ("completed" | "failed") => return end.to_owned(),
-                _ => {}
+            let event = self.events.recv_timeout(PATIENCE).expect("it ends");
+            if ["completed", "failed"].contains(&&*event) {
+                return event;
             }
         }
     }

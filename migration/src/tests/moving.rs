@@ -274,3 +274,26 @@ fn memory_that_both_sides_share_by_name_is_not_sent() {
     check(&to);
     assert_eq!(from.migration.query_migrate().unwrap().ram.unwrap().normal, 2);
 }
+
+#[test]
+fn a_migration_that_waits_for_its_peer_can_be_yanked() {
+    use qapi::commands::YankCommands as _;
+    use qapi::types::YankInstance;
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let from = full(&main);
+    from.machine.whole.write(0, &vec![1; SIZE as usize]).unwrap();
+    from.migrate(&format!("unix:{}", path.display())).unwrap();
+    // Somebody who never reads.
+    let peer = listener.accept().unwrap();
+    from.until("active");
+    let yank = from.migration.chardevs().yank();
+    assert_eq!(yank.query_yank().unwrap(), [YankInstance::Migration]);
+    yank.yank(vec![YankInstance::Migration]).unwrap();
+    assert_eq!(from.end(), "failed");
+    assert_eq!(from.machine.run_state_now(), RunState::Running);
+    assert_eq!(yank.query_yank().unwrap(), []);
+    drop(peer);
+}
