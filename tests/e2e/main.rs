@@ -26,6 +26,7 @@ mod lifecycle;
 mod machine_types;
 mod memslots;
 mod microvm;
+mod migration;
 mod mtree;
 mod multiple_monitors;
 mod numa;

@@ -202,6 +202,27 @@ impl Qmp {
         }
     }
 
+    /// The queued events, oldest first, up to and with the next of this name for which the predicate holds.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time; the text lists the events that did.
+    pub fn events_to(&mut self, name: &str, mut wanted: impl FnMut(&Value) -> bool) -> Vec<Value> {
+        let mut seen = 0;
+        loop {
+            while let Some(event) = self.events.get(seen) {
+                seen += 1;
+                if event["event"] == name && wanted(event) {
+                    return self.events.drain(..seen).collect();
+                }
+            }
+            match self.recv() {
+                Ok(message) => self.keep(message),
+                Err(e) => panic!("event {name}: {e}; events so far: {:?}", self.events),
+            }
+        }
+    }
+
     /// Whether an event of this name for which the predicate holds was sent already; it stays queued.
     ///
     /// # Panics
