@@ -332,6 +332,15 @@ impl Control {
         }
     }
 
+    /// Has one vCPU, if it runs, stop and rest for `time`. Unless that is the calling thread's, the caller kicks it afterwards.
+    pub(crate) fn rest_one(&self, cpu: usize, time: Duration) {
+        let mut inner = self.lock();
+        if let Some(cpu) = inner.cpus.get_mut(cpu).filter(|cpu| cpu.phase == Phase::Running) {
+            cpu.rest = cpu.rest.max(Some(Instant::now() + time));
+            cpu.stop.0.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Nobody rests any longer.
     pub(crate) fn wake(&self) {
         let mut inner = self.lock();

@@ -312,6 +312,13 @@ pub trait Accel: Send + Sync {
         None
     }
 
+    /// Limits how fast vCPU `cpu` writes memory while that is logged, in bytes a second, or takes its limit; only with rings.
+    /// [`Accel::pace_dirty`] is called several times a second meanwhile.
+    fn limit_dirty(&self, _cpu: u32, _limit: Option<u64>) {}
+
+    /// Has vCPUs rest that wrote more than their limits allow.
+    fn pace_dirty(&self) {}
+
     /// Whether that many vCPUs, and as many as may come later, can be had; `warn` is told of more than the host recommends.
     ///
     /// # Errors

@@ -4,7 +4,9 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use accel::Accel;
 use memory::Memory;
+use migration::dirty_rate::VcpuWrites;
 use migration::{Placed, Sections};
 use qapi::events::Event;
 use qapi::types::RunState;
@@ -94,8 +96,37 @@ impl migration::Machine for Movable {
         self.0.mainloop().quit(1);
     }
 
+    fn vcpu_writes(&self) -> Option<Arc<dyn VcpuWrites>> {
+        Some(Arc::new(Writes(Arc::clone(self.0.accel()))))
+    }
+
     fn throttle(&self, percent: u8) {
         self.0.accel().set_throttle(percent);
+    }
+}
+
+/// What an accelerator tells of its vCPUs.
+struct Writes(Arc<dyn Accel>);
+
+impl VcpuWrites for Writes {
+    fn count(&self) -> u32 {
+        u32::try_from(self.0.vcpus().len()).unwrap_or(u32::MAX)
+    }
+
+    fn ring_size(&self) -> u32 {
+        self.0.dirty_ring_size()
+    }
+
+    fn pages(&self, cpu: u32) -> u64 {
+        self.0.dirty_pages(cpu).unwrap_or(0)
+    }
+
+    fn limit(&self, cpu: u32, limit: Option<u64>) {
+        self.0.limit_dirty(cpu, limit);
+    }
+
+    fn pace(&self) {
+        self.0.pace_dirty();
     }
 }
 

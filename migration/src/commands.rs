@@ -2,8 +2,8 @@
 
 use qapi::commands::MigrationCommands;
 use qapi::types::{
-    MigrationCapabilityStatus, MigrationChannel, MigrationInfo, MigrationParameters,
-    MigrationStatus as Status,
+    DirtyLimitInfo, DirtyRateInfo, DirtyRateMeasureMode, MigrationCapabilityStatus, MigrationChannel,
+    MigrationInfo, MigrationParameters, MigrationStatus as Status, TimeUnit,
 };
 use qapi::{Enum, Error, Result};
 
@@ -122,5 +122,31 @@ impl MigrationCommands for Migration {
             last.progress.let_go_on();
         }
         Ok(())
+    }
+
+    fn calc_dirty_rate(
+        &self,
+        calc_time: i64,
+        calc_time_unit: Option<TimeUnit>,
+        sample_pages: Option<i64>,
+        mode: Option<DirtyRateMeasureMode>,
+    ) -> Result<()> {
+        self.dirty_rate.start(calc_time, calc_time_unit, sample_pages, mode)
+    }
+
+    fn query_dirty_rate(&self, calc_time_unit: Option<TimeUnit>) -> Result<DirtyRateInfo> {
+        Ok(self.dirty_rate.info(calc_time_unit))
+    }
+
+    fn set_vcpu_dirty_limit(&self, cpu_index: Option<i64>, dirty_rate: u64) -> Result<()> {
+        self.dirty_limit.set(cpu_index, dirty_rate)
+    }
+
+    fn cancel_vcpu_dirty_limit(&self, cpu_index: Option<i64>) -> Result<()> {
+        self.dirty_limit.cancel(cpu_index)
+    }
+
+    fn query_vcpu_dirty_limit(&self) -> Result<Vec<DirtyLimitInfo>> {
+        Ok(self.dirty_limit.info())
     }
 }

@@ -12,6 +12,8 @@ pub mod channel;
 mod commands;
 pub mod configuration;
 pub mod connect;
+pub mod dirty_limit;
+pub mod dirty_rate;
 pub mod incoming;
 pub mod machine;
 pub mod multifd;
@@ -31,6 +33,8 @@ pub use machine::{Machine, Placed, Sections};
 use qapi::{Error, Result};
 
 use address::Address;
+use dirty_limit::DirtyLimit;
+use dirty_rate::DirtyRate;
 use incoming::Incoming;
 use outgoing::Outgoing;
 use settings::Settings;
@@ -42,6 +46,8 @@ pub struct Migration {
     settings: Arc<Mutex<Settings>>,
     outgoing: Mutex<Option<Outcome>>,
     incoming: Mutex<Expected>,
+    dirty_rate: DirtyRate,
+    dirty_limit: DirtyLimit,
 }
 
 /// The last attempt to send the machine.
@@ -75,7 +81,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Migration {
     /// Of `machine`, with the descriptors that `chardevs` knows.
     pub fn new(machine: Arc<dyn Machine>, chardevs: Arc<ChardevSet>) -> Self {
+        let (memory, vcpus) = (machine.memory(), machine.vcpu_writes());
         Self {
+            dirty_rate: DirtyRate::new(Arc::clone(memory), vcpus.clone()),
+            dirty_limit: DirtyLimit::new(Arc::clone(memory), vcpus),
             machine,
             chardevs,
             settings: Arc::default(),
@@ -112,6 +121,8 @@ impl Migration {
 
     /// Ends what runs, as the program ends. Main loop thread.
     pub fn shut_down(&self) {
+        self.dirty_rate.end();
+        self.dirty_limit.end();
         if let Some(Outcome::Begun(outgoing)) = &*lock(&self.outgoing) {
             outgoing.cancel();
         }

@@ -8,6 +8,8 @@ use qapi::events::Event;
 use qapi::types::RunState;
 use vmstate::Section;
 
+use crate::dirty_rate::VcpuWrites;
+
 /// A section at its place in the stream.
 #[derive(Debug)]
 pub struct Placed {
@@ -74,6 +76,11 @@ pub trait Machine: Send + Sync {
 
     /// Ends the program with a failure.
     fn end(&self);
+
+    /// What can be told of vCPUs that write memory; nothing if there are none that could be told of. Any thread.
+    fn vcpu_writes(&self) -> Option<Arc<dyn VcpuWrites>> {
+        None
+    }
 
     /// By how much vCPUs are slowed down, in percent. Any thread.
     fn throttle(&self, percent: u8);

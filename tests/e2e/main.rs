@@ -11,6 +11,7 @@ mod console;
 mod cpu_models;
 mod descriptors;
 mod device;
+mod dirty_rate;
 mod dispatch;
 mod dump;
 mod fw_cfg;

@@ -32,6 +32,7 @@ mod follow;
 mod gate;
 mod irqchip;
 mod kick;
+mod limit;
 mod listener;
 mod put_off;
 mod registers;
@@ -145,6 +146,7 @@ pub(crate) struct Shared {
     clock: Mutex<Option<kvm_clock_data>>,
     exchange: save::Exchange,
     throttle: throttle::Throttle,
+    limits: limit::Limits,
 }
 
 impl Shared {
@@ -274,6 +276,7 @@ impl KvmAccel {
                 clock: Mutex::default(),
                 exchange: save::Exchange::default(),
                 throttle: throttle::Throttle::default(),
+                limits: limit::Limits::default(),
                 vm,
             }),
             state: Mutex::default(),
@@ -611,6 +614,21 @@ impl Accel for KvmAccel {
 
     fn dirty_pages(&self, cpu: u32) -> Option<u64> {
         self.shared.slots.ring_pages(cpu)
+    }
+
+    fn limit_dirty(&self, cpu: u32, limit: Option<u64>) {
+        limit::set(&self.shared, cpu, limit);
+    }
+
+    fn pace_dirty(&self) {
+        self.shared.slots.read_rings();
+        for cpu in limit::limited(&self.shared) {
+            let rest = limit::rest(&self.shared, cpu);
+            if !rest.is_zero() {
+                self.shared.control.rest_one(cpu as usize, rest);
+                self.kick()(cpu as usize);
+            }
+        }
     }
 
     fn memory_slots(&self) -> Option<MemorySlots> {

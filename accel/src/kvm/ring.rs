@@ -205,6 +205,11 @@ impl SystemListener {
         Some(self.slots().rings.as_ref()?.0.get(cpu as usize)?.pages)
     }
 
+    /// Reads all rings.
+    pub(super) fn read_rings(&self) {
+        self.slots().reap(&self.vm);
+    }
+
     /// A vCPU's ring is nearly full. Called on its thread, outside of the gate.
     pub(super) fn ring_is_full(&self, cpu: u32) {
         let mut slots = self.slots();

@@ -18,7 +18,7 @@ use super::follow::{Resolution, bad_address};
 use super::gate::Passage;
 use super::kick::Runner;
 use super::state::{Extent, ResetState};
-use super::{Shared, boot, chips, lock, os_error, registers};
+use super::{Shared, boot, chips, limit, lock, os_error, registers};
 use crate::VcpuEvents;
 use crate::control::{Snapshot, Step, StopFlag};
 
@@ -253,6 +253,10 @@ impl Running {
                 Exit::RingFull => {
                     self.pending = false;
                     self.shared.slots.ring_is_full(self.index);
+                    let rest = limit::rest(&self.shared, self.index);
+                    if !rest.is_zero() {
+                        self.shared.control.rest_one(self.cpu, rest);
+                    }
                 }
                 Exit::Failed(text) => self.fail(&text),
             }

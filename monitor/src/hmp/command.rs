@@ -9,8 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, address, balloon, chardev, cpu, dump, error_text, fds, interrupts, items, logging,
-    machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
+    Execute, Session, address, balloon, chardev, cpu, dirty, dump, error_text, fds, interrupts, items,
+    logging, machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
 };
 
 /// A console command.
@@ -93,6 +93,7 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
         address::COMMANDS,
         balloon::COMMANDS,
         chardev::COMMANDS,
+        dirty::COMMANDS,
         dump::COMMANDS,
         fds::COMMANDS,
         interrupts::COMMANDS,
@@ -112,6 +113,7 @@ pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
         balloon::INFOS,
         chardev::INFOS,
         cpu::INFOS,
+        dirty::INFOS,
         dump::INFOS,
         interrupts::INFOS,
         machine::INFOS,

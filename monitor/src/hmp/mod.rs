@@ -11,6 +11,7 @@ mod command;
 mod complete;
 mod console;
 mod cpu;
+mod dirty;
 mod dump;
 mod expr;
 mod fds;

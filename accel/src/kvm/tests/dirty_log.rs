@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use memory::{DirtyClient, RamSpec, RegionDesc};
+use memory::{DirtyClient, RamBlock, RamSpec, RegionDesc};
 
 use super::rig::{RAM, Report, Rig, kvm_with};
 use crate::Accel;
@@ -294,9 +294,11 @@ fn a_client_that_takes_while_the_guest_writes_has_the_last_of_it() {
     }
 }
 
-#[test]
-fn a_ring_that_is_full_is_read_and_the_guest_goes_on() {
-    const PAGES: u32 = 5000;
+/// Pages that a guest writes.
+const PAGES: u32 = 5000;
+
+/// A guest with rings that writes into each of many pages of a block of their own, then to port 10h. Paused.
+fn many_pages() -> Option<(Rig, Arc<RamBlock>)> {
     const AT: u64 = 0x10_0000;
     // mov edi,AT; mov ecx,PAGES; next: inc byte [edi]; add edi,4096; dec ecx; jnz next; out 10h,al; hlt
     let mut program = vec![0xbf];
@@ -304,14 +306,47 @@ fn a_ring_that_is_full_is_read_and_the_guest_goes_on() {
     program.push(0xb9);
     program.extend(PAGES.to_le_bytes());
     program.extend([0xfe, 0x07, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, 0x49, 0x75, 0xf5, 0xe6, 0x10, 0xf4]);
-    let Some(accel) = kvm_with(WAYS[1]) else { return };
-    let rings = accel.dirty_ring_size() != 0;
-    let rig = Rig::on(accel, "qemu64", &program, 1, true);
+    let rig = Rig::on(kvm_with(WAYS[1])?, "qemu64", &program, 1, true);
     let block = rig.memory.create_ram(RamSpec::anonymous("many", u64::from(PAGES) * PAGE)).unwrap();
     let mut tx = rig.memory.transaction();
     let many = tx.ram(RegionDesc::new("many", (u64::from(PAGES) * PAGE).into()), Arc::clone(&block));
     tx.add_subregion(rig.system_root, AT, many, 0);
     tx.commit();
+    Some((rig, block))
+}
+
+#[test]
+fn a_vcpu_with_a_limit_rests_and_is_let_go_without() {
+    let Some((rig, _)) = many_pages() else { return };
+    if rig.accel.dirty_ring_size() == 0 {
+        return;
+    }
+    rig.memory.start_global_dirty_log(CLIENT).unwrap();
+    // Of 20 MiB, at least a ring's worth is paid for before the guest is through.
+    rig.accel.limit_dirty(0, Some(8 << 20));
+    let start = Instant::now();
+    rig.accel.resume();
+    assert!(matches!(rig.report(), Report::Port(0x10, 1, _)));
+    assert!(start.elapsed() > Duration::from_millis(400), "{:?}", start.elapsed());
+    // Nobody waits for one that rests.
+    rig.accel.limit_dirty(0, Some(1));
+    rig.accel.pause();
+    rig.accel.reset();
+    rig.accel.resume();
+    while rig.accel.dirty_pages(0).unwrap() < 3000 {
+        rig.accel.pace_dirty();
+    }
+    rig.accel.pause();
+    rig.accel.resume();
+    rig.accel.limit_dirty(0, None);
+    assert!(matches!(rig.report(), Report::Port(0x10, 1, _)));
+    rig.accel.pause();
+}
+
+#[test]
+fn a_ring_that_is_full_is_read_and_the_guest_goes_on() {
+    let Some((rig, block)) = many_pages() else { return };
+    let rings = rig.accel.dirty_ring_size() != 0;
     rig.memory.start_global_dirty_log(CLIENT).unwrap();
     rig.accel.resume();
     assert!(matches!(rig.report(), Report::Port(0x10, 1, _)));
