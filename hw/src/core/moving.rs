@@ -9,17 +9,63 @@ use std::sync::Arc;
 use qapi::types::RunState;
 use qapi::{Error, Result};
 use qom::ObjectRef;
-use vmstate::{Saved, Section, vmstate};
+use vmstate::{LoadError, Saved, Section, Text, vmstate};
 
 use super::device::Device;
 use super::machine::Machine;
 use crate::acpi::vmgenid;
+use crate::inspect::roms::{Rom, Roms};
 
 vmstate! {
     /// What is to be done before the guest runs.
     pub struct MachineState: "x-pliant-machine", version 1 {
         /// Whether the board's firmware has not run since the last reset: a machine that waited for its first start.
         firmware_due: bool,
+    }
+    subsections {
+        /// If anything was put into memory.
+        roms: RomsState,
+    }
+}
+vmstate! {
+    /// Something that was put into memory at the last reset.
+    pub struct RomState: "x-pliant-rom", version 1 {
+        /// Physical address.
+        address: u64,
+        /// Bytes.
+        size: u64,
+        /// For people.
+        name: Text,
+    }
+}
+vmstate! {
+    /// All of it, for `info roms`.
+    pub struct RomsState: "x-pliant-machine/roms", version 1 {
+        /// By address.
+        list: Vec<RomState>,
+    }
+}
+
+/// How much the list can be: what is beyond that came from no board.
+const ROMS: usize = 64;
+const ROM_NAME: usize = 64;
+
+impl RomsState {
+    fn of(machine: &Machine) -> Option<Self> {
+        let state = |Rom { address, size, name }| RomState { address, size, name: Text(name) };
+        let list: Vec<_> = Roms::of(machine).list().into_iter().map(state).collect();
+        (!list.is_empty()).then_some(Self { list })
+    }
+
+    fn load(self, machine: &Machine) -> vmstate::Result<()> {
+        let printable =
+            |name: &str| name.len() <= ROM_NAME && name.chars().all(|c| c == ' ' || c.is_ascii_graphic());
+        if self.list.len() > ROMS || !self.list.iter().all(|rom| printable(&rom.name.0)) {
+            return Err(LoadError::invalid("the list of what was loaded is none"));
+        }
+        let rom = |RomState { address, size, name }| Rom { address, size, name: name.0 };
+        Roms::of(machine).set(self.list.into_iter().map(rom).collect());
+        Ok(())
     }
 }
 
@@ -185,10 +231,13 @@ impl Machine {
     pub fn saved(self: &Arc<Self>) -> Saved {
         let (source, destination) = (Arc::clone(self), Arc::clone(self));
         Saved::one(Section::new::<MachineState>(
-            move || MachineState { firmware_due: source.run.lock().firmware_due },
-            move |MachineState { firmware_due }| {
+            move || MachineState {
+                firmware_due: source.run.lock().firmware_due,
+                roms: RomsState::of(&source),
+            },
+            move |MachineState { firmware_due, roms }| {
                 destination.run.set_firmware_due(firmware_due);
-                Ok(())
+                roms.map_or(Ok(()), |roms| roms.load(&destination))
             },
         ))
     }

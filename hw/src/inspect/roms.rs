@@ -32,6 +32,11 @@ impl Roms {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = roms;
     }
 
+    /// The list.
+    pub fn list(&self) -> Vec<Rom> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A line for each.
     pub fn text(&self) -> String {
         let mut out = String::new();

@@ -169,6 +169,17 @@ fn whether_firmware_has_run_goes_along() {
     assert_eq!(state(&destination), [1]);
     source.machine.start();
     assert_eq!(state(&source), [0]);
+    let rom = |name: &str| Rom { address: 0xf_fff0, size: 16, name: name.into() };
+    Roms::of(&source.machine).set(vec![rom("kernel reset vector")]);
+    section(&destination.machine).load(&mut Decoder::new(&state(&source)[..]), 1).unwrap();
+    assert_eq!(Roms::of(&destination.machine).list(), [rom("kernel reset vector")]);
+    for bad in [vec![rom("\u{1b}[2J")], vec![rom(&"x".repeat(65))], vec![rom("x"); 65]] {
+        Roms::of(&source.machine).set(bad);
+        let error =
+            section(&destination.machine).load(&mut Decoder::new(&state(&source)[..]), 1).unwrap_err();
+        assert_eq!(error.to_string(), "the list of what was loaded is none");
+    }
+    Roms::of(&source.machine).set(Vec::new());
     assert!(section(&destination.machine).load(&mut Decoder::new(&[][..]), 1).is_err());
 }
 
