@@ -448,7 +448,12 @@ fn the_balloon_is_asked_for_in_mebibytes() {
 
 #[test]
 fn migration_settings_are_shown_and_set() {
-    assert_eq!(run("info migrate"), "Migration status: completed\n");
+    let globals = "globals:\nstore-global-state: on\nonly-migratable: off\nsend-configuration: on\nsend-section-footer: on\n\
+                   send-switchover-start: on\nclear-bitmap-shift: 18\n";
+    assert_eq!(
+        run("info migrate"),
+        format!("{globals}Migration status: completed\ntotal time: 11 ms\n")
+    );
     assert_eq!(run("info migrate_capabilities"), "events: on\n");
     assert_eq!(
         run("info migrate_parameters"),
