@@ -9,11 +9,11 @@ fn generic(desc: &str) -> (String, String) {
     ("GenericError".to_owned(), desc.to_owned())
 }
 
-/// Waits for the measurement's end.
+/// Waits for the measurement's end. QEMU calls it unstarted for a moment first.
 fn measured(vm: &mut Vm) -> Value {
     loop {
         let info = vm.qmp().ok("query-dirty-rate", json!({ "calc-time-unit": "millisecond" }));
-        if info["status"] != "measuring" {
+        if info["status"] == "measured" {
             return info;
         }
         std::thread::yield_now();

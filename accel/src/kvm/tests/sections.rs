@@ -354,7 +354,7 @@ fn a_log_of_a_section_is_one_of_what_is_plugged() {
     assert_eq!(blocks(), if_manual(&[3..5, 8..9]), "new slots");
     bench.unplug(0, 3..5);
     log.clean(0, 2 * HALF);
-    bench.hide(0);
+    assert!(bench.closes_the_gate(|bench| bench.hide(0)), "nobody writes between the last look and the end");
     assert_eq!(blocks(), if_manual(&[8..9]));
     let taken = bench.memory.take_dirty(DirtyClient::Migration, &bench.block, 0, 2 * HALF);
     assert_eq!(taken.len(), usize::from(manual));
