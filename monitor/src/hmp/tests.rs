@@ -450,10 +450,7 @@ fn the_balloon_is_asked_for_in_mebibytes() {
 fn migration_settings_are_shown_and_set() {
     let globals = "globals:\nstore-global-state: on\nonly-migratable: off\nsend-configuration: on\nsend-section-footer: on\n\
                    send-switchover-start: on\nclear-bitmap-shift: 18\n";
-    assert_eq!(
-        run("info migrate"),
-        format!("{globals}Migration status: completed\ntotal time: 11 ms\n")
-    );
+    assert_eq!(run("info migrate"), format!("{globals}Migration status: completed\ntotal time: 11 ms\n"));
     assert_eq!(run("info migrate_capabilities"), "events: on\n");
     assert_eq!(
         run("info migrate_parameters"),
