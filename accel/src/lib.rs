@@ -241,9 +241,7 @@ pub trait Accel: Send + Sync {
 
     /// State of vCPUs and interrupt controllers, for a migration. Sections are saved and loaded on the main loop's thread while
     /// paused, and loaded after a [`Accel::reset`] that no [`Accel::resume`] followed.
-    fn saved(&self) -> Saved {
-        Saved::Blocked(format!("The {} accelerator cannot be migrated", self.name()))
-    }
+    fn saved(&self) -> Saved;
 
     /// Keeps each vCPU out of the guest for `percent` of the time, in rounds of 10 ms in the guest, so that a migration gets ahead of
     /// what the guest writes. 0 is not at all, more than 99 is 99. Nobody waits for a vCPU that is kept out.

@@ -44,9 +44,7 @@ pub trait Device: Object {
     fn reset(&self, _kind: ResetKind) {}
 
     /// What a migration takes along; see `docs/architecture.md`, "Contract: migration".
-    fn saved(self: Arc<Self>) -> Saved {
-        Saved::Blocked(format!("State blocked by non-migratable device '{}'", self.dev().type_name()))
-    }
+    fn saved(self: Arc<Self>) -> Saved;
 
     /// Lines of `info qtree` between the head and the properties (`gpio-in "" 24`).
     fn qtree_gpios(&self) -> Vec<String> {
