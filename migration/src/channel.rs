@@ -31,8 +31,8 @@ impl Kind {
     pub fn noun(self) -> &'static str {
         match self {
             Self::Socket => "socket",
-            Self::File => "file",
-            Self::Pipe => "fd",
+            // QEMU has one kind of channel for both.
+            Self::File | Self::Pipe => "file",
             Self::Command => "command",
         }
     }

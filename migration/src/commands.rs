@@ -14,7 +14,7 @@ impl Migration {
     fn is_running(&self) -> bool {
         let incoming = match &*lock(&self.incoming) {
             Expected::Begun(incoming) => incoming.progress.status() == Status::Active,
-            Expected::No | Expected::Deferred => false,
+            Expected::No | Expected::Deferred | Expected::NotOpened(_) => false,
         };
         incoming || matches!(&*lock(&self.outgoing), Some(Outcome::Begun(last)) if last.progress.is_running())
     }
@@ -58,7 +58,7 @@ impl MigrationCommands for Migration {
     }
 
     fn query_migrate(&self) -> Result<MigrationInfo> {
-        if let Expected::Begun(incoming) = &*lock(&self.incoming) {
+        if let Expected::Begun(incoming) | Expected::NotOpened(incoming) = &*lock(&self.incoming) {
             // A machine that arrived may be sent on, and then that is what is told.
             if lock(&self.outgoing).is_none() {
                 return Ok(incoming.info());
@@ -100,9 +100,13 @@ impl MigrationCommands for Migration {
             Expected::Begun(_) => {
                 return Err(Error::generic("The incoming migration has already been started"));
             }
-            Expected::Deferred => {}
+            Expected::Deferred | Expected::NotOpened(_) => {}
         }
         let address = Address::of(uri.as_deref(), channels.as_deref())?;
+        if let Expected::NotOpened(incoming) = &*lock(&self.incoming) {
+            let status = incoming.progress.status();
+            return Err(Error::generic(format!("Illegal migration incoming state: {}", status.as_str())));
+        }
         self.receive(&address, exit_on_error.unwrap_or(true))
     }
 

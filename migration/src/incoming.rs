@@ -206,7 +206,7 @@ impl Incoming {
         }
         let mut waiting = self.lock();
         let answers = waiting.answers.take();
-        waiting.channels.clear();
+        let channels = std::mem::take(&mut waiting.channels);
         let yank = waiting.yank.take();
         drop(waiting);
         drop(yank);
@@ -214,6 +214,11 @@ impl Incoming {
             // A source that is gone needs no answer.
             let _ = answers.shut(result.is_ok());
         }
+        if result.is_err() {
+            // So that a source that still sends hears of a broken pipe, and not of bytes that nobody read.
+            channels.iter().for_each(|channel| channel.shut());
+        }
+        drop(channels);
         match result {
             Ok(()) => self.enter(Status::Completed),
             Err(error) => self.failed(&error),

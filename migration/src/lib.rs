@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chardev::ChardevSet;
 pub use machine::{Machine, Placed, Sections};
+use qapi::events::Event;
+use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
 use qapi::{Error, Result};
 
 use address::Address;
@@ -66,6 +68,8 @@ enum Expected {
     Deferred,
     /// It is listened for, or comes.
     Begun(Arc<Incoming>),
+    /// That could not be begun.
+    NotOpened(Arc<Incoming>),
 }
 
 /// What the stream itself declares besides memory.
@@ -112,10 +116,10 @@ impl Migration {
         let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));
         let started = Incoming::start(machine, &self.chardevs, settings, address, exit_on_error);
         let (incoming, result) = match started {
-            Ok(incoming) => (incoming, Ok(())),
-            Err((incoming, error)) => (incoming, Err(error)),
+            Ok(incoming) => (Expected::Begun(incoming), Ok(())),
+            Err((incoming, error)) => (Expected::NotOpened(incoming), Err(error)),
         };
-        *lock(&self.incoming) = Expected::Begun(incoming);
+        *lock(&self.incoming) = incoming;
         result
     }
 
@@ -148,6 +152,11 @@ impl Migration {
             Ok(outlet) => outlet,
             Err(error) => {
                 *lock(&self.outgoing) = Some(Outcome::NotOpened(error.desc().to_owned()));
+                if lock(&self.settings).capabilities.has(Capability::Events) {
+                    for status in [Status::Setup, Status::Failed] {
+                        self.machine.send(Event::Migration { status });
+                    }
+                }
                 return Err(error);
             }
         };

@@ -213,8 +213,13 @@ impl Outgoing {
         self.pass();
         sender.begin_pass();
         let counters = &self.progress.counters;
+        let dirty = sender.pending() > 0;
+        let before = counters.bytes();
         stream.ram_section(wire::SECTION_END, |out| sender.send(out, counters, |_| Ok(false)))?;
+        // A section without a page is no memory.
+        let between = if dirty { before } else { counters.bytes() };
         stream.put(|out| sender.finish(out))?;
+        set(&counters.downtime, counters.bytes() - between);
         stream.devices(states)?;
         drop(sender);
         stream.end()

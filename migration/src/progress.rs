@@ -17,6 +17,8 @@ pub struct Counters {
     pub multifd: Arc<AtomicU64>,
     /// Of all, before the guest was stopped.
     pub precopy: AtomicU64,
+    /// Of all, memory after the guest was stopped.
+    pub downtime: AtomicU64,
     /// Pages of zeroes.
     pub zero_pages: AtomicU64,
     /// Pages with their bytes.
@@ -250,7 +252,7 @@ impl Counters {
             multifd_bytes: get(&self.multifd),
             pages_per_second: get(&self.page_rate),
             precopy_bytes: precopy,
-            downtime_bytes: sent - precopy,
+            downtime_bytes: get(&self.downtime),
             postcopy_bytes: 0,
             dirty_sync_missed_zero_copy: 0,
         }

@@ -113,6 +113,7 @@ fn an_address_that_cannot_be_used_is_an_error_of_the_command_or_of_the_migration
     assert_eq!(error.desc(), "Could not create '/nonexistent/x': No such file or directory");
     let info = rig.migration.query_migrate().unwrap();
     assert_eq!(info.error_desc.as_deref(), Some(error.desc()));
+    assert_eq!(rig.until("failed"), ["setup", "failed"]);
     rig.migrate("unix:/nonexistent/x").unwrap();
     rig.until("failed");
     let error = rig.migration.query_migrate().unwrap().error_desc.unwrap();

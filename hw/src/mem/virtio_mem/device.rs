@@ -276,7 +276,9 @@ impl Device for VirtioMem {
             let mut inner = self.lock();
             let before = inner.size();
             if let Some(live) = &mut inner.live {
-                live.unit.system_reset(live.devices.is_frozen());
+                // What has arrived while the rest is awaited is to stay, too.
+                let arriving = live.machine.upgrade().is_some_and(|machine| machine.is_incoming());
+                live.unit.system_reset(arriving || live.devices.is_frozen());
             }
             inner.note_size(before);
         }
