@@ -1,6 +1,11 @@
 //! Machines on the move between two processes, and into files and back: as the oracle's `5-migration/` has it, and what it does not
 //! have: peers that die, stall and talk nonsense, and everything that can be asked for meanwhile.
 
+mod failures;
+mod files;
+mod garbage;
+mod guests;
+mod meanwhile;
 mod recorded;
 
 use std::path::PathBuf;
@@ -22,6 +27,11 @@ fn machine() -> VmBuilder {
 }
 
 const DEVICE: &str = "-object memory-backend-ram,id=mem0,size=1G -device virtio-mem-pci,id=vm0,memdev=mem0";
+
+/// A machine that awaits one; it is told where by [`listen`].
+fn destination() -> VmBuilder {
+    machine().line("-incoming defer")
+}
 
 /// Switches capabilities on.
 fn capabilities(vm: &mut Vm, names: &[&str]) {
@@ -92,6 +102,21 @@ fn run_state(vm: &mut Vm) -> String {
 
 fn info(vm: &mut Vm) -> Value {
     vm.qmp().ok("query-migrate", json!({}))
+}
+
+/// That the machine is here and can go elsewhere after all: a second migration, of a machine made as by [`machine`].
+fn moves_on(source: &mut Vm, driven: bool) -> Vm {
+    assert_eq!(run_state(source), "running");
+    source.qmp().events();
+    let mut there = destination().start();
+    capabilities(&mut there, &["events"]);
+    let uri = listen(&mut there);
+    migrate(source, &uri);
+    reached(source, "completed");
+    reached(&mut there, "completed");
+    assert_eq!([run_state(source), run_state(&mut there)], ["postmigrate", "running"]);
+    assert!(!driven || has_data(&mut there));
+    there
 }
 
 /// A message without the program's name.

@@ -172,7 +172,7 @@ impl Player {
             self.report.text(id, note, expected, &got);
             return true;
         }
-        if let Some((_, expected)) = note.strip_prefix("config-space").and_then(|rest| rest.split_once(": "))
+        if let Some((_, expected)) = note.strip_prefix("config-space").and_then(|rest| rest.rsplit_once(": "))
         {
             let got = self.map(0, |driver, qtest| driver.config(qtest)).to_string();
             self.report.text(id, note, expected, &got);
