@@ -1,6 +1,7 @@
 //! Saving a machine into a file, and going on from it later.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -77,7 +78,10 @@ fn a_machine_goes_on_from_the_middle_of_a_file() {
         fs::write(&path, [0xa5; 8192]).unwrap();
         let uri = format!("file:{},offset=0x1234", path.display());
         save(names, |_| uri.clone());
-        assert_eq!(fs::read(&path).unwrap()[..0x1234], [0xa5; 0x1234], "{names:?}");
+        // All of it may be large, if most of it holes.
+        let mut before = [0; 0x1234];
+        File::open(&path).unwrap().read_exact(&mut before).unwrap();
+        assert_eq!(before, [0xa5; 0x1234], "{names:?}");
         restore(names, |_| uri.clone());
     }
 }
