@@ -26,7 +26,7 @@ const CLIENT: DirtyClient = DirtyClient::Migration;
 const STEP: u64 = PACKET_PAGES * PAGE;
 
 /// Where the next page of a pass is looked for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Cursor {
     block: usize,
     run: usize,
@@ -48,6 +48,8 @@ pub struct Sender {
     pending: u64,
     /// Whether this is the first pass, in which memory may be that nobody ever touched.
     bulk: bool,
+    /// Whether pages went over channels of their own since the last flush.
+    unflushed: bool,
 }
 
 impl Sender {
@@ -67,7 +69,17 @@ impl Sender {
         let bytes: u64 = blocks.iter().flat_map(|b| &b.runs).map(|run| run.end - run.start).sum();
         let pending = bytes.div_ceil(PAGE);
         let memory = Arc::clone(memory);
-        Ok(Self { memory, form, blocks, senders, cursor: Cursor::default(), last: None, pending, bulk: true })
+        Ok(Self {
+            memory,
+            form,
+            blocks,
+            senders,
+            cursor: Cursor::default(),
+            last: None,
+            pending,
+            bulk: true,
+            unflushed: false,
+        })
     }
 
     /// Bytes of all blocks, unplugged memory included.
@@ -141,6 +153,10 @@ impl Sender {
         mut enough: impl FnMut(&mut Output) -> io::Result<bool>,
     ) -> io::Result<bool> {
         if self.senders.is_some() {
+            if self.cursor == Cursor::default() {
+                // A pass that was broken off: its pages may come again in this one.
+                self.flush(out)?;
+            }
             // Pages are taken in only once the other side has seen that this part begins.
             out.flush()?;
         }
@@ -166,14 +182,20 @@ impl Sender {
             }
         }
         self.bulk = false;
-        if let Some(senders) = &self.senders {
-            // A page comes again only after all that was sent of it before has arrived.
+        self.flush(out)?;
+        out.u64(ram::END)?;
+        Ok(true)
+    }
+
+    /// Has all that went over channels of their own arrive before what comes: of a page that is sent again, the last counts.
+    fn flush(&mut self, out: &mut Output) -> io::Result<()> {
+        if let Some(senders) = self.senders.as_ref().filter(|_| self.unflushed) {
             senders.flush()?;
             out.u64(ram::FLUSH)?;
             out.flush()?;
+            self.unflushed = false;
         }
-        out.u64(ram::END)?;
-        Ok(true)
+        Ok(())
     }
 
     /// Sends what is dirty in a part of the present block.
@@ -188,6 +210,7 @@ impl Sender {
             if taken.is_empty() {
                 return Ok(());
             }
+            self.unflushed = true;
             return senders.send(Job { block, pages: taken, bulk: self.bulk });
         }
         let mut scan = Scan::new(&block, self.bulk);

@@ -298,3 +298,33 @@ fn a_migration_that_waits_for_its_peer_can_be_yanked() {
     assert_eq!(yank.query_yank().unwrap(), []);
     drop(peer);
 }
+
+#[test]
+fn a_pass_that_is_broken_off_has_arrived_before_its_pages_come_again() {
+    use crate::channel::Channel;
+    use crate::multifd::send::{Senders, Sink};
+    use crate::progress::Counters;
+    use crate::ram::{Form, save::Sender};
+    use crate::wire::{Output, ram};
+    let main = Loop::start();
+    let rig = full(&main);
+    let file = || std::sync::Arc::new(Channel::new(tempfile::tempfile().unwrap().into()).unwrap());
+    let (stream, counters) = (tempfile::NamedTempFile::new().unwrap(), std::sync::Arc::<Counters>::default());
+    let packets = (0..2).map(|number| (file(), Sink::Packets([0; 16], number))).collect();
+    let senders = Senders::start(packets, &counters).unwrap();
+    let channel = Channel::new(stream.reopen().unwrap().into()).unwrap();
+    let mut out = Output::new(std::sync::Arc::new(channel), std::sync::Arc::default());
+    let mut sender = Sender::new(rig.machine.memory_of(), Form::default(), Some(senders)).unwrap();
+    assert!(!sender.send(&mut out, &counters, |_| Ok(true)).unwrap(), "there are two blocks");
+    rig.machine.whole.write(0, b"again").unwrap();
+    sender.sync();
+    sender.begin_pass();
+    assert!(sender.send(&mut out, &counters, |_| Ok(false)).unwrap());
+    out.flush().unwrap();
+    let words: Vec<u64> = std::fs::read(stream.path())
+        .unwrap()
+        .chunks(8)
+        .map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap()))
+        .collect();
+    assert_eq!(words, [ram::END, ram::FLUSH, ram::FLUSH, ram::END]);
+}
