@@ -3,6 +3,8 @@
 //!
 //! `all` is memory of which the guest has written every page. `sparse` is a device of 64 GiB in which 64 MiB are plugged.
 
+mod quiet;
+
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use accel::kvm::KvmAccel;
-use accel::{Accel, BootState, CpuModel, VcpuConfig, VcpuEvents};
+use accel::{Accel, BootState, CpuModel, VcpuConfig};
 use memory::{
     AccessConstraints, DirtyClient, DiscardManager, Memory, RamBlock, RamSpec, RegionDesc, RegionOps,
     SIZE_ALL, UnassignedIo,
 };
+
+use quiet::Quiet;
 
 const CLIENT: DirtyClient = DirtyClient::Migration;
 const MIB: u64 = 1 << 20;
@@ -42,19 +46,6 @@ impl RegionOps for Bell {
 
     fn constraints(&self) -> AccessConstraints {
         AccessConstraints::new().valid(1, 8)
-    }
-}
-
-/// Nothing is expected of the vCPU.
-struct Quiet;
-
-impl VcpuEvents for Quiet {
-    fn triple_fault(&self, _cpu: u32) {}
-    fn reset(&self, _cpu: u32) {}
-    fn shutdown(&self, _cpu: u32) {}
-    fn failed_access(&self, _cpu: u32, _addr: u64, _write: bool) {}
-    fn internal_error(&self, cpu: u32, text: &str) {
-        panic!("vCPU {cpu}: {text}");
     }
 }
 

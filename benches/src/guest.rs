@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use accel::kvm::KvmAccel;
-use accel::{Accel, CpuModel, VcpuConfig, VcpuEvents};
+use accel::{Accel, CpuModel, VcpuConfig};
 use memory::{
     AccessConstraints, AddressSpace, Memory, RamSpec, RegionDesc, RegionId, RegionOps, UnassignedIo,
 };
+
+use crate::quiet::Quiet;
 
 /// `out 10h,al; hlt; jmp` to the `hlt`.
 const PROGRAM: [u8; 5] = [0xe6, 0x10, 0xf4, 0xeb, 0xfd];
@@ -33,19 +35,6 @@ impl RegionOps for Bell {
 
     fn constraints(&self) -> AccessConstraints {
         AccessConstraints::new().valid(1, 8)
-    }
-}
-
-/// Nothing is expected of the vCPU.
-struct Quiet;
-
-impl VcpuEvents for Quiet {
-    fn triple_fault(&self, _cpu: u32) {}
-    fn reset(&self, _cpu: u32) {}
-    fn shutdown(&self, _cpu: u32) {}
-    fn failed_access(&self, _cpu: u32, _addr: u64, _write: bool) {}
-    fn internal_error(&self, cpu: u32, text: &str) {
-        panic!("vCPU {cpu}: {text}");
     }
 }
 

@@ -9,6 +9,7 @@
 //! difference to `nobody` is what the kernel takes.
 
 mod guest;
+mod quiet;
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -4,14 +4,18 @@
 //! The guest's vCPUs spin. `save` has all sections written, `load` has them taken over by a VM that was reset, `resume` is until the guest
 //! there has written to a port.
 
+mod quiet;
+
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use accel::kvm::KvmAccel;
-use accel::{Accel, CpuModel, VcpuConfig, VcpuEvents};
+use accel::{Accel, CpuModel, VcpuConfig};
 use memory::{AccessConstraints, Memory, RamSpec, RegionDesc, RegionOps, SIZE_ALL, UnassignedIo};
 use vmstate::{Decoder, Encoder, Saved, Section};
+
+use quiet::Quiet;
 
 /// `out 10h,al; jmp` back.
 const PROGRAM: [u8; 4] = [0xe6, 0x10, 0xeb, 0xfc];
@@ -38,18 +42,6 @@ impl RegionOps for Bell {
 
     fn constraints(&self) -> AccessConstraints {
         AccessConstraints::new().valid(1, 8)
-    }
-}
-
-struct Quiet;
-
-impl VcpuEvents for Quiet {
-    fn triple_fault(&self, _cpu: u32) {}
-    fn reset(&self, _cpu: u32) {}
-    fn shutdown(&self, _cpu: u32) {}
-    fn failed_access(&self, _cpu: u32, _addr: u64, _write: bool) {}
-    fn internal_error(&self, cpu: u32, text: &str) {
-        panic!("vCPU {cpu}: {text}");
     }
 }
 

@@ -114,19 +114,27 @@ fn socket(data: ChardevSocket) -> Result<SocketOptions> {
 
 fn address(address: SocketAddressLegacy) -> SocketAddress {
     match address {
-        SocketAddressLegacy::Inet(w) => {
-            let InetSocketAddress { host, port, numeric, to, ipv4, ipv6, keep_alive, mptcp } = w.data;
-            let extra = InetExtra {
-                numeric: numeric.unwrap_or(false),
-                keep_alive: keep_alive.unwrap_or(false),
-                mptcp: mptcp.unwrap_or(false),
-            };
-            SocketAddress::Inet { host, port, to, ipv4, ipv6, extra }
-        }
-        SocketAddressLegacy::Unix(w) => {
-            let UnixSocketAddress { path, abstract_, tight } = w.data;
-            SocketAddress::Unix { path, abstract_: abstract_.unwrap_or(false), tight: tight.unwrap_or(true) }
-        }
+        SocketAddressLegacy::Inet(w) => w.data.into(),
+        SocketAddressLegacy::Unix(w) => w.data.into(),
         SocketAddressLegacy::Fd(w) => SocketAddress::Fd(w.data.str),
+    }
+}
+
+impl From<InetSocketAddress> for SocketAddress {
+    fn from(address: InetSocketAddress) -> Self {
+        let InetSocketAddress { host, port, numeric, to, ipv4, ipv6, keep_alive, mptcp } = address;
+        let extra = InetExtra {
+            numeric: numeric.unwrap_or(false),
+            keep_alive: keep_alive.unwrap_or(false),
+            mptcp: mptcp.unwrap_or(false),
+        };
+        Self::Inet { host, port, to, ipv4, ipv6, extra }
+    }
+}
+
+impl From<UnixSocketAddress> for SocketAddress {
+    fn from(address: UnixSocketAddress) -> Self {
+        let UnixSocketAddress { path, abstract_, tight } = address;
+        Self::Unix { path, abstract_: abstract_.unwrap_or(false), tight: tight.unwrap_or(true) }
     }
 }

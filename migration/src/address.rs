@@ -125,26 +125,8 @@ impl From<&MigrationAddress> for Address {
     fn from(address: &MigrationAddress) -> Self {
         match address {
             MigrationAddress::Socket(types::SocketAddress::Fd(fd)) => Self::Fd(fd.str.clone()),
-            MigrationAddress::Socket(types::SocketAddress::Unix(unix)) => Self::Socket(SocketAddress::Unix {
-                path: unix.path.clone(),
-                abstract_: unix.abstract_ == Some(true),
-                tight: unix.tight.unwrap_or(true),
-            }),
-            MigrationAddress::Socket(types::SocketAddress::Inet(inet)) => {
-                let extra = InetExtra {
-                    numeric: inet.numeric == Some(true),
-                    keep_alive: inet.keep_alive == Some(true),
-                    mptcp: inet.mptcp == Some(true),
-                };
-                Self::Socket(SocketAddress::Inet {
-                    host: inet.host.clone(),
-                    port: inet.port.clone(),
-                    to: inet.to,
-                    ipv4: inet.ipv4,
-                    ipv6: inet.ipv6,
-                    extra,
-                })
-            }
+            MigrationAddress::Socket(types::SocketAddress::Unix(unix)) => Self::Socket(unix.clone().into()),
+            MigrationAddress::Socket(types::SocketAddress::Inet(inet)) => Self::Socket(inet.clone().into()),
             MigrationAddress::Exec(command) => Self::Exec(command.args.clone()),
             MigrationAddress::File(file) => Self::File { path: file.filename.clone(), offset: file.offset },
         }

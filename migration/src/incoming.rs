@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use chardev::{ChardevSet, Listener, SocketAddress, YankRegistration};
 use mainloop::{Interest, Watch};
@@ -22,6 +22,7 @@ use crate::capabilities::Capabilities;
 use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect;
+use crate::lock;
 use crate::machine::{Machine, Placed};
 use crate::multifd::recv::{self, Receivers};
 use crate::progress::Progress;
@@ -74,8 +75,7 @@ impl Incoming {
         let progress = Arc::new(Progress::new(0));
         let waiting = Mutex::default();
         let receivers = {
-            // Assigned whole.
-            let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
+            let settings = lock(&settings);
             let count = settings.parameters.multifd_channels.unwrap_or(1);
             settings.capabilities.has(Capability::Multifd).then(|| Receivers::new(count))
         };
@@ -102,9 +102,8 @@ impl Incoming {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        // Fields are assigned whole.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
     }
 
     fn enter(&self, status: Status) {
@@ -114,7 +113,7 @@ impl Incoming {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).capabilities.clone()
+        lock(&self.settings).capabilities.clone()
     }
 
     fn tell(&self, status: Status) {
@@ -271,15 +270,15 @@ impl Incoming {
 
     fn load(&self, mut input: Input) -> vmstate::Result<()> {
         self.begin(&mut input)?;
-        let sections = self.on_loop(|machine| {
+        let form = Form::of(&self.capabilities());
+        let sections = self.on_loop(move |machine| {
             machine.prepare();
+            machine.keep_shared(form.ignore_shared);
             machine.sections()
         })?;
         if let Some(why) = sections.blocked.into_iter().next() {
             return Err(LoadError::invalid(why));
         }
-        let form = Form::of(&self.capabilities());
-        self.on_loop(move |machine| machine.keep_shared(form.ignore_shared))?;
         let mut load = Load {
             incoming: self,
             memory: Loader::new(self.machine.memory(), form, self.receivers.clone().filter(|_| !form.mapped)),

@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use chardev::{ChardevSet, SocketAddress, YankRegistration};
@@ -23,6 +23,7 @@ use vmstate::{Described, Encoder, Priority, Text};
 use crate::channel::{Channel, Kind};
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
+use crate::lock;
 use crate::machine::{Machine, Placed};
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
@@ -226,8 +227,7 @@ impl Outgoing {
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {
-        // Whole insertions and removals.
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.channels)
     }
 
     /// A channel that whoever cancels can shut.
@@ -507,9 +507,4 @@ impl Stream<'_> {
 fn footer(out: &mut Output, number: u32) -> io::Result<()> {
     out.u8(wire::FOOTER)?;
     out.u32(number)
-}
-
-fn lock(settings: &Mutex<Settings>) -> MutexGuard<'_, Settings> {
-    // Changed by whole assignments only.
-    settings.lock().unwrap_or_else(PoisonError::into_inner)
 }
