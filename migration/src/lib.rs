@@ -3,8 +3,6 @@
 //! [`Migration`] implements the commands. What it moves is a [`Machine`], which tells its memory and the [sections](vmstate::Section) of
 //! its devices. The stream ([`wire`]) has QEMU's outer form: its sections, footers and description can be taken apart by the programs
 //! that take QEMU's apart. What devices write into it is our own.
-//!
-//! Left out so far: multifd, mapped-ram, postcopy, return path, x-ignore-shared.
 
 pub mod address;
 pub mod capabilities;

@@ -8,6 +8,9 @@
 //! Memory is sent in passes while the guest runs. When what is left can be sent within the downtime limit, the guest is stopped and the
 //! rest follows, then the devices. Whatever goes wrong before the last byte is out, the guest goes on as if nothing had been asked.
 
+mod saved;
+mod stream;
+
 use std::any::Any;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,9 +21,12 @@ use mainloop::LoopGone;
 use qapi::events::Event;
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, YankInstance};
 use qapi::{Enum, Error, Result, strerror};
-use vmstate::{Described, Encoder, Priority, Text};
+use vmstate::{Priority, Text};
 
-use crate::channel::{Channel, Kind};
+use saved::Saved;
+use stream::Stream;
+
+use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::lock;
@@ -30,7 +36,7 @@ use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
 use crate::ram::Form;
 use crate::ram::save::Sender;
-use crate::return_path::{ReturnPath, command};
+use crate::return_path::command;
 use crate::settings::Settings;
 use crate::wire::{self, Output};
 
@@ -46,13 +52,6 @@ pub struct Outgoing {
     pub progress: Arc<Progress>,
     /// To be shut by who cancels.
     channels: Mutex<Vec<Arc<Channel>>>,
-}
-
-/// A section as bytes.
-struct Saved {
-    head: (u32, String, u32, u32),
-    bytes: Vec<u8>,
-    description: Described,
 }
 
 /// Why the work ended early.
@@ -193,22 +192,17 @@ impl Outgoing {
         let senders = self.senders(&channel, address.as_ref())?;
         let sent = Arc::clone(&self.progress.counters.sent);
         let out = Output::new(channel, sent);
-        let mut stream = Stream { job: self, out, descriptions: Vec::new(), back: None };
+        let mut stream = Stream::new(self, out);
         stream.begin()?;
-        let sections = self.on_loop(|machine| machine.sections())?;
-        if let Some(why) = sections.blocked.into_iter().next() {
-            return Err(Stop::Failed(why));
-        }
-        let sections = Arc::new(sections.list);
         let mut sender = Sender::new(self.machine.memory(), self.form(), senders)?;
         set(&self.progress.counters.total, sender.total());
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
         stream.memory_begins(&mut sender)?;
-        stream.devices(self.save(&sections, true)?)?;
+        stream.devices(self.save(true)?)?;
         self.advance(Status::Active)?;
         self.passes(&mut stream, &mut sender)?;
-        let states = self.stop(stopped, &sections)?;
+        let states = self.stop(stopped)?;
         stream.command(command::SWITCHOVER_START, &[])?;
         sender.sync();
         self.pass();
@@ -314,7 +308,7 @@ impl Outgoing {
     }
 
     /// Stops the guest and saves its devices.
-    fn stop(&self, stopped: &mut bool, sections: &Arc<Vec<Placed>>) -> Work<Vec<Saved>> {
+    fn stop(&self, stopped: &mut bool) -> Work<Vec<Saved>> {
         let state = self.on_loop(|machine| machine.stop())?.ok_or(Stop::Cancelled)?;
         *stopped = true;
         self.progress.stopped();
@@ -325,186 +319,20 @@ impl Outgoing {
             }
         }
         self.advance(Status::Device)?;
-        let mut states = self.save(sections, false)?;
-        states.push(GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved(sections.len()));
+        let mut states = self.save(false)?;
+        states.push(GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved());
         Ok(states)
     }
 
-    /// Saves early sections, or all others.
-    fn save(&self, sections: &Arc<Vec<Placed>>, early: bool) -> Work<Vec<Saved>> {
-        let sections = Arc::clone(sections);
-        self.on_loop(move |_| {
-            let wanted =
-                |(_, placed): &(usize, &Placed)| (placed.section.priority() == Priority::Early) == early;
-            sections
-                .iter()
-                .enumerate()
-                .filter(wanted)
-                .map(|(index, placed)| Saved::of(index, placed))
-                .collect()
-        })
+    /// Saves early sections, or all others, of the devices that there are now: the guest may have ejected one meanwhile.
+    fn save(&self, early: bool) -> Work<Vec<Saved>> {
+        self.on_loop(move |machine| {
+            let sections = machine.sections();
+            if let Some(why) = sections.blocked.into_iter().next() {
+                return Err(Stop::Failed(why));
+            }
+            let wanted = |placed: &&Placed| (placed.section.priority() == Priority::Early) == early;
+            Ok(sections.list.iter().filter(wanted).map(Saved::of).collect())
+        })?
     }
-}
-
-impl Saved {
-    fn of(index: usize, placed: &Placed) -> Self {
-        let mut state = Encoder::new();
-        placed.section.save(&mut state);
-        let version = placed.section.version();
-        Self::new(index, (&placed.id, placed.instance), (placed.section.name(), version), state)
-    }
-
-    fn new(index: usize, id: (&str, u32), name: (&str, u32), state: Encoder) -> Self {
-        let (bytes, fields, subsections) = state.finish();
-        let description = Described::device(id, name, &fields, &subsections);
-        // The first number is that of memory.
-        let number = wire::RAM_SECTION + 1 + index as u32;
-        Self { head: (number, id.0.to_owned(), id.1, name.1), bytes, description }
-    }
-}
-
-impl GlobalState {
-    fn into_saved(self, index: usize) -> Saved {
-        use vmstate::VmState as _;
-        let mut state = Encoder::new();
-        self.put_fields(&mut state);
-        Saved::new(index, (Self::NAME, 0), (Self::NAME, Self::VERSION), state)
-    }
-}
-
-/// The stream while it is written.
-struct Stream<'a> {
-    job: &'a Outgoing,
-    out: Output,
-    descriptions: Vec<Described>,
-    /// What the other side answers, if it was asked to.
-    back: Option<Arc<ReturnPath>>,
-}
-
-impl Stream<'_> {
-    fn failed(&self, error: &io::Error) -> Stop {
-        if self.job.progress.is_cancelled() {
-            return Stop::Cancelled;
-        }
-        let noun = self.out.channel().kind().noun();
-        Stop::Failed(format!("Unable to write to {noun}: {}", strerror(error)))
-    }
-
-    fn put<T>(&mut self, write: impl FnOnce(&mut Output) -> io::Result<T>) -> Work<T> {
-        write(&mut self.out).map_err(|error| self.failed(&error))
-    }
-
-    fn begin(&mut self) -> Work<()> {
-        let configuration = self.job.configuration();
-        self.put(|out| {
-            out.u32(wire::MAGIC)?;
-            out.u32(wire::VERSION)?;
-            out.u8(wire::CONFIGURATION)?;
-            out.bytes(&configuration.to_bytes())
-        })?;
-        // Only a socket has a way back.
-        if self.job.has(Capability::ReturnPath) && self.out.channel().kind() == Kind::Socket {
-            let back = ReturnPath::open(self.out.channel());
-            self.back = Some(back.map_err(|error| self.failed(&error))?);
-            self.command(command::OPEN, &[])?;
-            self.command(command::PING, &1u32.to_be_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, command: u16, data: &[u8]) -> Work<()> {
-        self.put(|out| {
-            out.u8(wire::COMMAND)?;
-            out.bytes(&command.to_be_bytes())?;
-            out.bytes(&(data.len() as u16).to_be_bytes())?;
-            out.bytes(data)
-        })
-    }
-
-    /// Whether the other side agrees that the guest is stopped.
-    fn may_switch_over(&self) -> bool {
-        !self.job.has(Capability::SwitchoverAck) || self.back.as_ref().is_none_or(|back| back.is_acked())
-    }
-
-    /// Whether the other side is still there, as far as it would say so.
-    fn check_back(&self) -> Work<()> {
-        match self.back.as_ref().and_then(|back| back.broken()) {
-            Some(why) => Err(Stop::Failed(format!("return path: {why}"))),
-            None => Ok(()),
-        }
-    }
-
-    fn memory_begins(&mut self, sender: &mut Sender) -> Work<()> {
-        self.put(|out| {
-            out.u8(wire::SECTION_START)?;
-            out.u32(wire::RAM_SECTION)?;
-            out.text(wire::RAM)?;
-            out.u32(0)?;
-            out.u32(wire::RAM_VERSION)?;
-            sender.put_blocks(out)?;
-            footer(out, wire::RAM_SECTION)
-        })
-    }
-
-    fn ram_section<T>(&mut self, kind: u8, pages: impl FnOnce(&mut Output) -> io::Result<T>) -> Work<T> {
-        self.put(|out| {
-            out.u8(kind)?;
-            out.u32(wire::RAM_SECTION)?;
-            let result = pages(out)?;
-            footer(out, wire::RAM_SECTION)?;
-            Ok(result)
-        })
-    }
-
-    fn devices(&mut self, states: Vec<Saved>) -> Work<()> {
-        for state in states {
-            let Saved { head: (number, id, instance, version), bytes, description } = state;
-            self.put(|out| {
-                out.u8(wire::SECTION_FULL)?;
-                out.u32(number)?;
-                out.text(&id)?;
-                out.u32(instance)?;
-                out.u32(version)?;
-                out.bytes(&bytes)?;
-                footer(out, number)
-            })?;
-            self.descriptions.push(description);
-        }
-        Ok(())
-    }
-
-    fn end(mut self) -> Work<()> {
-        let text = self.job.configuration().describe(&self.descriptions);
-        self.put(|out| {
-            out.u8(wire::EOF)?;
-            out.u8(wire::DESCRIPTION)?;
-            out.u32(u32::try_from(text.len()).map_err(io::Error::other)?)?;
-            out.bytes(text.as_bytes())?;
-            out.flush()
-        })?;
-        if let Some(back) = &self.back {
-            back.wait().map_err(|why| match self.job.progress.is_cancelled() {
-                true => Stop::Cancelled,
-                false => Stop::Failed(format!("return path: {why}")),
-            })?;
-        }
-        self.job.channels().clear();
-        let Self { job, out, .. } = self;
-        let noun = out.channel().kind().noun();
-        let finish = out.into_channel().and_then(|channel| match Arc::into_inner(channel) {
-            Some(channel) => channel.finish(),
-            // Somebody shuts it at this very moment.
-            None => Ok(()),
-        });
-        match finish {
-            Ok(()) => Ok(()),
-            Err(_) if job.progress.is_cancelled() => Err(Stop::Cancelled),
-            Err(error) => Err(Stop::Failed(format!("Unable to write to {noun}: {}", strerror(&error)))),
-        }
-    }
-}
-
-fn footer(out: &mut Output, number: u32) -> io::Result<()> {
-    out.u8(wire::FOOTER)?;
-    out.u32(number)
 }

@@ -1,0 +1,163 @@
+//! The stream while it is written.
+
+use std::io;
+use std::sync::Arc;
+
+use qapi::strerror;
+use qapi::types::MigrationCapability as Capability;
+use vmstate::Described;
+
+use super::saved::Saved;
+use super::{Outgoing, Stop, Work};
+use crate::channel::Kind;
+use crate::ram::save::Sender;
+use crate::return_path::{ReturnPath, command};
+use crate::wire::{self, Output};
+
+/// The stream while it is written.
+pub(super) struct Stream<'a> {
+    job: &'a Outgoing,
+    pub(super) out: Output,
+    descriptions: Vec<Described>,
+    /// What the other side answers, if it was asked to.
+    back: Option<Arc<ReturnPath>>,
+}
+
+impl<'a> Stream<'a> {
+    /// Nothing was written yet.
+    pub(super) fn new(job: &'a Outgoing, out: Output) -> Self {
+        Self { job, out, descriptions: Vec::new(), back: None }
+    }
+
+    pub(super) fn failed(&self, error: &io::Error) -> Stop {
+        if self.job.progress.is_cancelled() {
+            return Stop::Cancelled;
+        }
+        let noun = self.out.channel().kind().noun();
+        Stop::Failed(format!("Unable to write to {noun}: {}", strerror(error)))
+    }
+
+    pub(super) fn put<T>(&mut self, write: impl FnOnce(&mut Output) -> io::Result<T>) -> Work<T> {
+        write(&mut self.out).map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn begin(&mut self) -> Work<()> {
+        let configuration = self.job.configuration();
+        self.put(|out| {
+            out.u32(wire::MAGIC)?;
+            out.u32(wire::VERSION)?;
+            out.u8(wire::CONFIGURATION)?;
+            out.bytes(&configuration.to_bytes())
+        })?;
+        // Only a socket has a way back.
+        if self.job.has(Capability::ReturnPath) && self.out.channel().kind() == Kind::Socket {
+            let back = ReturnPath::open(self.out.channel());
+            self.back = Some(back.map_err(|error| self.failed(&error))?);
+            self.command(command::OPEN, &[])?;
+            self.command(command::PING, &1u32.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn command(&mut self, command: u16, data: &[u8]) -> Work<()> {
+        self.put(|out| {
+            out.u8(wire::COMMAND)?;
+            out.bytes(&command.to_be_bytes())?;
+            out.bytes(&(data.len() as u16).to_be_bytes())?;
+            out.bytes(data)
+        })
+    }
+
+    /// Whether the other side agrees that the guest is stopped.
+    pub(super) fn may_switch_over(&self) -> bool {
+        !self.job.has(Capability::SwitchoverAck) || self.back.as_ref().is_none_or(|back| back.is_acked())
+    }
+
+    /// Whether the other side is still there, as far as it would say so.
+    pub(super) fn check_back(&self) -> Work<()> {
+        match self.back.as_ref().and_then(|back| back.broken()) {
+            Some(why) => Err(Stop::Failed(format!("return path: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn memory_begins(&mut self, sender: &mut Sender) -> Work<()> {
+        self.put(|out| {
+            out.u8(wire::SECTION_START)?;
+            out.u32(wire::RAM_SECTION)?;
+            out.text(wire::RAM)?;
+            out.u32(0)?;
+            out.u32(wire::RAM_VERSION)?;
+            sender.put_blocks(out)?;
+            footer(out, wire::RAM_SECTION)
+        })
+    }
+
+    pub(super) fn ram_section<T>(
+        &mut self,
+        kind: u8,
+        pages: impl FnOnce(&mut Output) -> io::Result<T>,
+    ) -> Work<T> {
+        self.put(|out| {
+            out.u8(kind)?;
+            out.u32(wire::RAM_SECTION)?;
+            let result = pages(out)?;
+            footer(out, wire::RAM_SECTION)?;
+            Ok(result)
+        })
+    }
+
+    pub(super) fn devices(&mut self, states: Vec<Saved>) -> Work<()> {
+        for state in states {
+            let Saved { head: (id, instance, version), bytes, description } = state;
+            // The first number is that of memory.
+            let number = wire::RAM_SECTION + 1 + self.descriptions.len() as u32;
+            self.put(|out| {
+                out.u8(wire::SECTION_FULL)?;
+                out.u32(number)?;
+                out.text(&id)?;
+                out.u32(instance)?;
+                out.u32(version)?;
+                out.bytes(&bytes)?;
+                footer(out, number)
+            })?;
+            self.descriptions.push(description);
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(mut self) -> Work<()> {
+        let text = self.job.configuration().describe(&self.descriptions);
+        self.put(|out| {
+            out.u8(wire::EOF)?;
+            out.u8(wire::DESCRIPTION)?;
+            out.u32(u32::try_from(text.len()).map_err(io::Error::other)?)?;
+            out.bytes(text.as_bytes())?;
+            out.flush()
+        })?;
+        if let Some(back) = &self.back {
+            back.wait().map_err(|why| match self.job.progress.is_cancelled() {
+                true => Stop::Cancelled,
+                false => Stop::Failed(format!("return path: {why}")),
+            })?;
+        }
+        self.job.channels().clear();
+        let Self { job, out, .. } = self;
+        let noun = out.channel().kind().noun();
+        let finish = out.into_channel().and_then(|channel| match Arc::into_inner(channel) {
+            Some(channel) => channel.finish(),
+            // Somebody shuts it at this very moment.
+            None => Ok(()),
+        });
+        match finish {
+            Ok(()) => Ok(()),
+            Err(_) if job.progress.is_cancelled() => Err(Stop::Cancelled),
+            Err(error) => Err(Stop::Failed(format!("Unable to write to {noun}: {}", strerror(&error)))),
+        }
+    }
+}
+
+fn footer(out: &mut Output, number: u32) -> io::Result<()> {
+    out.u8(wire::FOOTER)?;
+    out.u32(number)
+}
