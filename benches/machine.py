@@ -57,6 +57,7 @@ class Machine:
         self.socket.settimeout(PATIENCE)
         self.reader = self.socket.makefile("r", encoding="utf-8")
         self.greeted = None
+        self.events = []
         if serial:
             # The chardevs are all made before the machine is, so that the connection is there or is about to be.
             guest.settimeout(PATIENCE)
@@ -95,10 +96,27 @@ class Machine:
             if not line:
                 self.fail(f"hung up at {command}")
             message = json.loads(line)
-            if "event" not in message:
-                if "error" in message:
-                    self.fail(f"{command}: {message['error']['desc']}")
-                return message["return"]
+            if "event" in message:
+                self.events.append(message)
+                continue
+            if "error" in message:
+                self.fail(f"{command}: {message['error']['desc']}")
+            return message["return"]
+
+    def wait_event(self, wanted):
+        """Waits for an event that is wanted, or finds it among those that came; they stay in `events`."""
+        seen = 0
+        while True:
+            for event in self.events[seen:]:
+                if wanted(event):
+                    return event
+            seen = len(self.events)
+            line = self.reader.readline()
+            if not line:
+                self.fail(f"hung up after the events {self.events}")
+            message = json.loads(line)
+            if "event" in message:
+                self.events.append(message)
 
     def hmp(self, line):
         return self.execute("human-monitor-command", **{"command-line": line})

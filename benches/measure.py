@@ -14,6 +14,7 @@ import time
 
 from machine import Machine, is_qemu
 from memslots import memslots, sections
+from migration import migration
 from tebibyte import tebibyte
 
 RUNS = int(os.environ.get("RUNS", "20"))
@@ -243,6 +244,8 @@ def main():
         print("\nsections (pliant, 2048 mapped, -accel qtest)")
         for figure, value in sections(os.environ["PLIANT_BIN"]).items():
             print(f"  {figure:28}{value:12.2f}")
+    # Minutes, and gigabytes of memory: only when asked for.
+    migration(parts, accel, RUNS)
     # Minutes, and no comparison with QEMU: only when asked for.
     if "protection" in parts:
         protections(max(1, RUNS // 4))
