@@ -237,6 +237,38 @@ impl Channel {
         })
     }
 
+    /// Waits until something can be written; a file always takes it.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    pub fn await_room(&self) -> io::Result<()> {
+        if self.kind == Kind::File { Ok(()) } else { self.wait(PollFlags::OUT) }
+    }
+
+    /// Writes by a call that takes the descriptor, which may do less than it was asked to, as often as it would block.
+    ///
+    /// # Errors
+    /// The call's, or the channel was shut.
+    pub fn write_with(&self, mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>) -> io::Result<usize> {
+        self.retry(PollFlags::OUT, || call(self.fd.as_fd()))
+    }
+
+    /// Reads into what `iov` names, one after another; says how many bytes, none at the end.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut. Nothing was read then.
+    ///
+    /// # Safety
+    /// Each entry names memory that stays mapped during the call, and nothing of Rust's refers to it: the kernel writes it.
+    pub unsafe fn read_some(&self, iov: &[libc::iovec]) -> io::Result<usize> {
+        let count = iov.len().min(libc::UIO_MAXIOV as usize);
+        self.retry(PollFlags::IN, || {
+            // SAFETY: the entries are as the caller promises.
+            let read = unsafe { libc::readv(self.fd.as_raw_fd(), iov.as_ptr(), count as i32) };
+            usize::try_from(read).map_err(|_| io::Error::last_os_error())
+        })
+    }
+
     /// Where the next byte of a file goes, or comes from.
     ///
     /// # Errors

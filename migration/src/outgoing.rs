@@ -13,13 +13,13 @@ mod stream;
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use chardev::{ChardevSet, SocketAddress, YankRegistration};
 use mainloop::LoopGone;
 use qapi::events::Event;
-use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, YankInstance};
+use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, RunState, YankInstance};
 use qapi::{Enum, Error, Result, strerror};
 use vmstate::{Priority, Text};
 
@@ -150,6 +150,20 @@ impl Outgoing {
         Ok(self.machine.mainloop().run_on_loop(move || work(&*machine))?)
     }
 
+    /// The same, without waiting for it: what it gives comes later, or nothing if the loop ended.
+    fn begin_on_loop<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Machine) -> T + Send + 'static,
+    ) -> mpsc::Receiver<T> {
+        let (sender, receiver) = mpsc::channel();
+        let machine = Arc::clone(&self.machine);
+        self.machine.mainloop().post(move || {
+            // Nobody may want it any more.
+            let _ = sender.send(work(&*machine));
+        });
+        receiver
+    }
+
     fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
         let mut stopped = false;
         let result = self.work(outlet, &mut stopped);
@@ -199,10 +213,12 @@ impl Outgoing {
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
         stream.memory_begins(&mut sender)?;
-        stream.devices(self.save(true)?)?;
+        stream.devices(self.on_loop(|machine| Self::save(machine, true))??)?;
         self.advance(Status::Active)?;
         self.passes(&mut stream, &mut sender)?;
-        let states = self.stop(stopped)?;
+        let state = self.stop(stopped)?;
+        // While the last memory is sent.
+        let states = self.begin_on_loop(|machine| Self::save(machine, false));
         stream.command(command::SWITCHOVER_START, &[])?;
         sender.sync();
         self.pass();
@@ -215,9 +231,12 @@ impl Outgoing {
         let between = if dirty { before } else { counters.bytes() };
         stream.put(|out| sender.finish(out))?;
         set(&counters.downtime, counters.bytes() - between);
-        stream.devices(states)?;
+        stream.devices(states.recv().map_err(|_| Stop::Cancelled)??)?;
+        stream.devices(vec![GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved()])?;
+        let ended = stream.end();
+        // What is logged no more costs the time of a guest that stands still.
         drop(sender);
-        stream.end()
+        ended
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {
@@ -307,8 +326,8 @@ impl Outgoing {
         }
     }
 
-    /// Stops the guest and saves its devices.
-    fn stop(&self, stopped: &mut bool) -> Work<Vec<Saved>> {
+    /// Stops the guest; gives the state that it was in.
+    fn stop(&self, stopped: &mut bool) -> Work<RunState> {
         let state = self.on_loop(|machine| machine.stop())?.ok_or(Stop::Cancelled)?;
         *stopped = true;
         self.progress.stopped();
@@ -319,20 +338,16 @@ impl Outgoing {
             }
         }
         self.advance(Status::Device)?;
-        let mut states = self.save(false)?;
-        states.push(GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved());
-        Ok(states)
+        Ok(state)
     }
 
     /// Saves early sections, or all others, of the devices that there are now: the guest may have ejected one meanwhile.
-    fn save(&self, early: bool) -> Work<Vec<Saved>> {
-        self.on_loop(move |machine| {
-            let sections = machine.sections();
-            if let Some(why) = sections.blocked.into_iter().next() {
-                return Err(Stop::Failed(why));
-            }
-            let wanted = |placed: &&Placed| (placed.section.priority() == Priority::Early) == early;
-            Ok(sections.list.iter().filter(wanted).map(Saved::of).collect())
-        })?
+    fn save(machine: &dyn Machine, early: bool) -> Work<Vec<Saved>> {
+        let sections = machine.sections();
+        if let Some(why) = sections.blocked.into_iter().next() {
+            return Err(Stop::Failed(why));
+        }
+        let wanted = |placed: &&Placed| (placed.section.priority() == Priority::Early) == early;
+        Ok(sections.list.iter().filter(wanted).map(Saved::of).collect())
     }
 }

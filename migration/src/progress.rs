@@ -51,6 +51,8 @@ struct Inner {
     error: Option<String>,
     /// Somebody wants it to end.
     cancelled: bool,
+    /// It is too late for that.
+    committed: bool,
     /// Somebody lets it go on from `pre-switchover`.
     go_on: bool,
     begun: Instant,
@@ -78,6 +80,7 @@ impl Progress {
             status: Status::None,
             error: None,
             cancelled: false,
+            committed: false,
             go_on: false,
             begun: Instant::now(),
             setup: None,
@@ -140,13 +143,20 @@ impl Progress {
         let mut inner = self.lock();
         let over =
             matches!(inner.status, Status::None | Status::Completed | Status::Failed | Status::Cancelled);
-        if over || inner.cancelled {
+        if over || inner.cancelled || inner.committed {
             return false;
         }
         inner.cancelled = true;
         drop(inner);
         self.changed.notify_all();
         true
+    }
+
+    /// The machine is as good as elsewhere: nobody can end it any more, unless somebody did, which gives `false`.
+    pub fn commit(&self) -> bool {
+        let mut inner = self.lock();
+        inner.committed = !inner.cancelled;
+        inner.committed
     }
 
     /// Whether somebody wants it to end.

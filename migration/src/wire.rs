@@ -78,6 +78,7 @@ pub mod ram {
 
 mod input;
 mod output;
+mod splice;
 
-pub use input::Input;
+pub use input::{AHEAD, Input};
 pub use output::Output;

@@ -16,7 +16,7 @@ use crate::ram::load::Loader;
 use crate::return_path::{Answers, command};
 use crate::wire::{self, Input};
 
-/// Bytes of a description at most; it is not looked at.
+/// Bytes of a description at most that are read; it is not looked at.
 const MAX_DESCRIPTION: u32 = 64 << 20;
 
 impl Incoming {
@@ -43,16 +43,18 @@ impl Incoming {
         while load.section(&mut input)? {}
         let Load { later, state, memory, .. } = load;
         drop(memory);
-        description(&mut input)?;
         let state = match state {
             Some(GlobalState { runstate }) => run_state(&runstate.0)?,
             None => RunState::Running,
         };
-        self.on_loop(move |machine| {
+        self.on_loop(move |machine| -> vmstate::Result<()> {
             later.into_iter().try_for_each(|(what, apply)| apply().map_err(|error| error.and(what)))?;
             machine.arrived(state);
             Ok(())
-        })?
+        })??;
+        // The machine is here. What describes the stream is for others; a source that has not written all of it yet is to be able to.
+        description(&mut input);
+        Ok(())
     }
 
     fn begin(&self, input: &mut Input) -> vmstate::Result<()> {
@@ -88,24 +90,11 @@ fn decode<T>(
     result
 }
 
-/// Skips what describes the stream. One that ends before it has none.
-fn description(input: &mut Input) -> vmstate::Result<()> {
-    let mut kind = [0];
-    if input.read(&mut kind)? == 0 {
-        return Ok(());
-    }
-    if kind != [wire::DESCRIPTION] {
-        return Err(LoadError::invalid("Unexpected data behind the stream"));
-    }
-    let len = input.u32()?;
-    if len > MAX_DESCRIPTION {
-        return Err(LoadError::invalid("the stream's description is too long"));
-    }
-    let skipped = std::io::copy(&mut input.take(len.into()), &mut std::io::sink())?;
-    if skipped == u64::from(len) {
-        Ok(())
-    } else {
-        Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+/// Skips what describes the stream, if anything does.
+fn description(input: &mut Input) {
+    if let (Ok(wire::DESCRIPTION), Ok(len @ ..=MAX_DESCRIPTION)) = (input.u8(), input.u32()) {
+        // Whether all of it comes changes nothing.
+        let _ = std::io::copy(&mut input.take(len.into()), &mut std::io::sink());
     }
 }
 

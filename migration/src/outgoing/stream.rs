@@ -126,34 +126,52 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// Ends the stream. With its last byte the machine is elsewhere: from there on nothing that fails brings it back, unless the other side
+    /// answers and has not yet.
     pub(super) fn end(mut self) -> Work<()> {
-        let text = self.job.configuration().describe(&self.descriptions);
+        self.put(|out| out.flush())?;
+        // A peer that takes nothing can still be given up.
+        self.out.channel().await_room().map_err(|error| self.failed(&error))?;
+        let kind = self.out.channel().kind();
+        if self.back.is_none() && kind == Kind::Socket && !self.job.progress.commit() {
+            return Err(Stop::Cancelled);
+        }
         self.put(|out| {
             out.u8(wire::EOF)?;
-            out.u8(wire::DESCRIPTION)?;
-            out.u32(u32::try_from(text.len()).map_err(io::Error::other)?)?;
-            out.bytes(text.as_bytes())?;
             out.flush()
         })?;
+        // The other side goes on by now; this is for those who look into the stream.
+        let described = self.describe();
         if let Some(back) = &self.back {
             back.wait().map_err(|why| match self.job.progress.is_cancelled() {
                 true => Stop::Cancelled,
                 false => Stop::Failed(format!("return path: {why}")),
             })?;
         }
-        self.job.channels().clear();
         let Self { job, out, .. } = self;
-        let noun = out.channel().kind().noun();
-        let finish = out.into_channel().and_then(|channel| match Arc::into_inner(channel) {
+        job.channels().clear();
+        let finish = described.and_then(|()| out.into_channel()).and_then(|channel| match Arc::into_inner(channel) {
             Some(channel) => channel.finish(),
             // Somebody shuts it at this very moment.
             None => Ok(()),
         });
         match finish {
             Ok(()) => Ok(()),
+            // A peer that has all of the machine needs no more of the stream.
+            Err(_) if kind == Kind::Socket => Ok(()),
             Err(_) if job.progress.is_cancelled() => Err(Stop::Cancelled),
-            Err(error) => Err(Stop::Failed(format!("Unable to write to {noun}: {}", strerror(&error)))),
+            Err(error) => Err(Stop::Failed(format!("Unable to write to {}: {}", kind.noun(), strerror(&error)))),
         }
+    }
+
+    /// Writes the description of what was written.
+    fn describe(&mut self) -> io::Result<()> {
+        let text = self.job.configuration().describe(&self.descriptions);
+        let out = &mut self.out;
+        out.u8(wire::DESCRIPTION)?;
+        out.u32(u32::try_from(text.len()).map_err(io::Error::other)?)?;
+        out.bytes(text.as_bytes())?;
+        out.flush()
     }
 }
 

@@ -13,7 +13,7 @@ use vmstate::{LoadError, Result};
 use super::mapped::Place;
 use super::{Form, blocks};
 use crate::multifd::recv::Receivers;
-use crate::wire::{Input, PAGE, ram};
+use crate::wire::{AHEAD, Input, PAGE, ram};
 
 /// What is looked at at once for memory that was never touched.
 const LOOK: u64 = 64 << 20;
@@ -83,6 +83,16 @@ impl LoadBlock {
         Err(illegal(offset))
     }
 
+    /// How many pages from `offset` on may be put there and were not yet, at most `most`.
+    fn fresh(&self, offset: u64, most: u64) -> u64 {
+        let fresh = |page: &u64| {
+            let (word, bit) = Self::bit(*page);
+            self.written.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit == 0)
+                && self.check(*page).is_ok()
+        };
+        (0..most).map(|page| offset + page * PAGE).take_while(fresh).count() as u64
+    }
+
     /// Fills a page with a byte. The offset was checked.
     ///
     /// # Errors
@@ -118,6 +128,9 @@ impl LoadBlocks {
 pub struct Loader {
     blocks: Arc<LoadBlocks>,
     last: Option<usize>,
+    /// The page that would come next if memory came in order, and how many behind it are guessed.
+    next: Option<(usize, u64)>,
+    guess: usize,
     form: Form,
     memory: Arc<Memory>,
     places: Vec<(usize, Place)>,
@@ -130,7 +143,7 @@ impl Loader {
     pub(crate) fn new(memory: &Arc<Memory>, form: Form, receivers: Option<Arc<Receivers>>) -> Self {
         let blocks = LoadBlocks(blocks(memory).into_iter().map(LoadBlock::new).collect());
         let (blocks, memory) = (Arc::new(blocks), Arc::clone(memory));
-        Self { blocks, last: None, form, memory, places: Vec::new(), receivers }
+        Self { blocks, last: None, next: None, guess: 0, form, memory, places: Vec::new(), receivers }
     }
 
     /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
@@ -236,10 +249,31 @@ impl Loader {
         found.ok_or_else(|| LoadError::invalid(format!("Can't find block {name}")))
     }
 
-    fn page(&self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
+    /// Takes in a page, and those that follow it in order and in the form that a source sends memory in for the first time.
+    fn page(&mut self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
         let block = &self.blocks.0[index];
         block.check(offset)?;
-        block.note(offset);
-        if input.guest(&block.block, offset, PAGE)? { Ok(()) } else { Err(illegal(offset)) }
+        // A page that came before is not to be lost to a wrong guess.
+        let guess = self.guess as u64;
+        let ahead = || block.fresh(offset + PAGE, guess) as usize;
+        let mut wrong = false;
+        let head = |page| page | ram::PAGE | ram::CONTINUE;
+        let count = input.pages(&block.block, offset, ahead, head, |spoiled| {
+            wrong = true;
+            for page in spoiled.step_by(PAGE as usize) {
+                block.note(page);
+                // It was written a moment ago.
+                let _ = block.block.write(page, &[0; PAGE as usize]);
+            }
+        });
+        let count = count?;
+        (0..count).for_each(|page| block.note(offset + page * PAGE));
+        // As many as came true of late: where zeroes lie between, guesses cost more than they save.
+        self.guess = match (wrong, self.next == Some((index, offset))) {
+            (true, _) | (false, false) => 0,
+            (false, true) => (self.guess * 2 + 1).min(AHEAD),
+        };
+        self.next = Some((index, offset + count * PAGE));
+        Ok(())
     }
 }

@@ -1,15 +1,21 @@
 //! Reading the stream, through a buffer that fits into the processor's cache.
 
-#![expect(unsafe_code, reason = "guest memory is read from files without a copy of ours")]
+#![expect(unsafe_code, reason = "guest memory is filled without a copy of ours")]
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 use memory::RamBlock;
 
+use super::PAGE;
 use crate::channel::Channel;
 
 const BUFFER: usize = 256 << 10;
+/// Pages that are guessed at most: those of a wrong guess fit into the buffer.
+pub const AHEAD: usize = 60;
+/// Bytes of a page's head.
+const HEAD: usize = 8;
 
 /// Reads a channel.
 #[derive(Debug)]
@@ -84,30 +90,132 @@ impl Input {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Fills guest memory with what comes next. `false` if the memory is not accessible; the bytes are taken all the same.
+    /// Fills the page at `offset` with what comes next, and as many of the pages behind it as follow, at most as many as `ahead` allows
+    /// when it is asked, each under the head that `head` gives for it. Says how many pages are filled. Of pages that are not, `spoiled` is told those which hold something else now;
+    /// what belonged elsewhere comes next.
+    ///
+    /// What is in the buffer is copied. All else goes where it belongs without: the head of the next page is guessed, and if something
+    /// else comes, it is taken back.
     ///
     /// # Errors
-    /// The stream ended or broke.
-    pub fn guest(&mut self, block: &RamBlock, offset: u64, len: u64) -> io::Result<bool> {
-        let (mut at, mut all) = (0, true);
-        while at < len {
-            if self.start == self.end && self.pushed_back.is_empty() {
-                self.fill()?;
+    /// The stream ended or broke, or the memory is not accessible.
+    pub fn pages(
+        &mut self,
+        block: &RamBlock,
+        offset: u64,
+        ahead: impl FnOnce() -> usize,
+        head: impl Fn(u64) -> u64,
+        mut spoiled: impl FnMut(Range<u64>),
+    ) -> io::Result<u64> {
+        let mut at = self.buffered(block, offset, PAGE)?;
+        if at == PAGE {
+            return Ok(1);
+        }
+        let ahead = ahead().min(AHEAD) as u64;
+        let inside = offset.checked_add((1 + ahead) * PAGE).is_some_and(|end| end <= block.max_size());
+        if !inside {
+            return Err(io::Error::other("memory outside of its block"));
+        }
+        // Bytes of the page `full` that are there.
+        let (mut full, mut heads) = (0, [[0; HEAD]; AHEAD]);
+        loop {
+            let place = |page: u64, at: u64| {
+                let base = block.host_address().wrapping_add((offset + page * PAGE + at) as usize);
+                libc::iovec { iov_base: base.cast(), iov_len: (PAGE - at) as usize }
+            };
+            let mut iov = Vec::with_capacity(1 + 2 * AHEAD);
+            iov.push(place(full, at));
+            for (page, bytes) in (full + 1..=ahead).zip(&mut heads) {
+                iov.push(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: HEAD });
+                iov.push(place(page, 0));
             }
+            // SAFETY: guest memory inside of the block, which is borrowed and never referred to; the heads are borrowed until they are
+            // looked at.
+            let mut count = unsafe { self.channel.read_some(&iov)? } as u64;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if count < PAGE - at {
+                at += count;
+                continue;
+            }
+            count -= PAGE - at;
+            full += 1;
+            let mut heads = heads.iter();
+            loop {
+                let Some(found) = heads.next().filter(|_| count > 0) else { return Ok(full) };
+                let begun = &found[..count.min(HEAD as u64) as usize];
+                if begun != &head(offset + full * PAGE).to_be_bytes()[..begun.len()] {
+                    self.take_back(block, offset + full * PAGE, begun, heads.as_slice(), count, &mut spoiled);
+                    return Ok(full);
+                }
+                if count <= HEAD as u64 {
+                    self.take_back(block, 0, begun, &[], count, &mut spoiled);
+                    return Ok(full);
+                }
+                count -= HEAD as u64;
+                if count < PAGE {
+                    at = count;
+                    break;
+                }
+                count -= PAGE;
+                full += 1;
+            }
+        }
+    }
+
+    /// Puts `count` bytes back that were read as if they were a head (`begun`), the page at `page`, and the `heads` and pages behind it.
+    fn take_back(
+        &mut self,
+        block: &RamBlock,
+        page: u64,
+        begun: &[u8],
+        heads: &[[u8; HEAD]],
+        count: u64,
+        spoiled: &mut impl FnMut(Range<u64>),
+    ) {
+        // The buffer is empty, and has room for that much.
+        self.buffer[..begun.len()].copy_from_slice(begun);
+        (self.start, self.end) = (0, begun.len());
+        let (mut at, mut heads) = (page, heads.iter());
+        while self.end < count as usize {
+            let rest = (count as usize - self.end).min(PAGE as usize);
+            // It was just written.
+            let _ = block.read(at, &mut self.buffer[self.end..self.end + rest]);
+            self.end += rest;
+            at += PAGE;
+            let rest = (count as usize - self.end).min(HEAD);
+            if let Some(head) = heads.next().filter(|_| rest > 0) {
+                self.buffer[self.end..self.end + rest].copy_from_slice(&head[..rest]);
+                self.end += rest;
+            }
+        }
+        if at > page {
+            spoiled(page..at);
+        }
+    }
+
+    /// Fills guest memory from the buffer; says how many bytes of `len` were there.
+    fn buffered(&mut self, block: &RamBlock, offset: u64, len: u64) -> io::Result<u64> {
+        let mut at = 0;
+        while at < len {
             let mut small = Vec::new();
-            let ready = if self.pushed_back.is_empty() {
-                let count = (self.end - self.start).min((len - at) as usize);
-                self.start += count;
-                &self.buffer[self.start - count..self.start]
-            } else {
+            let ready = if !self.pushed_back.is_empty() {
                 let count = self.pushed_back.len().min((len - at) as usize);
                 small.extend(self.pushed_back.drain(..count));
                 &small[..]
+            } else {
+                let count = (self.end - self.start).min((len - at) as usize);
+                self.start += count;
+                &self.buffer[self.start - count..self.start]
             };
-            all &= block.write(offset + at, ready).is_ok();
+            if ready.is_empty() {
+                break;
+            }
+            block.write(offset + at, ready).map_err(|_| io::Error::other("memory is not accessible"))?;
             at += ready.len() as u64;
         }
-        Ok(all)
+        Ok(at)
     }
 
     /// Where the next byte comes from in a file.

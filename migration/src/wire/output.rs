@@ -1,4 +1,4 @@
-//! Writing the stream. Guest memory goes from where it is into the channel, without a copy of ours.
+//! Writing the stream. Guest memory goes from where it is into the channel, without a copy of ours; into a socket, without any.
 
 #![expect(unsafe_code, reason = "writev of guest memory")]
 
@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memory::RamBlock;
 
-use crate::channel::Channel;
+use super::splice::Splicer;
+use crate::channel::{Channel, Kind};
 
 /// Bytes that are gathered before they are written.
 const GATHER: usize = 1 << 20;
+/// Guest memory of at least so many bytes is handed over by reference.
+const SPLICED: usize = 64 << 10;
 /// Pieces that one call takes.
 const PIECES: usize = libc::UIO_MAXIOV as usize;
 
@@ -34,12 +37,14 @@ pub struct Output {
     blocks: Vec<Arc<RamBlock>>,
     gathered: usize,
     sent: Arc<AtomicU64>,
+    /// Hands pages over without a copy: found out when there are some, `None` within if that cannot be.
+    splicer: Option<Option<Splicer>>,
 }
 
 impl Output {
     /// Writes into `channel` and counts in `sent` what it was given.
     pub fn new(channel: Arc<Channel>, sent: Arc<AtomicU64>) -> Self {
-        Self { channel, own: Vec::new(), pieces: Vec::new(), blocks: Vec::new(), gathered: 0, sent }
+        Self { channel, own: Vec::new(), pieces: Vec::new(), blocks: Vec::new(), gathered: 0, sent, splicer: None }
     }
 
     /// The channel.
@@ -170,34 +175,10 @@ impl Output {
     /// # Errors
     /// The channel's.
     pub fn flush(&mut self) -> io::Result<()> {
-        let entry = |piece: &Piece| match piece {
-            Piece::Own(range) => {
-                let bytes = &self.own[range.clone()];
-                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-            }
-            Piece::Guest { block, offset, len } => {
-                let base = self.blocks[*block].host_address().wrapping_add(*offset as usize);
-                libc::iovec { iov_base: base.cast(), iov_len: *len }
-            }
-        };
-        let mut iov: Vec<libc::iovec> = self.pieces.iter().map(entry).collect();
-        let mut left = &mut iov[..];
-        while !left.is_empty() {
-            // SAFETY: our own bytes are not touched until the call returns; guest memory is inside of blocks that `self.blocks` keeps
-            // mapped.
-            let mut written = unsafe { self.channel.write_some(left)? };
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            while let Some(first) = left.first_mut() {
-                if written < first.iov_len {
-                    first.iov_base = first.iov_base.cast::<u8>().wrapping_add(written).cast();
-                    first.iov_len -= written;
-                    break;
-                }
-                written -= first.iov_len;
-                left = &mut left[1..];
-            }
+        let guest = self.gathered - self.own.len();
+        let spliced = guest >= SPLICED && self.splice()?;
+        if !spliced {
+            self.copy()?;
         }
         self.own.clear();
         self.pieces.clear();
@@ -205,4 +186,63 @@ impl Output {
         self.gathered = 0;
         Ok(())
     }
+
+    /// The pieces, with our own bytes at `own`.
+    fn iov(&self, own: *const u8) -> Vec<libc::iovec> {
+        let entry = |piece: &Piece| match piece {
+            Piece::Own(range) => libc::iovec {
+                iov_base: own.wrapping_add(range.start).cast_mut().cast(),
+                iov_len: range.end - range.start,
+            },
+            Piece::Guest { block, offset, len } => {
+                let base = self.blocks[*block].host_address().wrapping_add(*offset as usize);
+                libc::iovec { iov_base: base.cast(), iov_len: *len }
+            }
+        };
+        self.pieces.iter().map(entry).collect()
+    }
+
+    fn copy(&mut self) -> io::Result<()> {
+        let mut iov = self.iov(self.own.as_ptr());
+        let mut left = &mut iov[..];
+        while !left.is_empty() {
+            // SAFETY: our own bytes are not touched until the call returns; guest memory is inside of blocks that `self.blocks` keeps
+            // mapped.
+            match unsafe { self.channel.write_some(left)? } {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => left = advance(left, written),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes without a copy, if that can be; `false`: nothing was written.
+    fn splice(&mut self) -> io::Result<bool> {
+        let channel = &self.channel;
+        let splicer = self.splicer.get_or_insert_with(|| match channel.kind() {
+            Kind::Socket => Splicer::new(),
+            Kind::File | Kind::Pipe | Kind::Command => None,
+        });
+        let Some(own) = splicer.as_mut().and_then(|splicer| splicer.keep(&self.own)) else { return Ok(false) };
+        let mut iov = self.iov(own);
+        if let Some(Some(splicer)) = &mut self.splicer {
+            // SAFETY: our own bytes are where they were just put; guest memory is inside of blocks that `self.blocks` keeps mapped.
+            unsafe { splicer.write_all(&self.channel, &mut iov)? };
+        }
+        Ok(true)
+    }
+}
+
+/// What is left of `iov` behind the first `done` bytes.
+pub(super) fn advance(mut iov: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
+    while let Some(first) = iov.first_mut() {
+        if done < first.iov_len {
+            first.iov_base = first.iov_base.cast::<u8>().wrapping_add(done).cast();
+            first.iov_len -= done;
+            break;
+        }
+        done -= first.iov_len;
+        iov = &mut iov[1..];
+    }
+    iov
 }
