@@ -301,3 +301,6 @@ impl Read for Input {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests;
