@@ -7,6 +7,7 @@
 //! Hints of free pages serve migration, which asks for them, and does not yet: their queue is there, on the thread that the user names, and
 //! what comes in it unasked goes back.
 
+mod class;
 mod migration;
 mod pages;
 mod stats;
@@ -19,17 +20,19 @@ use memory::DiscardClaim;
 use qapi::events::Event;
 use qapi::types::MemoryDeviceInfo;
 use qapi::{Error, Result};
-use qom::{Class, ObjectRef, Property, TypeInfo};
+use qom::Class;
 use vmstate::Saved;
 
 use self::pages::{PAGE, Partial, give_back, runs};
 use self::stats::{REPORT, Stats};
 use super::migration::Carrier;
-use super::pci::{PciBackend, ProxyClass};
+use super::pci::PciBackend;
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
-use crate::core::{Category, Device, DeviceClass, DeviceState, IoThread, Machine, link};
+use crate::core::{Device, DeviceState, IoThread, Machine};
 use crate::mem::MemoryDevices;
+
+pub(super) use self::class::register;
 
 const DEVICE_ID: u16 = 5;
 const INFLATE: u16 = 0;
@@ -440,75 +443,6 @@ impl PciBackend for VirtioBalloon {
     fn default_vectors(&self, _machine: &Machine, (): &()) -> u32 {
         2
     }
-}
-
-type Flag = fn(&mut Config) -> &mut bool;
-
-fn flag(name: &'static str, default: bool, field: Flag) -> Property {
-    Property::new(name, "bool")
-        .description("on/off")
-        .default(default)
-        .get(move |d: &VirtioBalloon| Ok((*field(&mut d.settings())).into()))
-        .set(move |d: &VirtioBalloon, value, name| {
-            let value = value.to_bool(name)?;
-            *field(&mut d.settings()) = value;
-            Ok(())
-        })
-}
-
-/// Properties that only exist on instances in QEMU: not listed by `info qtree`.
-const HIDDEN: &[&str] = &["guest-stats", "guest-stats-polling-interval"];
-
-fn properties() -> Vec<Property> {
-    vec![
-        flag("deflate-on-oom", false, |c| &mut c.deflate_on_oom),
-        flag("free-page-hint", false, |c| &mut c.free_page_hint),
-        flag("page-poison", true, |c| &mut c.page_poison),
-        flag("free-page-reporting", false, |c| &mut c.free_page_reporting),
-        flag("qemu-4-0-config-size", false, |c| &mut c.old_config_size),
-        Property::new("iothread", "link<iothread>")
-            .live()
-            .get(|d: &VirtioBalloon| {
-                let thread = unpoisoned(&d.iothread).clone();
-                Ok(thread.map_or_else(String::new, |thread| (thread as ObjectRef).path()).into())
-            })
-            .set(|d: &VirtioBalloon, value, name| {
-                let thread = link::resolve(d, value.to_str(name)?, name, "iothread", IoThread::from_object)?;
-                *unpoisoned(&d.iothread) = thread;
-                Ok(())
-            }),
-        Property::new("guest-stats", "guest statistics")
-            .get(|d: &VirtioBalloon| Ok(d.state().stats.to_value())),
-        Property::new("guest-stats-polling-interval", "int")
-            .live()
-            .get(|d: &VirtioBalloon| Ok(i64::from(d.state().interval).into()))
-            .set(|d: &VirtioBalloon, value, name| d.set_interval(value.to_int(name, 64)?)),
-    ]
-}
-
-/// Registers `virtio-balloon-device` and `virtio-balloon-pci`.
-pub(super) fn register(registry: &mut qom::Registry) {
-    registry.register(
-        TypeInfo::new("virtio-balloon-device")
-            .parent("virtio-device")
-            .instance(VirtioBalloon::new)
-            .properties(properties())
-            .cast::<VirtioBalloon, dyn Device>(|d| d)
-            .cast::<VirtioBalloon, dyn VirtioBackend>(|d| d)
-            .extension(DeviceClass::on("virtio-bus").category(Category::Misc).hide(HIDDEN)),
-    );
-    let class = ProxyClass {
-        name: "virtio-balloon-pci",
-        parent: "virtio-pci",
-        backend: "virtio-balloon-device",
-        child_type: "child<virtio-balloon-device>",
-        without: &[],
-        vectors: None,
-        own: Vec::new(),
-        device: DeviceClass::on("PCI").category(Category::Misc),
-    }
-    .info::<VirtioBalloon>(registry);
-    registry.register(class);
 }
 
 #[cfg(test)]
