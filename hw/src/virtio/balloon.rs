@@ -1,13 +1,13 @@
 //! `virtio-balloon` (virtio 1.3 §5.5): the guest does without pages, which go back to the host, until it is told to take them again.
 //!
-//! - [`pages`] gives them back; [`stats`] is what the guest tells of its memory.
+//! - [`pages`] gives them back; [`stats`] is what the guest tells of its memory; [`hints`] are free pages that a migration need not send.
 //!
 //! A machine has one balloon at most. While something pins guest memory, pages stay where they are, and the guest is not told.
 //!
-//! Hints of free pages serve migration, which asks for them, and does not yet: their queue is there, on the thread that the user names, and
-//! what comes in it unasked goes back.
+//! The queue of hints is served on the thread that the user names.
 
 mod class;
+mod hints;
 mod migration;
 mod pages;
 mod stats;
@@ -23,6 +23,7 @@ use qapi::{Error, Result};
 use qom::Class;
 use vmstate::Saved;
 
+use self::hints::Hints;
 use self::pages::{PAGE, Partial, give_back, runs};
 use self::stats::{REPORT, Stats};
 use super::migration::Carrier;
@@ -82,6 +83,7 @@ struct State {
     /// Whether the driver tells of it.
     accepted: u64,
     partial: Partial,
+    hints: Hints,
     /// How far the first buffer of the inflating and of the deflating queue was looked at.
     done: [u64; 2],
     /// The queue that has to be served on, for `settle`.
@@ -358,8 +360,7 @@ impl VirtioDevice for VirtioBalloon {
     fn config(&self) -> Vec<u8> {
         let settings = *self.settings();
         let state = self.state();
-        // Between them the command of free page hinting: 0 is to send none.
-        let words = [state.wanted, state.actual, 0, state.poison];
+        let words = [state.wanted, state.actual, state.hints.command(), state.poison];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.truncate(match settings {
             Config { old_config_size: true, .. } | Config { page_poison: true, .. } => config::WHOLE,
@@ -402,14 +403,7 @@ impl VirtioDevice for VirtioBalloon {
         Ok(match queue {
             INFLATE | DEFLATE => self.look_at(queue, buffer),
             STATS => self.statistics(buffer),
-            _ if self.hints() == Some(queue) => {
-                // What is said names a command; none is given. Pages that are free stay where they are.
-                let mut command = [0; 4];
-                match buffer.read(&mut command) {
-                    0 | 4 => Outcome::Done(0),
-                    _ => return Err(Violation("received an incorrect cmd id".into())),
-                }
-            }
+            _ if self.hints() == Some(queue) => return self.hint(buffer),
             _ => {
                 self.report(buffer);
                 Outcome::Done(0)
@@ -422,6 +416,7 @@ impl VirtioDevice for VirtioBalloon {
         (state.poison, state.accepted, state.done, state.unfinished) = (0, 0, [0; 2], None);
         (state.stats_held, state.stats_wanted) = (false, false);
         state.partial.forget();
+        state.hints.forget();
     }
 
     fn settle(&self) {
