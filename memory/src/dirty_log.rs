@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::listener::{MemoryListener, Section};
 use crate::memory::{Memory, Topology};
-use crate::ram::{DirtyClient, RamBlock};
+use crate::ram::{DirtyBitmap, DirtyClient, RamBlock};
 
 impl Memory {
     /// Starts logging writes to all RAM for a client, hot-added RAM included. Nothing happens if it does already.
@@ -110,6 +110,18 @@ impl Memory {
         let mut populated = Vec::new();
         manager.replay_populated(hull, |run| populated.push(run));
         intersection(&taken, &populated)
+    }
+
+    /// Drops a client's marks of the whole pages in a range of a block: nobody needs what they hold. Those of them that are not watched are so from now on, and
+    /// what was written and not synced yet, or is written later, comes with a later sync.
+    #[doc(alias = "qemu_guest_free_page_hint")]
+    pub fn forget_dirty(&self, client: DirtyClient, block: &Arc<RamBlock>, range: Range<u64>) {
+        let Some(bitmap) = block.dirty_log(client) else { return };
+        let page = DirtyBitmap::page_size();
+        let (start, end) = (range.start.div_ceil(page) * page, range.end / page * page);
+        if start < end && bitmap.clean(start, end - start) > 0 {
+            self.clear_dirty_log(block, start, end - start);
+        }
     }
 
     /// Marks everything of a block for a client that logs; of sparse memory, what is populated.

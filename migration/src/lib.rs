@@ -27,7 +27,7 @@ pub mod wire;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chardev::ChardevSet;
-pub use machine::{Machine, Placed, Sections};
+pub use machine::{FreePages, Machine, Placed, Sections};
 use qapi::events::Event;
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
 use qapi::{Error, Result};

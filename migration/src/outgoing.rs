@@ -30,7 +30,7 @@ use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::lock;
-use crate::machine::{Machine, Placed};
+use crate::machine::{FreePages, Machine, Placed};
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
@@ -168,6 +168,7 @@ impl Outgoing {
         let mut stopped = false;
         let result = self.work(outlet, &mut stopped);
         self.machine.throttle(0);
+        self.machine.free_pages(FreePages::Done);
         drop((frozen, yank));
         self.channels().clear();
         let end = match result {
@@ -215,6 +216,7 @@ impl Outgoing {
         stream.memory_begins(&mut sender)?;
         stream.devices(self.on_loop(|machine| Self::save(machine, true))??)?;
         self.advance(Status::Active)?;
+        self.ask_for_free_pages();
         self.passes(&mut stream, &mut sender)?;
         let state = self.stop(stopped)?;
         // While the last memory is sent.
@@ -309,6 +311,7 @@ impl Outgoing {
                 continue;
             }
             stream.out.flush().map_err(|error| stream.failed(&error))?;
+            self.machine.free_pages(FreePages::Stop);
             let came = sender.sync();
             bandwidth.dirtied(counters, came);
             if fits(sender.pending()) && stream.may_switch_over() {
@@ -323,6 +326,14 @@ impl Outgoing {
             }
             self.pass();
             sender.begin_pass();
+            self.ask_for_free_pages();
+        }
+    }
+
+    /// Pages that nobody sends must not be asked for by the other side later.
+    fn ask_for_free_pages(&self) {
+        if !self.has(Capability::PostcopyRam) {
+            self.machine.free_pages(FreePages::Ask);
         }
     }
 
@@ -331,6 +342,8 @@ impl Outgoing {
         let state = self.on_loop(|machine| machine.stop())?.ok_or(Stop::Cancelled)?;
         *stopped = true;
         self.progress.stopped();
+        // Before it is saved: where it arrives nobody asks.
+        self.machine.free_pages(FreePages::Done);
         if self.has(Capability::PauseBeforeSwitchover) {
             self.advance(Status::PreSwitchover)?;
             if !self.progress.wait_to_go_on() {

@@ -9,13 +9,15 @@ mod discard;
 mod file;
 mod list;
 mod mapping;
+mod range;
 mod reader;
 mod zero;
 
-pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
+pub use block::{Backing, FileBacking, RamBlock, RamSpec};
 pub use dirty::{DirtyBitmap, DirtyClient};
 pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
+pub use range::BlockRange;
 pub use reader::BlockReader;
 
 pub(crate) use dirty::DirtyClients;

@@ -1,8 +1,12 @@
 //! From one machine to another.
 
+use std::sync::Arc;
+
+use memory::DirtyClient;
 use qapi::commands::MigrationCommands as _;
 use qapi::types::{MigrationCapability, MigrationStatus, RunState};
 
+use crate::FreePages;
 use crate::testing::{DeviceState, Loop, Rig, SIZE};
 
 /// A machine with something in it.
@@ -48,6 +52,40 @@ fn everything_arrives_over_a_socket_and_each_side_tells_how_it_goes() {
     assert_eq!((ram.normal, ram.duplicate), (2, (SIZE + SIZE / 2) as i64 / 4096 - 2));
     assert!(info.downtime.is_some() && info.setup_time.is_some());
     assert_eq!(to.migration.query_migrate().unwrap().status, Some(MigrationStatus::Completed));
+}
+
+#[test]
+fn pages_that_the_guest_calls_free_are_not_sent_unless_they_are_written() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    let (memory, block) = (Arc::clone(from.machine.memory_of()), Arc::clone(&from.machine.whole));
+    block.write(SIZE / 2, &vec![1; SIZE as usize / 2]).unwrap();
+    *from.machine.answer.lock().unwrap() = Some(Box::new(move || {
+        // Of the first and of the last page a part is in use.
+        memory.forget_dirty(DirtyClient::Migration, &block, SIZE / 2 + 1..SIZE - 1);
+        block.write(SIZE - 3 * 4096, b"used again").unwrap();
+    }));
+    to.expect(&uri).unwrap();
+    from.migrate(&uri).unwrap();
+    from.until("completed");
+    to.until("completed");
+    check(&to);
+    let page = |offset: u64| {
+        let mut bytes = [0; 2];
+        to.machine.whole.read(offset, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(page(SIZE / 2), [1, 1]);
+    assert_eq!(page(SIZE / 2 + 4096), [0, 0], "not sent");
+    assert_eq!(page(SIZE - 3 * 4096), *b"us");
+    assert_eq!(page(SIZE - 2 * 4096), [0, 0], "not sent");
+    assert_eq!(page(SIZE - 4096), [1, 1]);
+    let ram = from.migration.query_migrate().unwrap().ram.unwrap();
+    assert_eq!(ram.normal, 2 + 3);
+    let steps = [FreePages::Ask, FreePages::Stop, FreePages::Done, FreePages::Done];
+    assert_eq!(*from.machine.asked.lock().unwrap(), steps);
 }
 
 #[test]
