@@ -23,6 +23,7 @@ use crate::channel::Channel;
 use crate::connect;
 use crate::lock;
 use crate::machine::Machine;
+use crate::multifd::compression::Compression;
 use crate::multifd::recv::{self, Receivers};
 use crate::progress::Progress;
 use crate::return_path::Answers;
@@ -164,7 +165,10 @@ impl Incoming {
                 Err(_) => {
                     receivers.fail(LoadError::new(Errno::Io, "a channel ended before it said what it is"))
                 }
-                Ok(()) if recv::is_one(magic) => receivers.serve(&channel, this.machine.uuid()),
+                Ok(()) if recv::is_one(magic) => {
+                    let compression = Compression::of(&lock(&this.settings).parameters);
+                    receivers.serve(&channel, this.machine.uuid(), compression);
+                }
                 Ok(()) => {
                     receivers.add_main(&channel);
                     let mut input = Input::new(channel);
