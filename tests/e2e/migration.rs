@@ -2,6 +2,7 @@
 //! have: peers that die, stall and talk nonsense, and everything that can be asked for meanwhile.
 
 mod compressed;
+mod described;
 mod failures;
 mod files;
 mod garbage;

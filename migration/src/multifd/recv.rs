@@ -18,6 +18,8 @@ struct State {
     /// Where memory is; channels wait for it.
     blocks: Option<Arc<LoadBlocks>>,
     channels: Vec<Arc<Channel>>,
+    /// Whether the main channel came.
+    has_main: bool,
     /// Numbers of the channels that came.
     numbers: Vec<u8>,
     /// Flushes that all channels have reached are let go up to this one.
@@ -56,8 +58,17 @@ impl Receivers {
     }
 
     /// The main channel, which ends when one of these fails.
-    pub(crate) fn add_main(&self, channel: &Arc<Channel>) {
-        self.lock().channels.push(Arc::clone(channel));
+    ///
+    /// # Errors
+    /// There is one already, or it is too late.
+    pub(crate) fn add_main(&self, channel: &Arc<Channel>) -> Result<()> {
+        let mut state = self.lock();
+        if state.has_main || state.ended {
+            return Err(LoadError::invalid("multifd: a second main channel"));
+        }
+        state.has_main = true;
+        state.channels.push(Arc::clone(channel));
+        Ok(())
     }
 
     /// What failed first.
@@ -65,16 +76,11 @@ impl Receivers {
         self.lock().error.clone()
     }
 
-    /// Serves a channel whose magic was read, on this thread, until it ends. Its packets are to be compressed so.
-    pub(crate) fn serve(&self, channel: &Arc<Channel>, uuid: [u8; 16], compression: Compression) {
-        if let Err(error) = self.take(channel, uuid, compression) {
-            self.fail(error);
-        }
-    }
-
-    /// A channel failed, or the main one did.
-    pub(crate) fn fail(&self, error: LoadError) {
+    /// A channel failed, or the main one did. Says whether that is to be told: it is the first failure, and no main channel is there that
+    /// would end for it.
+    pub(crate) fn fail(&self, error: LoadError) -> bool {
         let mut state = self.lock();
+        let told = state.ended || state.has_main;
         if !state.ended {
             state.error.get_or_insert(error);
         }
@@ -82,6 +88,7 @@ impl Receivers {
         state.channels.iter().for_each(|channel| channel.shut());
         drop(state);
         self.changed.notify_all();
+        !told
     }
 
     /// From now on pages may come.
@@ -118,7 +125,16 @@ impl Receivers {
         self.changed.notify_all();
     }
 
-    fn take(&self, channel: &Arc<Channel>, uuid: [u8; 16], compression: Compression) -> Result<()> {
+    /// Serves a channel whose magic was read, on this thread, until it ends. Its packets are to be compressed so.
+    ///
+    /// # Errors
+    /// The channel's, or its packets are not for this memory.
+    pub(crate) fn serve(
+        &self,
+        channel: &Arc<Channel>,
+        uuid: [u8; 16],
+        compression: Compression,
+    ) -> Result<()> {
         let mut begin = [0; BEGIN - 4];
         channel.read_exact(&mut begin)?;
         let version = u32::from_be_bytes([begin[0], begin[1], begin[2], begin[3]]);

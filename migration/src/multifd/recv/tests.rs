@@ -21,7 +21,11 @@ fn feed(main: &Loop, compression: Compression, bytes: &[u8]) -> (Rig, Option<Str
     let (mut theirs, ours) = UnixStream::pair().unwrap();
     let channel = Arc::new(Channel::new(ours.into()).unwrap());
     std::thread::scope(|scope| {
-        scope.spawn(|| receivers.serve(&channel, [7; 16], compression));
+        scope.spawn(|| {
+            if let Err(error) = receivers.serve(&channel, [7; 16], compression) {
+                receivers.fail(error);
+            }
+        });
         // Who is refused early need not be listened to.
         let _ = theirs.write_all(&bytes[4..]);
         drop(theirs);
