@@ -6,7 +6,7 @@
 //! | bytes | what |
 //! | --- | --- |
 //! | 4 + 4 | magic, version |
-//! | 4 | flags: 1 for a packet after which the channel waits for the others; the [`compression`] in bits 1 to 3 |
+//! | 4 | flags: 1 for a packet after which the channel waits for the others; the compression in bits 1 to 3 |
 //! | 4 + 4 | room for offsets (at least what is used); pages with contents |
 //! | 4 | bytes of the contents, as they follow |
 //! | 8 | number of the packet |

@@ -254,7 +254,8 @@ impl Pages<'_> {
         match &mut self.unpacker {
             None => runs(&head.normal, |run| {
                 run.clone().step_by(PAGE as usize).for_each(|page| block.note(page));
-                Ok(channel.read_guest(block.block(), run.start, run.end - run.start)?)
+                channel.read_guest(block.block(), run.start, run.end - run.start)?;
+                Ok(())
             }),
             Some(_) if head.normal.is_empty() => Ok(()),
             Some(unpacker) => {

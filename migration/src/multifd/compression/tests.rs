@@ -67,10 +67,15 @@ proptest! {
         for (pages, gap) in packets {
             // Two runs, or one.
             let half = pages.len() as u64 / 2 * PAGE;
-            let runs = [0..half, half + gap * PAGE..pages.len() as u64 * PAGE + gap * PAGE];
+            let second = half + gap * PAGE..(pages.len() as u64 + gap) * PAGE;
             let plain = pages.concat();
-            block.write(0, &plain[..half as usize]).unwrap();
-            block.write(runs[1].start, &plain[half as usize..]).unwrap();
+            let mut runs = Vec::new();
+            for (run, bytes) in [(0..half, &plain[..half as usize]), (second, &plain[half as usize..])] {
+                if !bytes.is_empty() {
+                    block.write(run.start, bytes).unwrap();
+                    runs.push(run);
+                }
+            }
             let contents = packer.pack(&block, &runs).unwrap();
             prop_assert_eq!(unpack(&mut unpacker, contents, pages.len()), Ok(plain));
         }
@@ -105,15 +110,16 @@ proptest! {
 }
 
 #[test]
-fn the_longest_packet_fits_at_every_level_whatever_is_in_it() {
+fn the_longest_packet_fits_at_low_and_high_levels_whatever_is_in_it() {
     let block = block(PLAIN);
-    let levels = (0..=9).map(Compression::Zlib).chain((0..=20).map(Compression::Zstd));
+    let zstd = [0, 1, 3, 9, 15, 20].map(Compression::Zstd);
+    let levels = [0, 1, 6, 9].map(Compression::Zlib).into_iter().chain(zstd);
     let mixed = [noise(3, PLAIN / 2), vec![7; PLAIN / 2]].concat();
     for compression in levels {
         let (mut packer, mut unpacker) = both(compression);
         for bytes in [&noise(1, PLAIN), &mixed] {
             block.write(0, bytes).unwrap();
-            let contents = packer.pack(&block, &[0..PLAIN as u64]).unwrap();
+            let contents = packer.pack(&block, std::slice::from_ref(&(0..PLAIN as u64))).unwrap();
             assert!(contents.len() < PLAIN + PLAIN / 64, "{compression:?}: {}", contents.len());
             assert_eq!(unpack(&mut unpacker, contents, PLAIN / LEN).as_ref(), Ok(bytes), "{compression:?}");
         }
@@ -147,15 +153,15 @@ fn what_the_guest_writes_meanwhile_is_in_the_packet_or_not() {
                 block.write(0, &bytes[at..at + 16 * LEN]).unwrap();
             }
         });
-        for compression in BOTH {
+        let alike = BOTH.map(|compression| {
             let (mut packer, mut unpacker) = both(compression);
-            for _ in 0..50 {
+            (0..50).all(|_| {
                 let contents = packer.pack(&block, std::slice::from_ref(&(0..16 * PAGE))).unwrap().to_vec();
-                let got = unpack(&mut unpacker, &contents, 16);
-                assert_eq!(got.as_deref(), Ok(&packer.plain[..16 * LEN]), "{compression:?}");
-            }
-        }
+                unpack(&mut unpacker, &contents, 16).as_deref() == Ok(&packer.plain[..16 * LEN])
+            })
+        });
         done.store(true, Ordering::Relaxed);
+        assert_eq!(alike, [true; 2]);
     });
 }
 
