@@ -94,7 +94,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self, len: usize) -> Result<u64, String> {
-        Ok(self.take(len)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Ok(self.take(len)?.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
     }
 
     fn text(&mut self) -> Result<String, String> {
@@ -236,8 +236,12 @@ impl Reader<'_> {
                 self.cursor.text()?;
             }
             match flags & !0x20 {
-                0x02 => drop(self.cursor.take(1)?),
-                0x08 => drop(self.cursor.take(PAGE as usize)?),
+                0x02 => {
+                    self.cursor.take(1)?;
+                }
+                0x08 => {
+                    self.cursor.take(PAGE as usize)?;
+                }
                 0x04 => self.blocks(value)?,
                 0x200 => {}
                 0x10 => return Ok(()),
