@@ -44,9 +44,7 @@ impl MigrationCommands for Migration {
     }
 
     fn migrate_set_parameters(&self, change: MigrationParameters) -> Result<()> {
-        let mut settings = lock(&self.settings);
-        settings.parameters = parameters::changed(&settings.parameters, &change)?;
-        Ok(())
+        lock(&self.settings).change(&change)
     }
 
     fn x_pliant_migrate_set_parameter_text(&self, parameter: String, value: String) -> Result<()> {

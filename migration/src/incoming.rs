@@ -23,6 +23,7 @@ use crate::channel::Channel;
 use crate::connect;
 use crate::lock;
 use crate::machine::Machine;
+use crate::multifd::compression::Compression;
 use crate::multifd::recv::{self, Receivers};
 use crate::progress::Progress;
 use crate::return_path::Answers;
@@ -160,17 +161,25 @@ impl Incoming {
         self.lock().channels.push(Arc::clone(&channel));
         let run = move || {
             let mut magic = [0; 4];
-            match channel.read_exact(&mut magic) {
+            let served = match channel.read_exact(&mut magic) {
                 Err(_) => {
-                    receivers.fail(LoadError::new(Errno::Io, "a channel ended before it said what it is"))
+                    Err(LoadError::new(Errno::Io, "multifd: a channel ended before it said what it is"))
                 }
-                Ok(()) if recv::is_one(magic) => receivers.serve(&channel, this.machine.uuid()),
-                Ok(()) => {
-                    receivers.add_main(&channel);
+                Ok(()) if recv::is_one(magic) => {
+                    let compression = Compression::of(&lock(&this.settings).parameters);
+                    receivers.serve(&channel, this.machine.uuid(), compression)
+                }
+                Ok(()) => receivers.add_main(&channel).map(|()| {
                     let mut input = Input::new(channel);
                     input.push_back(magic.to_vec());
                     this.take_in(input);
-                }
+                }),
+            };
+            if let Err(error) = served
+                && receivers.fail(error.clone())
+            {
+                this.let_go(true);
+                this.failed(&error);
             }
         };
         spawn("mig/dst/channel", run)
@@ -197,21 +206,12 @@ impl Incoming {
                 }
             }
         }
-        let mut waiting = self.lock();
-        let answers = waiting.answers.take();
-        let channels = std::mem::take(&mut waiting.channels);
-        let yank = waiting.yank.take();
-        drop(waiting);
-        drop(yank);
+        let answers = self.lock().answers.take();
         if let Some(answers) = answers {
             // A source that is gone needs no answer.
             let _ = answers.shut(result.is_ok());
         }
-        if result.is_err() {
-            // So that a source that still sends hears of a broken pipe, and not of bytes that nobody read.
-            channels.iter().for_each(|channel| channel.shut());
-        }
-        drop(channels);
+        self.let_go(result.is_err());
         match result {
             Ok(()) => self.enter(Status::Completed),
             Err(error) => self.failed(&error),
@@ -225,6 +225,18 @@ impl Incoming {
         waiting.channels.iter().for_each(|channel| channel.shut());
         drop(waiting);
         drop(watch);
+    }
+
+    /// Nothing is waited for any more. If it failed, nobody else is listened to, and a source that still sends hears of a broken pipe, and
+    /// not of bytes that nobody read.
+    fn let_go(&self, failed: bool) {
+        if failed {
+            self.shut_down();
+        }
+        let mut waiting = self.lock();
+        let (channels, yank) = (std::mem::take(&mut waiting.channels), waiting.yank.take());
+        drop(waiting);
+        drop((channels, yank));
     }
 
     fn failed(&self, error: &LoadError) {

@@ -110,7 +110,7 @@ impl Migration {
     }
 
     fn receive(&self, address: &Address, exit_on_error: bool) -> Result<()> {
-        lock(&self.settings).fit(address)?;
+        lock(&self.settings).capabilities.fit(address)?;
         let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));
         let started = Incoming::start(machine, &self.chardevs, settings, address, exit_on_error);
         let (incoming, result) = match started {

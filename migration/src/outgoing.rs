@@ -31,6 +31,7 @@ use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::lock;
 use crate::machine::{FreePages, Machine, Placed};
+use crate::multifd::compression::Compression;
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
@@ -257,12 +258,14 @@ impl Outgoing {
         if !self.has(Capability::Multifd) {
             return Ok(None);
         }
-        let count = lock(&self.settings).parameters.multifd_channels.unwrap_or(1);
+        let parameters = lock(&self.settings).parameters.clone();
+        let count = parameters.multifd_channels.unwrap_or(1);
+        let compression = Compression::of(&parameters);
         let channel = |number| match address {
             None => Ok((Arc::clone(main), Sink::Places)),
             Some(address) => {
                 let channel = self.opened(connect::connect(address, &self.chardevs)?)?;
-                Ok((channel, Sink::Packets(self.machine.uuid(), number)))
+                Ok((channel, Sink::Packets(self.machine.uuid(), number, compression)))
             }
         };
         let channels = (0..count).map(channel).collect::<Work<Vec<_>>>()?;

@@ -1,5 +1,6 @@
 //! Machines that move, and settings as clients see them.
 
+mod compressed;
 mod hostile;
 mod moving;
 

@@ -93,6 +93,15 @@ impl LoadBlock {
         (0..most).map(|page| offset + page * PAGE).take_while(fresh).count() as u64
     }
 
+    /// Puts whole pages there. Their offsets were checked.
+    ///
+    /// # Errors
+    /// The memory cannot be written.
+    pub(crate) fn put(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        (offset..offset + bytes.len() as u64).step_by(PAGE as usize).for_each(|page| self.note(page));
+        self.block.write(offset, bytes).map_err(|_| illegal(offset))
+    }
+
     /// Fills a page with a byte. The offset was checked.
     ///
     /// # Errors

@@ -340,6 +340,7 @@ fn a_migration_that_waits_for_its_peer_can_be_yanked() {
 #[test]
 fn a_pass_that_is_broken_off_has_arrived_before_its_pages_come_again() {
     use crate::channel::Channel;
+    use crate::multifd::compression::Compression;
     use crate::multifd::send::{Senders, Sink};
     use crate::progress::Counters;
     use crate::ram::{Form, save::Sender};
@@ -348,7 +349,7 @@ fn a_pass_that_is_broken_off_has_arrived_before_its_pages_come_again() {
     let rig = full(&main);
     let file = || std::sync::Arc::new(Channel::new(tempfile::tempfile().unwrap().into()).unwrap());
     let (stream, counters) = (tempfile::NamedTempFile::new().unwrap(), std::sync::Arc::<Counters>::default());
-    let packets = (0..2).map(|number| (file(), Sink::Packets([0; 16], number))).collect();
+    let packets = (0..2).map(|number| (file(), Sink::Packets([0; 16], number, Compression::None))).collect();
     let senders = Senders::start(packets, &counters).unwrap();
     let channel = Channel::new(stream.reopen().unwrap().into()).unwrap();
     let mut out = Output::new(std::sync::Arc::new(channel), std::sync::Arc::default());
