@@ -2,6 +2,8 @@
 
 mod hostile;
 mod moving;
+mod postcopy;
+mod relay;
 
 use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationParameters};
 

@@ -6,6 +6,7 @@ mod files;
 mod garbage;
 mod guests;
 mod meanwhile;
+mod postcopy;
 mod recorded;
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ mod file;
 mod list;
 mod mapping;
 mod reader;
+mod userfault;
 mod zero;
 
 pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
@@ -17,6 +18,7 @@ pub use dirty::{DirtyBitmap, DirtyClient};
 pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
 pub use reader::BlockReader;
+pub use userfault::{Fault, Userfault};
 
 pub(crate) use dirty::DirtyClients;
 pub(crate) use list::RamList;
