@@ -262,9 +262,14 @@ impl Rig {
 
     /// `completed` or `failed`, whichever comes.
     pub(crate) fn end(&self) -> String {
+        self.until_any(&["completed", "failed"])
+    }
+
+    /// The first of some events that comes.
+    pub(crate) fn until_any(&self, ends: &[&str]) -> String {
         loop {
             let event = self.events.recv_timeout(PATIENCE).expect("it ends");
-            if ["completed", "failed"].contains(&&*event) {
+            if ends.contains(&&*event) {
                 return event;
             }
         }

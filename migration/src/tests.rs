@@ -3,6 +3,8 @@
 mod compressed;
 mod hostile;
 mod moving;
+mod postcopy;
+mod relay;
 
 use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationParameters};
 

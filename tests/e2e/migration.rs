@@ -8,6 +8,7 @@ mod files;
 mod garbage;
 mod guests;
 mod meanwhile;
+mod postcopy;
 mod recorded;
 
 use std::path::PathBuf;

@@ -268,7 +268,9 @@ impl VirtioBalloon {
 /// Whether somebody cannot live with pages being given back.
 fn is_inhibited(machine: &Machine) -> bool {
     let policy = machine.memory().discard_policy();
-    policy.is_claimed(DiscardClaim::Disabled) || policy.is_claimed(DiscardClaim::UncoordinatedDisabled)
+    policy.is_suspended()
+        || policy.is_claimed(DiscardClaim::Disabled)
+        || policy.is_claimed(DiscardClaim::UncoordinatedDisabled)
 }
 
 impl Device for VirtioBalloon {

@@ -1,7 +1,7 @@
 //! One RAM block.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -107,6 +107,8 @@ pub struct RamBlock {
     pub(super) mapping: Mapping,
     pub(super) dirty: ArcSwapOption<Logs>,
     discard: ArcSwapOption<DiscardManager>,
+    /// Parts in which pages are waited for.
+    pub(super) arriving: AtomicU32,
 }
 
 impl RamBlock {
@@ -152,6 +154,7 @@ impl RamBlock {
             mapping,
             dirty: ArcSwapOption::empty(),
             discard: ArcSwapOption::empty(),
+            arriving: AtomicU32::new(0),
         };
         // Hints: a kernel without the feature, or a mapping it does not apply to, is no error.
         for advice in [Advice::HugePage, Advice::DontFork] {
@@ -343,6 +346,16 @@ impl RamBlock {
 
     pub(crate) fn set_discard_manager(&self, manager: Option<Arc<DiscardManager>>) {
         self.discard.store(manager);
+    }
+
+    /// Whether pages are yet to come, so that what the host has none for is not zero.
+    pub fn is_arriving(&self) -> bool {
+        self.arriving.load(Ordering::SeqCst) != 0
+    }
+
+    /// Lets the kernel use transparent huge pages, as at the start, or not.
+    pub fn set_huge_pages(&self, on: bool) {
+        self.hint(if on { Advice::HugePage } else { Advice::NoHugePage });
     }
 
     /// Lets the kernel merge equal pages, or stop.

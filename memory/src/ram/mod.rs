@@ -11,6 +11,7 @@ mod list;
 mod mapping;
 mod range;
 mod reader;
+mod userfault;
 mod zero;
 
 pub use block::{Backing, FileBacking, RamBlock, RamSpec};
@@ -19,6 +20,7 @@ pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
 pub use range::BlockRange;
 pub use reader::BlockReader;
+pub use userfault::{Fault, Userfault};
 
 pub(crate) use dirty::DirtyClients;
 pub(crate) use list::RamList;
