@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chardev::SocketAddress;
-use qapi::{Enum as _, strerror};
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
+use qapi::{Enum as _, strerror};
 
 use vmstate::Text;
 

@@ -166,17 +166,20 @@ impl<'a> Stream<'a> {
         }
         let Self { job, out, .. } = self;
         job.channels().clear();
-        let finish = described.and_then(|()| out.into_channel()).and_then(|channel| match Arc::into_inner(channel) {
-            Some(channel) => channel.finish(),
-            // Somebody shuts it at this very moment.
-            None => Ok(()),
-        });
+        let finish =
+            described.and_then(|()| out.into_channel()).and_then(|channel| match Arc::into_inner(channel) {
+                Some(channel) => channel.finish(),
+                // Somebody shuts it at this very moment.
+                None => Ok(()),
+            });
         match finish {
             Ok(()) => Ok(()),
             // A peer that has all of the machine needs no more of the stream.
             Err(_) if kind == Kind::Socket => Ok(()),
             Err(_) if job.progress.is_cancelled() => Err(Stop::Cancelled),
-            Err(error) => Err(Stop::Failed(format!("Unable to write to {}: {}", kind.noun(), strerror(&error)))),
+            Err(error) => {
+                Err(Stop::Failed(format!("Unable to write to {}: {}", kind.noun(), strerror(&error))))
+            }
         }
     }
 

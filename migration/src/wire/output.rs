@@ -44,7 +44,15 @@ pub struct Output {
 impl Output {
     /// Writes into `channel` and counts in `sent` what it was given.
     pub fn new(channel: Arc<Channel>, sent: Arc<AtomicU64>) -> Self {
-        Self { channel, own: Vec::new(), pieces: Vec::new(), blocks: Vec::new(), gathered: 0, sent, splicer: None }
+        Self {
+            channel,
+            own: Vec::new(),
+            pieces: Vec::new(),
+            blocks: Vec::new(),
+            gathered: 0,
+            sent,
+            splicer: None,
+        }
     }
 
     /// The channel.
@@ -223,7 +231,9 @@ impl Output {
             Kind::Socket => Splicer::new(),
             Kind::File | Kind::Pipe | Kind::Command => None,
         });
-        let Some(own) = splicer.as_mut().and_then(|splicer| splicer.keep(&self.own)) else { return Ok(false) };
+        let Some(own) = splicer.as_mut().and_then(|splicer| splicer.keep(&self.own)) else {
+            return Ok(false);
+        };
         let mut iov = self.iov(own);
         if let Some(Some(splicer)) = &mut self.splicer {
             // SAFETY: our own bytes are where they were just put; guest memory is inside of blocks that `self.blocks` keeps mapped.

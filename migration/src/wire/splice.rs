@@ -39,7 +39,8 @@ impl Splicer {
         fcntl_setpipe_size(&into, PIPE).ok()?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: new memory, wherever the kernel likes.
-        let own = unsafe { mmap_anonymous(std::ptr::null_mut(), OWN, ProtFlags::READ | ProtFlags::WRITE, flags) };
+        let own =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), OWN, ProtFlags::READ | ProtFlags::WRITE, flags) };
         Some(Self { from, into, own: own.ok()?.cast() })
     }
 
@@ -60,11 +61,17 @@ impl Splicer {
     ///
     /// # Safety
     /// Each entry names memory that stays mapped during the call: guest memory, or what [`keep`](Self::keep) gave.
-    pub(super) unsafe fn write_all(&mut self, channel: &Channel, mut iov: &mut [libc::iovec]) -> io::Result<()> {
+    pub(super) unsafe fn write_all(
+        &mut self,
+        channel: &Channel,
+        mut iov: &mut [libc::iovec],
+    ) -> io::Result<()> {
         while !iov.is_empty() {
             let count = iov.len().min(libc::UIO_MAXIOV as usize);
             // SAFETY: the entries are as the caller promises. The pipe is empty, so this does not wait.
-            let taken = unsafe { libc::vmsplice(self.into.as_raw_fd(), iov.as_ptr(), count, libc::SPLICE_F_NONBLOCK) };
+            let taken = unsafe {
+                libc::vmsplice(self.into.as_raw_fd(), iov.as_ptr(), count, libc::SPLICE_F_NONBLOCK)
+            };
             let taken = match usize::try_from(taken) {
                 Ok(taken) => taken,
                 Err(_) => match io::Error::last_os_error() {
@@ -75,7 +82,9 @@ impl Splicer {
             iov = super::output::advance(iov, taken);
             let mut left = taken;
             while left > 0 {
-                match channel.write_with(|to| Ok(splice(&self.from, None, to, None, left, SpliceFlags::NONBLOCK)?))? {
+                match channel
+                    .write_with(|to| Ok(splice(&self.from, None, to, None, left, SpliceFlags::NONBLOCK)?))?
+                {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     moved => left -= moved,
                 }
