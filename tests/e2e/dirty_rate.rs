@@ -145,10 +145,18 @@ fn a_guest_that_writes_is_measured_in_each_way() {
         vm.serial().until("ready: ").unwrap();
         guest_says(&mut vm, "dirty 64M 64M", "dirty: writing", &[]);
         for mode in modes {
-            let info = measure(&mut vm, mode);
-            let rate = info["dirty-rate"].as_i64().unwrap();
-            // The host is busy, too; a ring that overflowed has lost some, and 64 MiB is all there is to be written.
-            assert!((2..=200).contains(&rate), "{accel} {mode}: {info}");
+            // A ring that overflowed has lost some, and on a busy host the guest may not have had a turn: it is found sooner or later.
+            // 64 MiB is all there is to be written.
+            let end = std::time::Instant::now() + tests::wire::patience();
+            loop {
+                let info = measure(&mut vm, mode);
+                let rate = info["dirty-rate"].as_i64().unwrap();
+                assert!(rate <= 200, "{accel} {mode}: {info}");
+                if rate >= 2 {
+                    break;
+                }
+                assert!(std::time::Instant::now() < end, "{accel} {mode}: {info}");
+            }
         }
         if modes.contains(&"dirty-ring") {
             vm.qmp().ok("set-vcpu-dirty-limit", json!({ "dirty-rate": 16 }));
