@@ -28,8 +28,9 @@ fn kvm() -> VmBuilder {
 }
 
 /// A client that may talk while the main loop waits.
-fn beside(vm: &Vm) -> Qmp {
-    let mut client = Qmp::new(vm.connect(&vm.scratch().join("oob")));
+fn beside(vm: &mut Vm) -> Qmp {
+    let path = vm.scratch().join("oob");
+    let mut client = Qmp::new(vm.connect(&path));
     client.greeting().unwrap();
     client.ok("qmp_capabilities", json!({ "enable": ["oob"] }));
     client
@@ -166,7 +167,7 @@ fn taken_up_again(names: &[&str]) {
         return;
     }
     let (mut here, mut there, relay) = on_the_way(names, true);
-    let mut beside = [beside(&here), beside(&there)];
+    let mut beside = [beside(&mut here), beside(&mut there)];
     whole(&mut there);
     for round in 0..3 {
         match round {
