@@ -7,6 +7,7 @@ use vmstate::{Decoder, Encoder, LoadError, Saved, Section, VmState};
 use super::super::save::CpuState;
 use super::rig::{Report, Rig};
 use crate::Accel;
+use controllers::{HELD_OFF, with_controllers};
 
 /// Name, version and bytes of each section.
 type Stream = Vec<(&'static str, u32, Vec<u8>)>;

@@ -51,7 +51,7 @@ fn controllers(end: &[u8]) -> Vec<u8> {
 
 const HANDLERS: u16 = 0x100;
 /// Waits until memory says so, then lets the IOAPIC's pin and interrupts in, and waits.
-const HELD_OFF: [u8; 22] = [
+pub(super) const HELD_OFF: [u8; 22] = [
     0x80, 0x3d, 0x00, 0x30, 0x00, 0x00, 0x00, // next: cmp byte [3000h],0
     0x74, 0xf7, // je next
     0xc7, 0x05, 0x10, 0x00, 0xc0, 0xfe, 0x42, 0x80, 0x00, 0x00, // mov dword [0fec00010h],8042h
@@ -59,7 +59,7 @@ const HELD_OFF: [u8; 22] = [
 ];
 
 /// A machine with the controllers set up, its first report taken.
-fn with_controllers(end: &[u8]) -> Option<(Rig, Rig)> {
+pub(super) fn with_controllers(end: &[u8]) -> Option<(Rig, Rig)> {
     let program = controllers(end);
     let rig = || Rig::with_model("qemu64,+tsc-deadline", &program, 1, true);
     let (from, to) = (rig()?, rig()?);
