@@ -1,11 +1,24 @@
-//! What the tests of several accelerators use: a serial port and start information for the built-in guest.
+//! What the tests of several accelerators use: patience, a serial port and start information for the built-in guest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use memory::{AccessConstraints, RegionOps};
+
+/// How long a test waits for what is to happen at once: a bound on a hang, which a busy host does not reach.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Asks again and again until it is so, where nothing tells.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not {what}");
+        thread::yield_now();
+    }
+}
 
 /// The line status register: room to send, something received.
 const LSR_IDLE: u64 = 0x60;
@@ -80,7 +93,7 @@ impl Console {
     pub(crate) fn read_until(&self, end: &str) -> String {
         let mut text = String::new();
         while !text.ends_with(end) {
-            match self.output.recv_timeout(Duration::from_secs(20)) {
+            match self.output.recv_timeout(PATIENCE) {
                 Ok(byte) => text.push(char::from(byte)),
                 Err(_) => panic!("no {end:?} after {text:?}"),
             }

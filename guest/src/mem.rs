@@ -18,12 +18,14 @@
 //! Not waiting keeps the serial line answering while a device takes its time, and lets several devices work at once.
 
 mod blocks;
+mod contents;
 mod driver;
 mod garbage;
 mod trespass;
 
 pub use blocks::BlockMap;
-pub use driver::{CheckResult, Driver, Event, Step};
+pub use contents::CheckResult;
+pub use driver::{Driver, Event, Step};
 pub use garbage::GarbageResult;
 pub use trespass::TrespassResult;
 

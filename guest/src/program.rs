@@ -163,7 +163,7 @@ impl Program {
             Some(_) => again = true,
             None => {}
         }
-        again |= self.dirty.work(bus, &self.devices);
+        again |= self.dirty.work(bus, &mut self.devices);
         if again {
             self.spins = 0;
             return Turn::Again;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use accel::Accel;
 use memory::Memory;
 use migration::dirty_rate::VcpuWrites;
-use migration::{Placed, Sections};
+use migration::{FreePages, Placed, Sections};
 use qapi::events::Event;
 use qapi::types::RunState;
 use vmstate::{Priority, Saved, Section, vmstate};
@@ -15,6 +15,7 @@ use vmstate::{Priority, Saved, Section, vmstate};
 use crate::core::{Bus, Device, Machine, uuid};
 use crate::mem::MemoryDevices;
 use crate::pci::PciDevice;
+use crate::virtio::balloon;
 
 vmstate! {
     /// The guest's time.
@@ -98,6 +99,12 @@ impl migration::Machine for Movable {
 
     fn vcpu_writes(&self) -> Option<Arc<dyn VcpuWrites>> {
         Some(Arc::new(Writes(Arc::clone(self.0.accel()))))
+    }
+
+    fn free_pages(&self, step: FreePages) {
+        if let Some(balloon) = balloon::of(&self.0) {
+            balloon.free_pages(step);
+        }
     }
 
     fn throttle(&self, percent: u8) {

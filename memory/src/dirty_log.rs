@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::listener::{MemoryListener, Section};
 use crate::memory::{Memory, Topology};
-use crate::ram::{DirtyClient, RamBlock};
+use crate::ram::{DirtyBitmap, DirtyClient, RamBlock};
 
 impl Memory {
     /// Starts logging writes to all RAM for a client, hot-added RAM included. Nothing happens if it does already.
@@ -110,6 +110,25 @@ impl Memory {
         let mut populated = Vec::new();
         manager.replay_populated(hull, |run| populated.push(run));
         intersection(&taken, &populated)
+    }
+
+    /// Drops a client's marks of the whole pages in a range of a block: nobody needs what they hold. Those of them that are not watched are so from now on, and
+    /// what the guest wrote and was not synced yet, or writes later, comes with a later sync. Not so what this program writes there at the same
+    /// time: the guest must not have lent such pages to a device.
+    #[doc(alias = "qemu_guest_free_page_hint")]
+    pub fn forget_dirty(&self, client: DirtyClient, block: &Arc<RamBlock>, range: Range<u64>) {
+        let Some(bitmap) = block.dirty_log(client) else { return };
+        let page = DirtyBitmap::page_size();
+        let (start, end) = (range.start.div_ceil(page) * page, range.end / page * page);
+        if start >= end || bitmap.next_dirty(start).is_none_or(|at| at >= end) {
+            return;
+        }
+        // Watched before the marks go, and no sync in between: of a page that is written meanwhile either the old mark goes, or a new one comes.
+        let topology = self.topology();
+        for unwatched in block.take_unwatched(start, end - start) {
+            topology.clear_dirty_log(block, &unwatched);
+        }
+        bitmap.clean(start, end - start);
     }
 
     /// Marks everything of a block for a client that logs; of sparse memory, what is populated.

@@ -23,6 +23,7 @@
 //! let _pinned = memory.discard_policy().claim(DiscardClaim::Disabled).unwrap();
 //! ```
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What somebody needs.
@@ -64,6 +65,7 @@ pub struct DiscardConflict;
 pub struct DiscardPolicy {
     /// Indexed by the discriminant of [`DiscardClaim`].
     counts: Mutex<[u32; 4]>,
+    suspended: AtomicU32,
 }
 
 impl DiscardPolicy {
@@ -85,9 +87,31 @@ impl DiscardPolicy {
         Ok(DiscardGuard { policy: Arc::clone(self), claim })
     }
 
+    /// Has those who give memory back without being waited for leave it be, until the guard is dropped.
+    pub fn suspend(self: &Arc<Self>) -> Suspension {
+        self.suspended.fetch_add(1, Ordering::SeqCst);
+        Suspension(Arc::clone(self))
+    }
+
+    /// Whether a [`Suspension`] lives.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether somebody makes this claim.
     pub fn is_claimed(&self, claim: DiscardClaim) -> bool {
         self.counts()[claim as usize] > 0
+    }
+}
+
+/// Memory is not given back meanwhile by who could as well leave it (a balloon).
+#[derive(Debug)]
+#[must_use = "dropping it ends the suspension"]
+pub struct Suspension(Arc<DiscardPolicy>);
+
+impl Drop for Suspension {
+    fn drop(&mut self) {
+        self.0.suspended.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

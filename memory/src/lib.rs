@@ -63,7 +63,7 @@ mod transaction;
 
 pub use backend::{BackendDefaults, MemdevInfo, MemoryBackend, register};
 pub use discard_manager::{Admission, DiscardListener, DiscardListenerId, DiscardManager, PopulatedBitmap};
-pub use discard_policy::{DiscardClaim, DiscardConflict, DiscardGuard, DiscardPolicy};
+pub use discard_policy::{DiscardClaim, DiscardConflict, DiscardGuard, DiscardPolicy, Suspension};
 pub use dma::{DmaError, DmaLimits, DmaMapper, DmaSink};
 pub use error::{DiscardError, Error, Result};
 pub use flatview::{FlatRange, FlatView};
@@ -73,8 +73,8 @@ pub use listener::{IoEventFdSection, MemoryListener, Section};
 pub use memory::{Memory, PreallocObserver};
 pub use ops::{AccessConstraints, MemTx, RegionOps, UnassignedIo};
 pub use ram::{
-    Backing, BlockRange, BlockReader, DirtyBitmap, DirtyClient, FileBacking, HostPolicy, MemfdSpec, RamBlock,
-    RamSpec, create_memfd, file_page_size, host_page_size,
+    Backing, BlockRange, BlockReader, DirtyBitmap, DirtyClient, Fault, FileBacking, HostPolicy, MemfdSpec,
+    RamBlock, RamSpec, Userfault, create_memfd, file_page_size, host_page_size,
 };
 pub use ranges::Ranges;
 pub use region::{Owner, RegionDesc, RegionId, RegionKind};

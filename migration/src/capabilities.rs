@@ -28,8 +28,27 @@ impl Capabilities {
             }
         }
         let changed = Self(on);
+        let conflicts = [
+            (
+                Capability::PostcopyRam,
+                Capability::XIgnoreShared,
+                "Postcopy is not compatible with ignore-shared",
+            ),
+            (Capability::PostcopyRam, Capability::Multifd, "Postcopy is not yet compatible with multifd"),
+        ];
+        for (one, other, why) in conflicts {
+            if changed.has(one) && changed.has(other) {
+                return Err(Error::generic(why));
+            }
+        }
+        if changed.has(Capability::PostcopyPreempt) && !changed.has(Capability::PostcopyRam) {
+            return Err(Error::generic("Postcopy preempt requires postcopy-ram"));
+        }
         if changed.has(Capability::SwitchoverAck) && !changed.has(Capability::ReturnPath) {
             return Err(Error::generic("Capability 'switchover-ack' requires capability 'return-path'"));
+        }
+        if changed.has(Capability::MappedRam) && changed.has(Capability::PostcopyRam) {
+            return Err(Error::generic("Mapped-ram migration is incompatible with postcopy"));
         }
         Ok(changed)
     }
@@ -48,7 +67,8 @@ impl Capabilities {
             Address::File { .. } => self.has(Capability::MappedRam),
             Address::Fd(_) | Address::Exec(_) => false,
         };
-        if self.has(Capability::Multifd) && !several {
+        let needs = self.has(Capability::Multifd) || self.has(Capability::PostcopyPreempt);
+        if needs && !several {
             return Err(Error::generic("Migration requires multi-channel URIs (e.g. tcp)"));
         }
         Ok(())

@@ -124,6 +124,15 @@ impl Channel {
         self.is_shut.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing can come any more: it was shut, or the other side closed it. What came before may still be there to be read.
+    pub fn is_gone(&self) -> bool {
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = poll(&mut fds, Some(&now));
+        self.is_shut() || (polled.is_ok() && fds[0].revents().intersects(gone))
+    }
+
     /// Tells the other side that nothing more comes; of a program it waits for the end.
     ///
     /// # Errors

@@ -1,14 +1,18 @@
 //! The commands.
 
+use std::sync::Arc;
+
 use qapi::commands::MigrationCommands;
 use qapi::types::{
-    DirtyLimitInfo, DirtyRateInfo, DirtyRateMeasureMode, MigrationCapabilityStatus, MigrationChannel,
-    MigrationInfo, MigrationParameters, MigrationStatus as Status, TimeUnit,
+    DirtyLimitInfo, DirtyRateInfo, DirtyRateMeasureMode, MigrationCapability as Capability,
+    MigrationCapabilityStatus, MigrationChannel, MigrationInfo, MigrationParameters,
+    MigrationStatus as Status, RunState, TimeUnit,
 };
 use qapi::{Enum, Error, Result};
 
 use crate::address::Address;
-use crate::{Expected, Migration, Outcome, lock, parameters};
+use crate::progress::follows;
+use crate::{Expected, Migration, Outcome, connect, lock, parameters};
 
 impl Migration {
     fn is_running(&self) -> bool {
@@ -17,6 +21,18 @@ impl Migration {
             Expected::No | Expected::Deferred | Expected::NotOpened(_) => false,
         };
         incoming || matches!(&*lock(&self.outgoing), Some(Outcome::Begun(last)) if last.progress.is_running())
+    }
+
+    /// Goes on with a migration that was interrupted.
+    fn resume(&self, address: &Address) -> Result<()> {
+        let last = match &*lock(&self.outgoing) {
+            Some(Outcome::Begun(last)) if last.progress.status() == Status::PostcopyPaused => {
+                Arc::clone(last)
+            }
+            _ => return Err(Error::generic("Cannot resume if there is no paused migration")),
+        };
+        lock(&self.settings).fit(address)?;
+        last.resume_over(connect::outlet(address, &self.chardevs)?)
     }
 
     /// The status of the last attempt to send the machine.
@@ -34,8 +50,19 @@ impl MigrationCommands for Migration {
         if self.is_running() {
             return Err(Error::generic("There's a migration process in progress"));
         }
+        let begun = matches!(&*lock(&self.incoming), Expected::Begun(_) | Expected::NotOpened(_));
         let mut settings = lock(&self.settings);
-        settings.capabilities = settings.capabilities.changed(&capabilities)?;
+        let changed = settings.capabilities.changed(&capabilities)?;
+        let new = |capability| changed.has(capability) && !settings.capabilities.has(capability);
+        if new(Capability::PostcopyRam) && self.machine.run_state() == RunState::Inmigrate {
+            // Here rather than when it comes.
+            let supported = crate::incoming::landing::supported(self.machine.memory());
+            supported.map_err(|why| Error::generic(format!("Postcopy is not supported: {why}")))?;
+        }
+        if changed.has(Capability::PostcopyPreempt) && begun {
+            return Err(Error::generic("Postcopy preempt must be set before incoming starts"));
+        }
+        settings.capabilities = changed;
         Ok(())
     }
 
@@ -44,9 +71,7 @@ impl MigrationCommands for Migration {
     }
 
     fn migrate_set_parameters(&self, change: MigrationParameters) -> Result<()> {
-        let mut settings = lock(&self.settings);
-        settings.parameters = parameters::changed(&settings.parameters, &change)?;
-        Ok(())
+        lock(&self.settings).change(&change)
     }
 
     fn x_pliant_migrate_set_parameter_text(&self, parameter: String, value: String) -> Result<()> {
@@ -84,7 +109,7 @@ impl MigrationCommands for Migration {
     ) -> Result<()> {
         let address = Address::of(uri.as_deref(), channels.as_deref())?;
         if resume == Some(true) {
-            return Err(Error::generic("Cannot resume if there is no paused migration"));
+            return self.resume(&address);
         }
         self.begin(&address)
     }
@@ -113,8 +138,60 @@ impl MigrationCommands for Migration {
     fn migrate_cancel(&self) -> Result<()> {
         if let Some(Outcome::Begun(last)) = &*lock(&self.outgoing) {
             last.cancel();
+            if follows(last.progress.status()) {
+                return Err(Error::generic("Postcopy migration in progress, cannot cancel."));
+            }
         }
         Ok(())
+    }
+
+    fn migrate_start_postcopy(&self) -> Result<()> {
+        if !lock(&self.settings).capabilities.has(Capability::PostcopyRam) {
+            return Err(Error::generic(
+                "Enable postcopy with migrate_set_capability before the start of migration",
+            ));
+        }
+        match &*lock(&self.outgoing) {
+            None => Err(Error::generic("Postcopy must be started after migration has been started")),
+            Some(Outcome::NotOpened(_)) => Ok(()),
+            Some(Outcome::Begun(last)) => {
+                last.progress.start_postcopy();
+                Ok(())
+            }
+        }
+    }
+
+    fn migrate_pause(&self) -> Result<()> {
+        let can = |status| matches!(status, Status::PostcopyActive | Status::PostcopyRecover);
+        if let Some(Outcome::Begun(last)) = &*lock(&self.outgoing)
+            && can(last.progress.status())
+        {
+            last.disconnect();
+            return Ok(());
+        }
+        let incoming = match &*lock(&self.incoming) {
+            Expected::Begun(incoming) => Some(Arc::clone(incoming)),
+            Expected::No | Expected::Deferred | Expected::NotOpened(_) => None,
+        };
+        if let Some(incoming) = incoming.filter(|incoming| can(incoming.progress.status())) {
+            incoming.disconnect();
+            return Ok(());
+        }
+        Err(Error::generic(
+            "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
+        ))
+    }
+
+    fn migrate_recover(&self, uri: String) -> Result<()> {
+        let none = || Error::generic("Migrate recover can only be run when postcopy is paused.");
+        let incoming = match &*lock(&self.incoming) {
+            Expected::Begun(incoming) => Arc::clone(incoming),
+            Expected::No | Expected::Deferred | Expected::NotOpened(_) => return Err(none()),
+        };
+        if incoming.progress.status() != Status::PostcopyPaused {
+            return Err(none());
+        }
+        incoming.recover(&Address::parse(&uri)?, &self.chardevs)
     }
 
     fn migrate_continue(&self, state: Status) -> Result<()> {

@@ -4,9 +4,11 @@
 //! of devices is read to its end, and then taken over in one piece on the main loop's thread. What decides where memory may go (early
 //! sections) is taken over before the first page.
 
+pub(crate) mod landing;
+mod recovery;
 mod stream;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use chardev::{ChardevSet, Listener, SocketAddress, YankRegistration};
 use mainloop::{Interest, Watch};
@@ -17,14 +19,17 @@ use qapi::types::{
 use qapi::{Error, Result, strerror};
 use vmstate::{Errno, LoadError};
 
+use recovery::After;
+
 use crate::address::Address;
 use crate::capabilities::Capabilities;
 use crate::channel::Channel;
 use crate::connect;
 use crate::lock;
 use crate::machine::Machine;
+use crate::multifd::compression::Compression;
 use crate::multifd::recv::{self, Receivers};
-use crate::progress::Progress;
+use crate::progress::{Progress, follows};
 use crate::return_path::Answers;
 use crate::settings::Settings;
 use crate::wire::Input;
@@ -38,7 +43,11 @@ pub struct Incoming {
     pub progress: Arc<Progress>,
     /// Channels of their own for memory, if there are to be any.
     receivers: Option<Arc<Receivers>>,
+    /// What is waited for comes over a second channel.
+    preempt: bool,
     waiting: Mutex<Waiting>,
+    /// A second channel is there.
+    came: Condvar,
 }
 
 #[derive(Default)]
@@ -48,10 +57,12 @@ struct Waiting {
     /// To be shut by who gives up.
     channels: Vec<Arc<Channel>>,
     /// The way back, if the source wants one.
-    answers: Option<Answers>,
+    answers: Option<Arc<Answers>>,
     /// Connections so far.
     connections: usize,
     yank: Option<YankRegistration>,
+    /// What has to do with memory that comes while the guest runs.
+    after: After,
 }
 
 impl Incoming {
@@ -68,16 +79,26 @@ impl Incoming {
     ) -> std::result::Result<Arc<Self>, (Arc<Self>, Error)> {
         let progress = Arc::new(Progress::new(0));
         let waiting = Mutex::default();
-        let receivers = {
+        let (receivers, preempt) = {
             let settings = lock(&settings);
             let count = settings.parameters.multifd_channels.unwrap_or(1);
-            settings.capabilities.has(Capability::Multifd).then(|| Receivers::new(count))
+            let receivers = settings.capabilities.has(Capability::Multifd).then(|| Receivers::new(count));
+            (receivers, settings.capabilities.has(Capability::PostcopyPreempt))
         };
-        let this = Arc::new(Self { machine, settings, exit_on_error, progress, receivers, waiting });
+        let this = Arc::new(Self {
+            machine,
+            settings,
+            exit_on_error,
+            progress,
+            receivers,
+            preempt,
+            waiting,
+            came: Condvar::new(),
+        });
         let weak = Arc::downgrade(&this);
         let yank = chardevs.yank().register(YankInstance::Migration, move || {
             if let Some(this) = weak.upgrade() {
-                this.lock().channels.iter().for_each(|channel| channel.shut());
+                this.disconnect();
             }
         });
         this.lock().yank = Some(yank);
@@ -118,7 +139,7 @@ impl Incoming {
 
     fn listen(self: &Arc<Self>, address: &SocketAddress, chardevs: &ChardevSet) -> Result<()> {
         let listener = chardev::listen(address, chardevs.fds())?;
-        if self.receivers.is_some() {
+        if self.receivers.is_some() || self.preempt {
             listener.widen(u8::MAX)?;
         }
         let mut waiting = self.lock();
@@ -137,14 +158,19 @@ impl Incoming {
 
     fn accept(self: &Arc<Self>, listener: &Listener) {
         let Ok(fd) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+        // Not a TCP socket, then. Answers are short, and waited for.
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
         let mut waiting = self.lock();
         waiting.connections += 1;
-        let wanted = 1 + self.receivers.as_ref().map_or(0, |receivers| receivers.count());
+        let wanted =
+            1 + usize::from(self.preempt) + self.receivers.as_ref().map_or(0, |receivers| receivers.count());
+        let second = self.preempt && waiting.connections == 2;
         // One machine comes; nobody else is listened to.
         let watch = if waiting.connections == wanted { waiting.watch.take() } else { None };
         drop(waiting);
         let channel = Channel::new(fd).map_err(|error| Error::generic(strerror(&error)));
         let taken = channel.and_then(|channel| match &self.receivers {
+            None if second => self.urgent_came(channel),
             None => self.receive(channel),
             Some(receivers) => self.sort_out(channel, receivers),
         });
@@ -160,17 +186,25 @@ impl Incoming {
         self.lock().channels.push(Arc::clone(&channel));
         let run = move || {
             let mut magic = [0; 4];
-            match channel.read_exact(&mut magic) {
+            let served = match channel.read_exact(&mut magic) {
                 Err(_) => {
-                    receivers.fail(LoadError::new(Errno::Io, "a channel ended before it said what it is"))
+                    Err(LoadError::new(Errno::Io, "multifd: a channel ended before it said what it is"))
                 }
-                Ok(()) if recv::is_one(magic) => receivers.serve(&channel, this.machine.uuid()),
-                Ok(()) => {
-                    receivers.add_main(&channel);
+                Ok(()) if recv::is_one(magic) => {
+                    let compression = Compression::of(&lock(&this.settings).parameters);
+                    receivers.serve(&channel, this.machine.uuid(), compression)
+                }
+                Ok(()) => receivers.add_main(&channel).map(|()| {
                     let mut input = Input::new(channel);
                     input.push_back(magic.to_vec());
                     this.take_in(input);
-                }
+                }),
+            };
+            if let Err(error) = served
+                && receivers.fail(error.clone())
+            {
+                this.let_go(true);
+                this.failed(&error);
             }
         };
         spawn("mig/dst/channel", run)
@@ -184,7 +218,7 @@ impl Incoming {
     }
 
     /// Takes the machine in and says how that went.
-    fn take_in(&self, input: Input) {
+    fn take_in(self: &Arc<Self>, input: Input) {
         self.enter(Status::Active);
         let mut result = self.load(input);
         if let Some(receivers) = &self.receivers {
@@ -197,21 +231,12 @@ impl Incoming {
                 }
             }
         }
-        let mut waiting = self.lock();
-        let answers = waiting.answers.take();
-        let channels = std::mem::take(&mut waiting.channels);
-        let yank = waiting.yank.take();
-        drop(waiting);
-        drop(yank);
+        let answers = self.lock().answers.take();
         if let Some(answers) = answers {
             // A source that is gone needs no answer.
             let _ = answers.shut(result.is_ok());
         }
-        if result.is_err() {
-            // So that a source that still sends hears of a broken pipe, and not of bytes that nobody read.
-            channels.iter().for_each(|channel| channel.shut());
-        }
-        drop(channels);
+        self.let_go(result.is_err());
         match result {
             Ok(()) => self.enter(Status::Completed),
             Err(error) => self.failed(&error),
@@ -221,10 +246,26 @@ impl Incoming {
     /// Gives up waiting; the thread, if there is one, ends.
     pub fn shut_down(&self) {
         let mut waiting = self.lock();
-        let watch = waiting.watch.take();
+        let watch = (waiting.watch.take(), std::mem::replace(&mut waiting.after, After::over()));
         waiting.channels.iter().for_each(|channel| channel.shut());
         drop(waiting);
         drop(watch);
+        if follows(self.progress.status()) {
+            self.progress.abandon();
+        }
+    }
+
+    /// Nothing is waited for any more, and nobody else is listened to. If it failed, a source that still sends hears of a broken pipe, and
+    /// not of bytes that nobody read.
+    fn let_go(&self, failed: bool) {
+        let mut waiting = self.lock();
+        let channels = std::mem::take(&mut waiting.channels);
+        let rest = (waiting.yank.take(), waiting.watch.take(), std::mem::take(&mut waiting.after));
+        drop(waiting);
+        if failed {
+            channels.iter().for_each(|channel| channel.shut());
+        }
+        drop((channels, rest));
     }
 
     fn failed(&self, error: &LoadError) {
@@ -245,10 +286,11 @@ impl Incoming {
     pub fn info(&self) -> MigrationInfo {
         let status = self.progress.status();
         let addresses = self.lock().addresses.clone();
+        let shown = status == Status::Setup || follows(status);
         MigrationInfo {
             status: Some(status),
             error_desc: self.progress.error(),
-            socket_address: (status == Status::Setup && !addresses.is_empty()).then_some(addresses),
+            socket_address: (shown && !addresses.is_empty()).then_some(addresses),
             ..MigrationInfo::default()
         }
     }

@@ -27,7 +27,7 @@ pub mod wire;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chardev::ChardevSet;
-pub use machine::{Machine, Placed, Sections};
+pub use machine::{FreePages, Machine, Placed, Sections};
 use qapi::events::Event;
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
 use qapi::{Error, Result};
@@ -110,7 +110,7 @@ impl Migration {
     }
 
     fn receive(&self, address: &Address, exit_on_error: bool) -> Result<()> {
-        lock(&self.settings).fit(address)?;
+        lock(&self.settings).capabilities.fit(address)?;
         let (machine, settings) = (Arc::clone(&self.machine), Arc::clone(&self.settings));
         let started = Incoming::start(machine, &self.chardevs, settings, address, exit_on_error);
         let (incoming, result) = match started {
@@ -126,7 +126,7 @@ impl Migration {
         self.dirty_rate.end();
         self.dirty_limit.end();
         if let Some(Outcome::Begun(outgoing)) = &*lock(&self.outgoing) {
-            outgoing.cancel();
+            outgoing.abandon();
         }
         if let Expected::Begun(incoming) = &*lock(&self.incoming) {
             incoming.shut_down();
@@ -141,6 +141,12 @@ impl Migration {
         }
         if self.machine.run_state() == qapi::types::RunState::Inmigrate {
             return Err(Error::generic("Guest is waiting for an incoming migration"));
+        }
+        if let Expected::Begun(incoming) = &*lock(&self.incoming)
+            && progress::follows(incoming.progress.status())
+        {
+            // Memory still comes; QEMU says it like this.
+            return Err(Error::generic("duplicate yank instance"));
         }
         lock(&self.settings).fit(address)?;
         if let Some(why) = self.machine.sections().blocked.into_iter().next() {

@@ -30,6 +30,18 @@ pub struct Sections {
     pub blocked: Vec<String>,
 }
 
+/// What a guest is told that can say which of its pages are free: those need not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreePages {
+    /// It is to say which are. Their marks are dropped ([`Memory::forget_dirty`]) until [`FreePages::Stop`].
+    Ask,
+    /// What it says from now on is not heard any more, and what it said has been seen to. Comes before the log is synced: what was free before that may
+    /// have been written since.
+    Stop,
+    /// Nobody asks any more: it may use them again.
+    Done,
+}
+
 /// The machine. Methods are called on the main loop's thread unless they say otherwise.
 pub trait Machine: Send + Sync {
     /// Its memory. Any thread.
@@ -81,6 +93,9 @@ pub trait Machine: Send + Sync {
     fn vcpu_writes(&self) -> Option<Arc<dyn VcpuWrites>> {
         None
     }
+
+    /// Has the guest tell of free pages, or not. Any thread.
+    fn free_pages(&self, _step: FreePages) {}
 
     /// By how much vCPUs are slowed down, in percent. Any thread.
     fn throttle(&self, percent: u8);

@@ -8,7 +8,7 @@
 //! | 4 + 4 | magic, version |
 //! | 4 | flags: 1 for a packet after which the channel waits for the others; the compression in bits 1 to 3 |
 //! | 4 + 4 | room for offsets (at least what is used); pages with contents |
-//! | 4 | bytes of the contents |
+//! | 4 | bytes of the contents, as they follow |
 //! | 8 | number of the packet |
 //! | 4 + 4 + 24 | pages of zeroes; nothing |
 //! | 256 | name of the block, filled up with zeroes |
@@ -23,6 +23,7 @@ use vmstate::{LoadError, Result};
 
 use crate::wire::PAGE;
 
+pub(crate) mod compression;
 pub(crate) mod recv;
 pub(crate) mod send;
 
@@ -36,9 +37,22 @@ const BEGIN: usize = 64;
 const HEAD: usize = 320;
 /// Pages of a packet at most.
 pub const PACKET_PAGES: u64 = 256;
-/// The channel waits for the others.
-#[doc(alias = "MULTIFD_FLAG_SYNC")]
-const FLAG_SYNC: u32 = 1;
+/// Flags of a packet.
+mod flag {
+    /// The channel waits for the others.
+    #[doc(alias = "MULTIFD_FLAG_SYNC")]
+    pub(super) const SYNC: u32 = 1;
+    /// How the contents are compressed.
+    #[doc(alias = "MULTIFD_FLAG_COMPRESSION_MASK")]
+    pub(super) const COMPRESSION: u32 = 7 << 1;
+    /// Not at all.
+    #[doc(alias = "MULTIFD_FLAG_NOCOMP")]
+    pub(super) const PLAIN: u32 = 0;
+    #[doc(alias = "MULTIFD_FLAG_ZLIB")]
+    pub(super) const ZLIB: u32 = 1 << 1;
+    #[doc(alias = "MULTIFD_FLAG_ZSTD")]
+    pub(super) const ZSTD: u32 = 2 << 1;
+}
 /// Bytes of a block's name.
 const NAME: usize = 256;
 
@@ -46,6 +60,8 @@ const NAME: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Head {
     sync: bool,
+    /// How the contents are compressed: bits of the flags.
+    compression: u32,
     number: u64,
     /// Bytes of the contents.
     size: u32,
@@ -57,9 +73,9 @@ struct Head {
 
 impl Head {
     fn to_bytes(&self) -> Vec<u8> {
-        let Self { sync, number, size, block, normal, zero } = self;
+        let Self { sync, compression, number, size, block, normal, zero } = self;
         let mut out = Vec::with_capacity(HEAD + 8 * (normal.len() + zero.len()));
-        let flags = if *sync { FLAG_SYNC } else { 0 };
+        let flags = compression | if *sync { flag::SYNC } else { 0 };
         for value in [MAGIC, VERSION, flags, PACKET_PAGES as u32, normal.len() as u32, *size] {
             out.extend_from_slice(&value.to_be_bytes());
         }
@@ -92,7 +108,8 @@ impl Head {
         }
         let (flags, normal, size, zero) = (word(8), word(16), word(20), word(32));
         let most = PACKET_PAGES as u32;
-        if flags & !FLAG_SYNC != 0 {
+        let compression = flags & flag::COMPRESSION;
+        if flags & !(flag::SYNC | flag::COMPRESSION) != 0 {
             return Err(LoadError::invalid(format!("multifd: flags received {flags:#x} are not expected")));
         }
         if normal > most || zero > most - normal {
@@ -101,7 +118,12 @@ impl Head {
             );
             return Err(LoadError::invalid(text));
         }
-        if size != normal * PAGE as u32 {
+        let plain = normal * PAGE as u32;
+        let fits = match compression {
+            flag::PLAIN => size == plain,
+            _ => (size == 0) == (plain == 0) && size as usize <= compression::PACKED,
+        };
+        if !fits {
             return Err(LoadError::invalid(format!("multifd: {size} bytes for {normal} pages")));
         }
         let mut offsets = vec![0; 8 * (normal + zero) as usize];
@@ -116,7 +138,8 @@ impl Head {
         let number = (u64::from(word(24)) << 32) | u64::from(word(28));
         let normal: Vec<u64> = offsets.by_ref().take(normal as usize).collect();
         Ok(Self {
-            sync: flags & FLAG_SYNC != 0,
+            sync: flags & flag::SYNC != 0,
+            compression,
             number,
             size,
             block: String::from_utf8_lossy(name).into_owned(),

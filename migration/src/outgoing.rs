@@ -8,8 +8,10 @@
 //! Memory is sent in passes while the guest runs. When what is left can be sent within the downtime limit, the guest is stopped and the
 //! rest follows, then the devices. Whatever goes wrong before the last byte is out, the guest goes on as if nothing had been asked.
 
+mod postcopy;
 mod saved;
 mod stream;
+mod urgent;
 
 use std::any::Any;
 use std::io;
@@ -30,7 +32,8 @@ use crate::channel::Channel;
 use crate::configuration::{Configuration, GlobalState};
 use crate::connect::{self, Outlet};
 use crate::lock;
-use crate::machine::{Machine, Placed};
+use crate::machine::{FreePages, Machine, Placed};
+use crate::multifd::compression::Compression;
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
 use crate::progress::{Progress, set};
@@ -52,6 +55,8 @@ pub struct Outgoing {
     pub progress: Arc<Progress>,
     /// To be shut by who cancels.
     channels: Mutex<Vec<Arc<Channel>>>,
+    /// Where a migration that was interrupted goes on.
+    resumed: Mutex<Option<Outlet>>,
 }
 
 /// Why the work ended early.
@@ -72,6 +77,15 @@ impl From<LoopGone> for Stop {
     }
 }
 
+/// What follows the passes while the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It is stopped, and the rest is sent.
+    Stop,
+    /// It goes on there, and the rest follows it.
+    Postcopy,
+}
+
 type Work<T> = std::result::Result<T, Stop>;
 
 impl Outgoing {
@@ -87,14 +101,15 @@ impl Outgoing {
     ) -> Result<Arc<Self>> {
         let limit = lock(&settings).parameters.downtime_limit.unwrap_or(0);
         let progress = Arc::new(Progress::new(limit));
-        let job = Arc::new(Self { machine, chardevs, settings, progress, channels: Mutex::default() });
+        let (channels, resumed) = (Mutex::default(), Mutex::default());
+        let job = Arc::new(Self { machine, chardevs, settings, progress, channels, resumed });
         // From now on what is plugged stays as it is.
         let frozen = job.machine.freeze();
         job.enter(Status::Setup);
         let weak = Arc::downgrade(&job);
         let yank = job.chardevs.yank().register(YankInstance::Migration, move || {
             if let Some(job) = weak.upgrade() {
-                job.channels().iter().for_each(|channel| channel.shut());
+                job.disconnect();
             }
         });
         let worker = Arc::clone(&job);
@@ -105,12 +120,38 @@ impl Outgoing {
         Ok(job)
     }
 
-    /// Ends it, if it runs. Main loop thread.
+    /// Ends it, if it runs and the machine can still go on here. Main loop thread.
     pub fn cancel(&self) {
         if self.progress.cancel() {
             self.enter(Status::Cancelling);
-            self.channels().iter().for_each(|channel| channel.shut());
+            self.disconnect();
         }
+    }
+
+    /// Ends it whatever becomes of it: the program ends.
+    pub fn abandon(&self) {
+        self.progress.abandon();
+        self.disconnect();
+    }
+
+    /// Breaks the connections.
+    pub fn disconnect(&self) {
+        self.channels().iter().for_each(|channel| channel.shut());
+    }
+
+    /// Goes on with one that was interrupted, over `outlet`.
+    ///
+    /// # Errors
+    /// QEMU's: none was.
+    pub fn resume_over(&self, outlet: Outlet) -> Result<()> {
+        let mut resumed = lock(&self.resumed);
+        if !self.progress.step(Status::PostcopyPaused, Status::PostcopyRecoverSetup) {
+            return Err(Error::generic("Cannot resume if there is no paused migration"));
+        }
+        // Whoever takes it waits for this lock.
+        *resumed = Some(outlet);
+        self.tell_status(Status::PostcopyRecoverSetup);
+        Ok(())
     }
 
     fn has(&self, capability: Capability) -> bool {
@@ -133,6 +174,10 @@ impl Outgoing {
             self.tell(Event::Migration { status });
         }
         entered
+    }
+
+    fn tell_status(&self, status: Status) {
+        self.tell(Event::Migration { status });
     }
 
     fn tell(&self, event: Event) {
@@ -168,6 +213,7 @@ impl Outgoing {
         let mut stopped = false;
         let result = self.work(outlet, &mut stopped);
         self.machine.throttle(0);
+        self.machine.free_pages(FreePages::Done);
         drop((frozen, yank));
         self.channels().clear();
         let end = match result {
@@ -212,10 +258,16 @@ impl Outgoing {
         set(&self.progress.counters.total, sender.total());
         set(&self.progress.counters.remaining, sender.pending());
         self.pass();
+        if self.has(Capability::PostcopyRam) {
+            stream.advise(&sender)?;
+        }
         stream.memory_begins(&mut sender)?;
         stream.devices(self.on_loop(|machine| Self::save(machine, true))??)?;
         self.advance(Status::Active)?;
-        self.passes(&mut stream, &mut sender)?;
+        self.ask_for_free_pages();
+        if self.passes(&mut stream, &mut sender)? == Next::Postcopy {
+            return self.postcopy(stream, sender, address.as_ref(), stopped);
+        }
         let state = self.stop(stopped)?;
         // While the last memory is sent.
         let states = self.begin_on_loop(|machine| Self::save(machine, false));
@@ -255,12 +307,14 @@ impl Outgoing {
         if !self.has(Capability::Multifd) {
             return Ok(None);
         }
-        let count = lock(&self.settings).parameters.multifd_channels.unwrap_or(1);
+        let parameters = lock(&self.settings).parameters.clone();
+        let count = parameters.multifd_channels.unwrap_or(1);
+        let compression = Compression::of(&parameters);
         let channel = |number| match address {
             None => Ok((Arc::clone(main), Sink::Places)),
             Some(address) => {
                 let channel = self.opened(connect::connect(address, &self.chardevs)?)?;
-                Ok((channel, Sink::Packets(self.machine.uuid(), number)))
+                Ok((channel, Sink::Packets(self.machine.uuid(), number, compression)))
             }
         };
         let channels = (0..count).map(channel).collect::<Work<Vec<_>>>()?;
@@ -276,12 +330,15 @@ impl Outgoing {
     }
 
     /// Sends memory while the guest runs, until the rest can be sent within the downtime limit.
-    fn passes(&self, stream: &mut Stream<'_>, sender: &mut Sender) -> Work<()> {
+    fn passes(&self, stream: &mut Stream<'_>, sender: &mut Sender) -> Work<Next> {
         let counters = &self.progress.counters;
         let mut bandwidth = Bandwidth::new();
         let mut pace = Pace::new();
         let mut throttle = crate::pace::Throttle::default();
         loop {
+            if self.progress.wants_postcopy() {
+                return Ok(Next::Postcopy);
+            }
             let begun = Instant::now();
             let done = stream.ram_section(wire::SECTION_PART, |out| {
                 sender.send(out, counters, |_| {
@@ -309,10 +366,11 @@ impl Outgoing {
                 continue;
             }
             stream.out.flush().map_err(|error| stream.failed(&error))?;
+            self.machine.free_pages(FreePages::Stop);
             let came = sender.sync();
             bandwidth.dirtied(counters, came);
             if fits(sender.pending()) && stream.may_switch_over() {
-                return Ok(());
+                return Ok(Next::Stop);
             }
             if self.has(Capability::AutoConverge)
                 && let Some(percent) =
@@ -323,6 +381,14 @@ impl Outgoing {
             }
             self.pass();
             sender.begin_pass();
+            self.ask_for_free_pages();
+        }
+    }
+
+    /// Pages that nobody sends must not be asked for by the other side later.
+    fn ask_for_free_pages(&self) {
+        if !self.has(Capability::PostcopyRam) {
+            self.machine.free_pages(FreePages::Ask);
         }
     }
 
@@ -331,6 +397,8 @@ impl Outgoing {
         let state = self.on_loop(|machine| machine.stop())?.ok_or(Stop::Cancelled)?;
         *stopped = true;
         self.progress.stopped();
+        // Before it is saved: where it arrives nobody asks.
+        self.machine.free_pages(FreePages::Done);
         if self.has(Capability::PauseBeforeSwitchover) {
             self.advance(Status::PreSwitchover)?;
             if !self.progress.wait_to_go_on() {

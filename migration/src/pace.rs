@@ -36,6 +36,41 @@ impl Pace {
     }
 }
 
+/// Keeps what is sent unasked to a limit, while what is asked for goes all the same.
+#[derive(Debug)]
+pub(crate) struct Share {
+    since: Instant,
+    took: u64,
+}
+
+impl Share {
+    /// Nothing was sent yet.
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), took: 0 }
+    }
+
+    /// So many bytes were sent.
+    pub(crate) fn took(&mut self, bytes: u64) {
+        self.took += bytes;
+    }
+
+    /// How long to rest, for a window at most, if `limit` bytes a second may be sent; no limit if that is 0.
+    pub(crate) fn rest(&mut self, limit: u64) -> Option<Duration> {
+        let over = (limit != 0).then(|| {
+            let micros = u128::from(self.took) * 1_000_000 / u128::from(limit);
+            Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)).checked_sub(self.since.elapsed())
+        });
+        match over.flatten() {
+            Some(rest) if !rest.is_zero() => Some(rest.min(WINDOW)),
+            _ => {
+                // Time in which nothing was sent is not made up for.
+                (self.since, self.took) = (Instant::now(), 0);
+                None
+            }
+        }
+    }
+}
+
 /// What was reached.
 #[derive(Debug)]
 pub(crate) struct Bandwidth {

@@ -33,6 +33,10 @@ pub struct Counters {
     pub dirty_rate: AtomicU64,
     /// Pages sent in a second.
     pub page_rate: AtomicU64,
+    /// Of all, when memory began to follow a guest that runs elsewhere; 0 before.
+    pub before_postcopy: AtomicU64,
+    /// Pages that the other side asked for.
+    pub requests: AtomicU64,
 }
 
 /// Reads a counter.
@@ -55,6 +59,8 @@ struct Inner {
     committed: bool,
     /// Somebody lets it go on from `pre-switchover`.
     go_on: bool,
+    /// Somebody wants the guest to go on there before its memory is.
+    postcopy: bool,
     begun: Instant,
     setup: Option<Duration>,
     stopped: Option<Instant>,
@@ -82,6 +88,7 @@ impl Progress {
             cancelled: false,
             committed: false,
             go_on: false,
+            postcopy: false,
             begun: Instant::now(),
             setup: None,
             stopped: None,
@@ -119,7 +126,8 @@ impl Progress {
         }
         if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
             inner.ended = Some(inner.begun.elapsed());
-            inner.downtime = inner.stopped.map(|at| at.elapsed());
+            // It ended before that when the guest went on elsewhere.
+            inner.downtime = inner.downtime.or_else(|| inner.stopped.map(|at| at.elapsed()));
         }
         inner.status = status;
         drop(inner);
@@ -143,7 +151,7 @@ impl Progress {
         let mut inner = self.lock();
         let over =
             matches!(inner.status, Status::None | Status::Completed | Status::Failed | Status::Cancelled);
-        if over || inner.cancelled || inner.committed {
+        if over || inner.cancelled || inner.committed || follows(inner.status) {
             return false;
         }
         inner.cancelled = true;
@@ -157,6 +165,65 @@ impl Progress {
         let mut inner = self.lock();
         inner.committed = !inner.cancelled;
         inner.committed
+    }
+
+    /// Wants it to end whatever becomes of it: the program ends.
+    pub fn abandon(&self) {
+        self.lock().cancelled = true;
+        self.changed.notify_all();
+    }
+
+    /// Wants the guest to go on there as soon as possible.
+    pub fn start_postcopy(&self) {
+        self.lock().postcopy = true;
+    }
+
+    /// Whether somebody wants that.
+    pub fn wants_postcopy(&self) -> bool {
+        self.lock().postcopy
+    }
+
+    /// The guest goes on there, and cannot go on here any more: takes it to `postcopy-active`, unless it is being ended.
+    pub fn hand_over(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.cancelled {
+            return false;
+        }
+        inner.downtime = inner.stopped.map(|at| at.elapsed());
+        inner.status = Status::PostcopyActive;
+        true
+    }
+
+    /// Takes it from one status to another, if it is in that and not being ended. Says whether it did. Of an error that there was, nothing
+    /// is told any more.
+    pub fn step(&self, from: Status, to: Status) -> bool {
+        let mut inner = self.lock();
+        if inner.status != from || inner.cancelled {
+            return false;
+        }
+        (inner.status, inner.error) = (to, None);
+        drop(inner);
+        self.changed.notify_all();
+        true
+    }
+
+    /// The connection is lost, for this reason, while memory follows: `postcopy-paused`. `false` if it is being ended.
+    pub fn pause(&self, error: Option<String>) -> bool {
+        let mut inner = self.lock();
+        if inner.cancelled {
+            return false;
+        }
+        (inner.status, inner.error) = (Status::PostcopyPaused, error);
+        drop(inner);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Waits for another status than `status`, or until it is ended, which gives `false`.
+    pub fn wait_while(&self, status: Status) -> bool {
+        let inner = self.lock();
+        let wait = self.changed.wait_while(inner, |inner| inner.status == status && !inner.cancelled);
+        !wait.unwrap_or_else(PoisonError::into_inner).cancelled
     }
 
     /// Whether somebody wants it to end.
@@ -246,6 +313,11 @@ impl Counters {
             0 => sent,
             before => before,
         };
+        let postcopy = match get(&self.before_postcopy) {
+            0 => 0,
+            // It may have grown since.
+            before => sent.saturating_sub(before),
+        };
         let seconds = time.as_secs_f64();
         MigrationStats {
             transferred: signed(sent),
@@ -257,16 +329,27 @@ impl Counters {
             dirty_pages_rate: signed(get(&self.dirty_rate)),
             mbps: if seconds > 0.0 { sent as f64 * 8.0 / seconds / 1e6 } else { 0.0 },
             dirty_sync_count: signed(get(&self.passes)),
-            postcopy_requests: 0,
+            postcopy_requests: signed(get(&self.requests)),
             page_size: PAGE as i64,
             multifd_bytes: get(&self.multifd),
             pages_per_second: get(&self.page_rate),
             precopy_bytes: precopy,
             downtime_bytes: get(&self.downtime),
-            postcopy_bytes: 0,
+            postcopy_bytes: postcopy,
             dirty_sync_missed_zero_copy: 0,
         }
     }
+}
+
+/// Whether the guest may run on the other side, and memory follows it.
+pub fn follows(status: Status) -> bool {
+    matches!(
+        status,
+        Status::PostcopyActive
+            | Status::PostcopyPaused
+            | Status::PostcopyRecoverSetup
+            | Status::PostcopyRecover
+    )
 }
 
 fn signed(value: u64) -> i64 {

@@ -46,6 +46,12 @@ impl Form {
     }
 }
 
+/// Whether a part is within one of some others, which are in order and do not overlap.
+pub fn is_within(runs: &[Range<u64>], part: Range<u64>) -> bool {
+    let first = runs.partition_point(|run| run.end <= part.start);
+    runs.get(first).is_some_and(|run| run.start <= part.start && part.end <= run.end)
+}
+
 /// The parts of a block in which there is something: all of it, or what is plugged.
 pub fn populated(block: &RamBlock) -> Vec<Range<u64>> {
     let all = 0..block.size();

@@ -1,7 +1,7 @@
 //! What a migration goes by.
 
 use qapi::types::{MigrationCapability as Capability, MigrationParameters, MultiFDCompression};
-use qapi::{Enum, Error, Result};
+use qapi::{Error, Result};
 
 use crate::address::Address;
 use crate::capabilities::Capabilities;
@@ -17,20 +17,38 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether a migration that goes by these can use an address.
+    /// Whether a machine that goes by these can be sent to an address.
     ///
     /// # Errors
-    /// QEMU's, and one of our own for compression, which is not there yet.
+    /// QEMU's.
     pub fn fit(&self, address: &Address) -> Result<()> {
         self.capabilities.fit(address)?;
-        match self.parameters.multifd_compression {
-            None | Some(MultiFDCompression::None) => Ok(()),
-            Some(_) if !self.capabilities.has(Capability::Multifd) => Ok(()),
-            Some(kind) => {
-                let kind = kind.as_str();
-                Err(Error::generic(format!("multifd-compression={kind} is not supported")))
-            }
+        if self.has_compressed_places() {
+            return Err(Error::generic("Cannot use compression with mapped-ram"));
         }
+        Ok(())
+    }
+
+    /// These with other parameters.
+    ///
+    /// # Errors
+    /// QEMU's. As with QEMU, what goes wrong together is found out by the change after it, whatever that changes, and a capability has to be
+    /// switched off to get out of it.
+    pub fn change(&mut self, change: &MigrationParameters) -> Result<()> {
+        let changed = parameters::changed(&self.parameters, change)?;
+        if self.has_compressed_places() {
+            let text = "Mapped-ram only available for non-compressed non-TLS multifd migration";
+            return Err(Error::generic(text));
+        }
+        self.parameters = changed;
+        Ok(())
+    }
+
+    /// Pages at places of their own cannot be compressed.
+    fn has_compressed_places(&self) -> bool {
+        let compressed =
+            !matches!(self.parameters.multifd_compression, None | Some(MultiFDCompression::None));
+        compressed && self.capabilities.has(Capability::MappedRam)
     }
 }
 

@@ -14,7 +14,7 @@ use qapi::events::Event;
 use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationStatus, RunState};
 use vmstate::{Priority, Section, vmstate};
 
-use crate::{Machine, Migration, Placed, Sections};
+use crate::{FreePages, Machine, Migration, Placed, Sections};
 
 /// How long something may take that takes no time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +68,10 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<RunState>,
     before: Mutex<RunState>,
     pub(crate) ended: Mutex<bool>,
+    /// What was asked of the guest about free pages.
+    pub(crate) asked: Mutex<Vec<FreePages>>,
+    /// What it does when it is asked.
+    pub(crate) answer: Mutex<Option<Box<dyn FnMut() + Send>>>,
     name: &'static str,
     events: Mutex<Sender<String>>,
 }
@@ -97,6 +101,8 @@ impl Fake {
             state: Mutex::new(RunState::Running),
             before: Mutex::new(RunState::Running),
             ended: Mutex::new(false),
+            asked: Mutex::default(),
+            answer: Mutex::default(),
             name,
             events: Mutex::new(events),
         })
@@ -183,6 +189,12 @@ impl Machine for Fake {
         *self.ended.lock().unwrap() = true;
     }
     fn throttle(&self, _percent: u8) {}
+    fn free_pages(&self, step: FreePages) {
+        self.asked.lock().unwrap().push(step);
+        if let Some(answer) = self.answer.lock().unwrap().as_mut().filter(|_| step == FreePages::Ask) {
+            answer();
+        }
+    }
 }
 
 fn status_text(status: MigrationStatus) -> String {
@@ -250,9 +262,14 @@ impl Rig {
 
     /// `completed` or `failed`, whichever comes.
     pub(crate) fn end(&self) -> String {
+        self.until_any(&["completed", "failed"])
+    }
+
+    /// The first of some events that comes.
+    pub(crate) fn until_any(&self, ends: &[&str]) -> String {
         loop {
             let event = self.events.recv_timeout(PATIENCE).expect("it ends");
-            if ["completed", "failed"].contains(&&*event) {
+            if ends.contains(&&*event) {
                 return event;
             }
         }

@@ -1,7 +1,10 @@
 //! Machines that move, and settings as clients see them.
 
+mod compressed;
 mod hostile;
 mod moving;
+mod postcopy;
+mod relay;
 
 use qapi::types::{MigrationCapability, MigrationCapabilityStatus, MigrationParameters};
 

@@ -1,11 +1,14 @@
 //! Machines on the move between two processes, and into files and back: as the oracle's `5-migration/` has it, and what it does not
 //! have: peers that die, stall and talk nonsense, and everything that can be asked for meanwhile.
 
+mod compressed;
+mod described;
 mod failures;
 mod files;
 mod garbage;
 mod guests;
 mod meanwhile;
+mod postcopy;
 mod recorded;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //!
 //! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
 //! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`screen`] is a window that the program is in; [`pci`] and [`virtio_mem`] are a driver over qtest, [`qtest_bus`] has the built-in guest's drivers there; [`vhost_user`] is what
-//! serves vhost-user devices; [`testbed`] boots Linux; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
+//! serves vhost-user devices; [`stream`] takes saved machines apart; [`testbed`] boots Linux; [`moves`] moves a guest that writes back and forth, and [`holds`] says what a process holds; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
 //! says where a program differs from them. The tests themselves are in `e2e/`.
 //!
 //! The same tests run against QEMU (`PLIANT_BIN=/usr/bin/qemu-system-x86_64`), which shows that the harness is right before
@@ -18,7 +18,9 @@
 pub mod console;
 pub mod core_file;
 pub mod hmp;
+pub mod holds;
 pub mod introspection;
+pub mod moves;
 pub mod oracle;
 pub mod pci;
 pub mod program;
@@ -26,6 +28,7 @@ pub mod qmp;
 pub mod qtest;
 pub mod qtest_bus;
 pub mod screen;
+pub mod stream;
 pub mod testbed;
 pub mod vhost_user;
 pub mod virtio_mem;
@@ -34,6 +37,7 @@ pub mod wire;
 pub mod words;
 
 pub use hmp::Hmp;
+pub use holds::Holds;
 pub use program::{Need, Peer, have};
 pub use qmp::Qmp;
 pub use qtest::Qtest;

@@ -187,17 +187,26 @@ impl Qmp {
     ///
     /// If it does not come in time; the text lists the events that did.
     pub fn wait_event(&mut self, name: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        self.wait_for(name, |event| event["event"] == name && wanted(event))
+    }
+
+    /// The next event for which the predicate holds, whatever its name; all others stay queued.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::wait_event`].
+    pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let mut seen = 0;
         loop {
             while let Some(event) = self.events.get(seen) {
-                if event["event"] == name && wanted(event) {
+                if wanted(event) {
                     return self.events.remove(seen).expect("it was just there");
                 }
                 seen += 1;
             }
             match self.recv() {
                 Ok(message) => self.keep(message),
-                Err(e) => panic!("event {name}: {e}; events so far: {:?}", self.events),
+                Err(e) => panic!("event {what}: {e}; events so far: {:?}", self.events),
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Where the host has VMX or SVM the outer machine is left out; everything else is the same.
 //!
 //! Rooms: [`images`] makes initial file systems of Debian packages ([`cpio`] writes them), [`outer`] starts an outer machine, gives it jobs and hears what it reports
-//! ([`report`]), [`lanes`] has boots and their claims looked at, two at a time, [`linux`] is one inner guest, [`scenarios`] are the claims, [`bench`] measures how long
+//! ([`report`]), [`lanes`] has boots and their claims looked at, two at a time, [`linux`] is one inner guest, [`scenarios`] are the claims, [`stress`] is what guests run that are moved, [`bench`] measures how long
 //! user space takes. `tests/testbed/run` is the way in.
 
 pub mod bench;
@@ -16,6 +16,7 @@ pub mod linux;
 pub mod outer;
 pub mod report;
 pub mod scenarios;
+pub mod stress;
 
 pub use images::Images;
 pub use linux::{Boot, Claim, Linux};

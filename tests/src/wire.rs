@@ -194,6 +194,11 @@ impl Wire {
         }
     }
 
+    /// Bytes that come before what has come and was not taken yet.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.got.splice(..0, bytes.iter().copied());
+    }
+
     /// What has come and was not taken yet.
     pub fn peek(&self) -> &[u8] {
         &self.got

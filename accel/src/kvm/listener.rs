@@ -1,21 +1,16 @@
-//! Following the address spaces: RAM becomes memory slots, event descriptors become ioeventfds.
+//! Following the address space of memory: RAM becomes memory slots, event descriptors become ioeventfds (`ioeventfd`).
 
-#![expect(
-    unsafe_code,
-    reason = "handing host memory to the guest, KVM_CLEAR_DIRTY_LOG, and KVM_IOEVENTFD with a length but no value"
-)]
+#![expect(unsafe_code, reason = "handing host memory to the guest, and KVM_CLEAR_DIRTY_LOG")]
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
-    kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
-    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use memory::{DiscardManager, IoEventFdSection, MemoryListener, RamBlock, Section};
@@ -23,6 +18,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::follow::Follow;
 use super::gate::Gate;
+use super::ioeventfd::{assign, deassign};
 use super::put_off::Queue;
 use super::ring::Rings;
 use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
@@ -30,7 +26,6 @@ use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
 
 vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
-vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 pub(super) struct Ioctls<'a>(pub(super) &'a VmFd);
 
@@ -446,69 +441,5 @@ impl MemoryListener for SystemListener {
 
     fn has_memory(&self, section: &Section) -> Option<&'static str> {
         section.block.as_ref().map(|_| "KVM")
-    }
-}
-
-/// Listener of the port address space.
-pub(crate) struct IoListener {
-    vm: Arc<VmFd>,
-}
-
-impl IoListener {
-    pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        Self { vm }
-    }
-}
-
-impl MemoryListener for IoListener {
-    fn eventfd_add(&self, eventfd: &IoEventFdSection) {
-        assign(&self.vm, eventfd, true);
-    }
-
-    fn eventfd_del(&self, eventfd: &IoEventFdSection) {
-        deassign(&self.vm, eventfd, true);
-    }
-}
-
-fn assign(vm: &VmFd, eventfd: &IoEventFdSection, port: bool) {
-    // Without it the write exits to us and the address space signals the descriptor.
-    if let Err(error) = ioeventfd(vm, eventfd, port, 0) {
-        tracing::warn!(%error, ?eventfd, "no ioeventfd in the kernel");
-    }
-}
-
-fn deassign(vm: &VmFd, eventfd: &IoEventFdSection, port: bool) {
-    if let Err(error) = ioeventfd(vm, eventfd, port, 1 << kvm_ioeventfd_flag_nr_deassign) {
-        trace::emit!(pliant_kvm_ioeventfd_lost, eventfd.addr, &error);
-    }
-}
-
-fn ioeventfd(vm: &VmFd, eventfd: &IoEventFdSection, port: bool, mut flags: u32) -> io::Result<()> {
-    if port {
-        flags |= 1 << kvm_ioeventfd_flag_nr_pio;
-    }
-    if eventfd.datamatch.is_some() {
-        flags |= 1 << kvm_ioeventfd_flag_nr_datamatch;
-    }
-    let request = kvm_ioeventfd {
-        datamatch: eventfd.datamatch.unwrap_or(0),
-        addr: eventfd.addr,
-        len: u32::from(eventfd.size),
-        fd: eventfd.fd.as_raw_fd(),
-        flags,
-        ..Default::default()
-    };
-    let (fd, addr, val, size) = (request.fd, request.addr, request.datamatch, eventfd.size);
-    let assign = u8::from(flags & 1 << kvm_ioeventfd_flag_nr_deassign == 0);
-    let datamatch = eventfd.datamatch.is_some().into();
-    if port {
-        trace::emit!(kvm_set_ioeventfd_pio, fd, addr, val, assign, size, datamatch);
-    } else {
-        trace::emit!(kvm_set_ioeventfd_mmio, fd, addr, val, assign, size, datamatch);
-    }
-    // SAFETY: `vm` is a VM descriptor and the kernel only reads the structure, which outlives the call.
-    match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use memory::{RamSpec, RegionDesc, SIZE_ALL, UnassignedIo};
 
 use super::*;
-use crate::testing::{Console, Serial, start_info};
+use crate::testing::{Console, Serial, start_info, until};
 use crate::{CpuModel, MsiMessage};
 
 const START_INFO: u32 = 0x1000;
@@ -85,10 +85,10 @@ fn while_paused_it_touches_nothing() {
     for _ in 0..20 {
         rig.accel.resume();
         let before = rig.serial.accesses();
-        while rig.serial.accesses() == before {
+        until("running", || {
             rig.accel.irq().send_msi(MsiMessage { address: 0xfee0_0000, data: 0x40 });
-            thread::yield_now();
-        }
+            rig.serial.accesses() != before
+        });
         rig.accel.pause();
         let stopped_at = rig.serial.accesses();
         rig.accel.irq().set_gsi(4, true);

@@ -3,7 +3,7 @@
 //! A refusal (BUSY, NACK, ERROR) halves the number of blocks; success doubles it again. A single block that is refused is
 //! retried later (BUSY, NACK) or its state is asked for and believed (ERROR).
 
-use super::blocks::{LAST_GENERATION, UNKNOWN};
+use super::blocks::UNKNOWN;
 use super::{
     BlockMap, BlockState, Config, F_ACPI_PXM, F_UNPLUGGED_INACCESSIBLE, MAX_BLOCKS, REQUEST_SIZE,
     RESPONSE_SIZE, Request, Response, Run, Touch,
@@ -52,26 +52,13 @@ pub enum Event {
     Mismatch(u64, u64),
 }
 
-/// What [`Driver::check`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckResult {
-    /// Blocks whose contents were verified.
-    pub blocks: u64,
-    /// Plugged blocks that were never written.
-    pub unknown: u64,
-    /// 8-byte words that differ.
-    pub mismatches: u64,
-    /// Where the first mismatch is: the start of its block.
-    pub first: Option<u64>,
-}
-
 /// One virtio memory device at work.
 #[derive(Clone, Copy, Debug)]
 pub struct Driver {
     // Found once.
     pub(super) transport: Transport,
     memory: QueueMemory,
-    touch: Touch,
+    pub(super) touch: Touch,
     // Since the last device initialisation.
     pub(super) queue: Queue,
     features: u64,
@@ -79,8 +66,8 @@ pub struct Driver {
     generation: u8,
     // What the driver is doing.
     pub(super) map: BlockMap,
-    pattern: u8,
-    inflight: Option<Request>,
+    pub(super) pattern: u8,
+    pub(super) inflight: Option<Request>,
     polls: u32,
     limit: u64,
     unplug_all: bool,
@@ -89,7 +76,7 @@ pub struct Driver {
     retry_at: Option<u64>,
     pause: u64,
     busy_reported: bool,
-    event: Option<Event>,
+    pub(super) event: Option<Event>,
     held: bool,
 }
 
@@ -390,80 +377,10 @@ impl Driver {
     }
 
     fn plugged_run(&mut self, bus: &mut impl Bus, run: Run) {
-        let value = if self.touch == Touch::None {
-            UNKNOWN
-        } else {
-            self.pattern = if self.pattern == LAST_GENERATION { 1 } else { self.pattern + 1 };
-            self.pattern
-        };
+        let value = if self.touch == Touch::None { UNKNOWN } else { self.next_pattern() };
         self.map.set(bus, run, value);
         self.write_run(bus, run, value);
         self.succeeded();
-    }
-
-    /// Writes the blocks' pattern of generation `value`; as `touch` says, nothing for [`UNKNOWN`].
-    fn write_run(&self, bus: &mut impl Bus, run: Run, value: u8) {
-        let len = self.touch.len(self.config.block_size);
-        if len == 0 || value == UNKNOWN {
-            return;
-        }
-        if len == self.config.block_size {
-            bus.pattern_write(self.block_addr(run.first), run.count * len, u64::from(value));
-            return;
-        }
-        for block in run.first..run.first + run.count {
-            bus.pattern_write(self.block_addr(block), len, u64::from(value));
-        }
-    }
-
-    fn verify_before_unplug(&mut self, bus: &mut impl Bus, run: Run) {
-        let mut result = CheckResult::default();
-        for block in run.first..run.first + run.count {
-            let value = self.map.get(bus, block);
-            self.check_block(bus, block, value, &mut result);
-        }
-        if let Some(first) = result.first {
-            self.event = Some(Event::Mismatch(first, result.mismatches));
-        }
-    }
-
-    fn check_block(&self, bus: &mut impl Bus, block: u64, value: u8, result: &mut CheckResult) {
-        let len = self.touch.len(self.config.block_size);
-        if value == UNKNOWN || len == 0 {
-            result.unknown += 1;
-            return;
-        }
-        let wrong = bus.pattern_verify(self.block_addr(block), len, u64::from(value));
-        result.blocks += 1;
-        result.mismatches += wrong;
-        if wrong != 0 && result.first.is_none() {
-            result.first = Some(self.block_addr(block));
-        }
-    }
-
-    /// Verifies the contents of all plugged blocks. Takes as long as the memory takes to read; ends early when the bus
-    /// is [stopped](Bus::stopped).
-    pub fn check(&self, bus: &mut impl Bus) -> CheckResult {
-        let mut result = CheckResult::default();
-        let mut from = 0;
-        while let Some((run, value)) = self.map.find_plugged(bus, from, 64) {
-            for block in run.first..run.first + run.count {
-                self.check_block(bus, block, value, &mut result);
-            }
-            if bus.stopped() {
-                break;
-            }
-            from = run.first + run.count;
-        }
-        result
-    }
-
-    /// Writes the whole lowest plugged block at or after number `from` once more, with its own pattern, so that
-    /// [`Driver::check`] stays true. Returns the number after it, `None` if there is no such block.
-    pub fn rewrite(&self, bus: &mut impl Bus, from: u64) -> Option<u64> {
-        let (run, value) = self.map.find_plugged(bus, from, 1)?;
-        bus.pattern_write(self.block_addr(run.first), self.config.block_size, u64::from(value));
-        Some(run.first + 1)
     }
 
     fn believe(&mut self, bus: &mut impl Bus, run: Run, state: BlockState) {

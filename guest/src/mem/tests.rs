@@ -257,3 +257,16 @@ fn requests_by_hand_give_the_devices_answers() {
     assert_eq!(ask(Request::State(run(1, 2))), Response::Ack(BlockState::Mixed));
     assert_eq!(ask(Request::State(run(2, 1))), Response::Ack(BlockState::Unplugged));
 }
+
+#[test]
+fn what_was_offered_back_is_neither_written_nor_verified() {
+    let (mut machine, mut driver) = opened(Device::new(1, 64, 10), Touch::All);
+    settle(&mut machine, &mut driver);
+    machine.devices[0].faults.push_back(Fault::Silent);
+    machine.devices[0].request(4);
+    settle(&mut machine, &mut driver);
+    assert!(driver.wants_less());
+    assert_eq!([driver.rewrite(&mut machine, 3), driver.rewrite(&mut machine, 4)], [Some(4), None]);
+    machine.memory.write(ADDR + 5 * BLOCK, &[1; 8]);
+    assert_eq!(driver.check(&mut machine), CheckResult { blocks: 4, ..CheckResult::default() });
+}

@@ -1,8 +1,8 @@
 //! `dirty SIZE RATE`: keeps writing memory, to give migration something to chase.
 //!
 //! The area is free base RAM first, and plugged blocks when that is not enough. Base RAM gets the [`pattern`](crate::bus::pattern) of
-//! the round it is written in, so that `check` can tell whether every write survived; plugged blocks get the contents
-//! they have, so that their own verification stays true.
+//! the round it is written in, a plugged block its device's next one, so that `check` can tell whether every write survived (of plugged
+//! blocks, as far as `touch=` has them verified).
 
 use super::{MAX_DEVICES, Slot};
 use crate::bus::Bus;
@@ -100,7 +100,7 @@ impl Dirty {
     }
 
     /// Writes what is due. True if anything was written.
-    pub(super) fn work(&mut self, bus: &mut impl Bus, devices: &[Option<Slot>; MAX_DEVICES]) -> bool {
+    pub(super) fn work(&mut self, bus: &mut impl Bus, devices: &mut [Option<Slot>; MAX_DEVICES]) -> bool {
         if !self.is_on() {
             return false;
         }
@@ -120,7 +120,7 @@ impl Dirty {
         true
     }
 
-    fn write_some(&mut self, bus: &mut impl Bus, devices: &[Option<Slot>; MAX_DEVICES], most: u64) {
+    fn write_some(&mut self, bus: &mut impl Bus, devices: &mut [Option<Slot>; MAX_DEVICES], most: u64) {
         let base = self.base();
         if self.at < base
             && let Some((addr, room)) = self.locate(self.at)
@@ -132,7 +132,7 @@ impl Dirty {
             return;
         }
         while self.at < self.size && self.device < MAX_DEVICES {
-            let slot = devices[self.device].as_ref().filter(|slot| !slot.failed);
+            let slot = devices[self.device].as_mut().filter(|slot| !slot.failed);
             let next = slot.and_then(|slot| {
                 Some((slot.driver.rewrite(bus, self.block)?, slot.driver.config().block_size))
             });

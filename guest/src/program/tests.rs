@@ -161,6 +161,12 @@ fn check_tells_good_memory_from_bad() {
 #[test]
 fn dirtying_writes_at_its_rate_and_stays_verifiable() {
     let (mut machine, mut program) = booted(vec![Device::new(1, 8, 2)], "");
+    let word = |machine: &mut Machine| {
+        let mut bytes = [0; 8];
+        machine.memory.read(ADDR, &mut bytes);
+        bytes
+    };
+    let plugged = word(&mut machine);
     let said = answer(&mut machine, &mut program, "dirty 34M 64M");
     assert_eq!(said, ["dirty: writing 35651584 bytes (32505856 of base ram) at 67108864 bytes a second"]);
     // The model's RAM is 64 MiB: 1 MiB low, 32 MiB of the driver's, 31 MiB to spare.
@@ -168,6 +174,7 @@ fn dirtying_writes_at_its_rate_and_stays_verifiable() {
         machine.idle();
         settle(&mut machine, &mut program);
     }
+    assert_ne!(word(&mut machine), plugged, "an old page that comes back would not be noticed");
     let said = answer(&mut machine, &mut program, "check");
     assert_eq!(
         said.last().map(String::as_str),

@@ -262,6 +262,11 @@ impl DeviceState {
         self.life().unplug_expiry = (ms != 0).then_some(ms);
     }
 
+    /// From when on it may be, in milliseconds of the guest's time.
+    pub fn unplug_expiry(&self) -> Option<i64> {
+        self.life().unplug_expiry
+    }
+
     /// Whether an accepted `device_del` waits for the guest so that there is no use in another at `now_ms`.
     pub fn unplug_refused(&self, now_ms: i64) -> bool {
         let life = self.life();

@@ -1,12 +1,13 @@
 //! `virtio-balloon` (virtio 1.3 §5.5): the guest does without pages, which go back to the host, until it is told to take them again.
 //!
-//! - [`pages`] gives them back; [`stats`] is what the guest tells of its memory.
+//! - [`pages`] gives them back; [`stats`] is what the guest tells of its memory; [`hints`] are free pages that a migration need not send.
 //!
 //! A machine has one balloon at most. While something pins guest memory, pages stay where they are, and the guest is not told.
 //!
-//! Hints of free pages serve migration, which asks for them, and does not yet: their queue is there, on the thread that the user names, and
-//! what comes in it unasked goes back.
+//! The queue of hints is served on the thread that the user names.
 
+mod class;
+mod hints;
 mod migration;
 mod pages;
 mod stats;
@@ -19,17 +20,20 @@ use memory::DiscardClaim;
 use qapi::events::Event;
 use qapi::types::MemoryDeviceInfo;
 use qapi::{Error, Result};
-use qom::{Class, ObjectRef, Property, TypeInfo};
+use qom::Class;
 use vmstate::Saved;
 
+use self::hints::Hints;
 use self::pages::{PAGE, Partial, give_back, runs};
 use self::stats::{REPORT, Stats};
 use super::migration::Carrier;
-use super::pci::{PciBackend, ProxyClass};
+use super::pci::PciBackend;
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
-use crate::core::{Category, Device, DeviceClass, DeviceState, IoThread, Machine, link};
+use crate::core::{Device, DeviceState, IoThread, Machine};
 use crate::mem::MemoryDevices;
+
+pub(super) use self::class::register;
 
 const DEVICE_ID: u16 = 5;
 const INFLATE: u16 = 0;
@@ -79,6 +83,7 @@ struct State {
     /// Whether the driver tells of it.
     accepted: u64,
     partial: Partial,
+    hints: Hints,
     /// How far the first buffer of the inflating and of the deflating queue was looked at.
     done: [u64; 2],
     /// The queue that has to be served on, for `settle`.
@@ -263,7 +268,9 @@ impl VirtioBalloon {
 /// Whether somebody cannot live with pages being given back.
 fn is_inhibited(machine: &Machine) -> bool {
     let policy = machine.memory().discard_policy();
-    policy.is_claimed(DiscardClaim::Disabled) || policy.is_claimed(DiscardClaim::UncoordinatedDisabled)
+    policy.is_suspended()
+        || policy.is_claimed(DiscardClaim::Disabled)
+        || policy.is_claimed(DiscardClaim::UncoordinatedDisabled)
 }
 
 impl Device for VirtioBalloon {
@@ -355,8 +362,7 @@ impl VirtioDevice for VirtioBalloon {
     fn config(&self) -> Vec<u8> {
         let settings = *self.settings();
         let state = self.state();
-        // Between them the command of free page hinting: 0 is to send none.
-        let words = [state.wanted, state.actual, 0, state.poison];
+        let words = [state.wanted, state.actual, state.hints.command(), state.poison];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.truncate(match settings {
             Config { old_config_size: true, .. } | Config { page_poison: true, .. } => config::WHOLE,
@@ -399,14 +405,7 @@ impl VirtioDevice for VirtioBalloon {
         Ok(match queue {
             INFLATE | DEFLATE => self.look_at(queue, buffer),
             STATS => self.statistics(buffer),
-            _ if self.hints() == Some(queue) => {
-                // What is said names a command; none is given. Pages that are free stay where they are.
-                let mut command = [0; 4];
-                match buffer.read(&mut command) {
-                    0 | 4 => Outcome::Done(0),
-                    _ => return Err(Violation("received an incorrect cmd id".into())),
-                }
-            }
+            _ if self.hints() == Some(queue) => return self.hint(buffer),
             _ => {
                 self.report(buffer);
                 Outcome::Done(0)
@@ -419,6 +418,7 @@ impl VirtioDevice for VirtioBalloon {
         (state.poison, state.accepted, state.done, state.unfinished) = (0, 0, [0; 2], None);
         (state.stats_held, state.stats_wanted) = (false, false);
         state.partial.forget();
+        state.hints.forget();
     }
 
     fn settle(&self) {
@@ -440,75 +440,6 @@ impl PciBackend for VirtioBalloon {
     fn default_vectors(&self, _machine: &Machine, (): &()) -> u32 {
         2
     }
-}
-
-type Flag = fn(&mut Config) -> &mut bool;
-
-fn flag(name: &'static str, default: bool, field: Flag) -> Property {
-    Property::new(name, "bool")
-        .description("on/off")
-        .default(default)
-        .get(move |d: &VirtioBalloon| Ok((*field(&mut d.settings())).into()))
-        .set(move |d: &VirtioBalloon, value, name| {
-            let value = value.to_bool(name)?;
-            *field(&mut d.settings()) = value;
-            Ok(())
-        })
-}
-
-/// Properties that only exist on instances in QEMU: not listed by `info qtree`.
-const HIDDEN: &[&str] = &["guest-stats", "guest-stats-polling-interval"];
-
-fn properties() -> Vec<Property> {
-    vec![
-        flag("deflate-on-oom", false, |c| &mut c.deflate_on_oom),
-        flag("free-page-hint", false, |c| &mut c.free_page_hint),
-        flag("page-poison", true, |c| &mut c.page_poison),
-        flag("free-page-reporting", false, |c| &mut c.free_page_reporting),
-        flag("qemu-4-0-config-size", false, |c| &mut c.old_config_size),
-        Property::new("iothread", "link<iothread>")
-            .live()
-            .get(|d: &VirtioBalloon| {
-                let thread = unpoisoned(&d.iothread).clone();
-                Ok(thread.map_or_else(String::new, |thread| (thread as ObjectRef).path()).into())
-            })
-            .set(|d: &VirtioBalloon, value, name| {
-                let thread = link::resolve(d, value.to_str(name)?, name, "iothread", IoThread::from_object)?;
-                *unpoisoned(&d.iothread) = thread;
-                Ok(())
-            }),
-        Property::new("guest-stats", "guest statistics")
-            .get(|d: &VirtioBalloon| Ok(d.state().stats.to_value())),
-        Property::new("guest-stats-polling-interval", "int")
-            .live()
-            .get(|d: &VirtioBalloon| Ok(i64::from(d.state().interval).into()))
-            .set(|d: &VirtioBalloon, value, name| d.set_interval(value.to_int(name, 64)?)),
-    ]
-}
-
-/// Registers `virtio-balloon-device` and `virtio-balloon-pci`.
-pub(super) fn register(registry: &mut qom::Registry) {
-    registry.register(
-        TypeInfo::new("virtio-balloon-device")
-            .parent("virtio-device")
-            .instance(VirtioBalloon::new)
-            .properties(properties())
-            .cast::<VirtioBalloon, dyn Device>(|d| d)
-            .cast::<VirtioBalloon, dyn VirtioBackend>(|d| d)
-            .extension(DeviceClass::on("virtio-bus").category(Category::Misc).hide(HIDDEN)),
-    );
-    let class = ProxyClass {
-        name: "virtio-balloon-pci",
-        parent: "virtio-pci",
-        backend: "virtio-balloon-device",
-        child_type: "child<virtio-balloon-device>",
-        without: &[],
-        vectors: None,
-        own: Vec::new(),
-        device: DeviceClass::on("PCI").category(Category::Misc),
-    }
-    .info::<VirtioBalloon>(registry);
-    registry.register(class);
 }
 
 #[cfg(test)]

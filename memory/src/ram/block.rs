@@ -1,7 +1,7 @@
-//! One RAM block and ranges of it.
+//! One RAM block.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -10,6 +10,7 @@ use vm_memory::VolatileSlice;
 use super::dirty::Logs;
 use super::file::{file_page_size, host_page_size};
 use super::mapping::{Advice, HostPolicy, MapRequest, Mapping};
+use super::range::BlockRange;
 use crate::discard_manager::{DiscardManager, Pin};
 use crate::error::{Error, Result};
 use crate::guest_memory::DirtySlice;
@@ -106,6 +107,8 @@ pub struct RamBlock {
     pub(super) mapping: Mapping,
     pub(super) dirty: ArcSwapOption<Logs>,
     discard: ArcSwapOption<DiscardManager>,
+    /// Parts in which pages are waited for.
+    pub(super) arriving: AtomicU32,
 }
 
 impl RamBlock {
@@ -151,6 +154,7 @@ impl RamBlock {
             mapping,
             dirty: ArcSwapOption::empty(),
             discard: ArcSwapOption::empty(),
+            arriving: AtomicU32::new(0),
         };
         // Hints: a kernel without the feature, or a mapping it does not apply to, is no error.
         for advice in [Advice::HugePage, Advice::DontFork] {
@@ -281,7 +285,7 @@ impl RamBlock {
 
     /// `len` bytes at `offset`.
     pub fn range(self: &Arc<Self>, offset: u64, len: u64) -> Option<BlockRange> {
-        (offset.checked_add(len)? <= self.max_size()).then(|| BlockRange { block: self.clone(), offset, len })
+        BlockRange::of(self, offset, len)
     }
 
     /// A volatile slice whose writes are marked dirty; absent outside of the block and where memory is
@@ -342,6 +346,16 @@ impl RamBlock {
 
     pub(crate) fn set_discard_manager(&self, manager: Option<Arc<DiscardManager>>) {
         self.discard.store(manager);
+    }
+
+    /// Whether pages are yet to come, so that what the host has none for is not zero.
+    pub fn is_arriving(&self) -> bool {
+        self.arriving.load(Ordering::SeqCst) != 0
+    }
+
+    /// Lets the kernel use transparent huge pages, as at the start, or not.
+    pub fn set_huge_pages(&self, on: bool) {
+        self.hint(if on { Advice::HugePage } else { Advice::NoHugePage });
     }
 
     /// Lets the kernel merge equal pages, or stop.
@@ -451,64 +465,5 @@ fn aligned(size: u64, page: u64) -> Result<u64> {
     match size.checked_next_multiple_of(page) {
         Some(size) if size > 0 => Ok(size),
         _ => Err(Error::BadSize(size)),
-    }
-}
-
-/// A part of a block. That it exists proves that it is inside.
-#[derive(Debug, Clone)]
-pub struct BlockRange {
-    block: Arc<RamBlock>,
-    offset: u64,
-    len: u64,
-}
-
-impl BlockRange {
-    /// The block.
-    pub fn block(&self) -> &Arc<RamBlock> {
-        &self.block
-    }
-
-    /// Start in the block.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Bytes.
-    #[expect(clippy::len_without_is_empty, reason = "a range is a length of memory, not a collection")]
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// A part of this range.
-    pub fn sub(&self, offset: u64, len: u64) -> Option<Self> {
-        (offset.checked_add(len)? <= self.len).then(|| Self {
-            block: self.block.clone(),
-            offset: self.offset + offset,
-            len,
-        })
-    }
-
-    /// Host address of the first byte. Whoever keeps it keeps the range.
-    pub fn host_address(&self) -> *mut u8 {
-        self.block.host_address().wrapping_add(self.offset as usize)
-    }
-
-    /// Copies the start of the range out; returns how many bytes were copied: none if part of it is inaccessible.
-    pub fn copy_to(&self, buf: &mut [u8]) -> usize {
-        self.slice().map_or(0, |slice| slice.copy_to(buf))
-    }
-
-    /// Copies into the start of the range and marks it dirty; returns how many bytes were copied. Nothing is copied
-    /// where the mapping is read-only or part of it is inaccessible.
-    pub fn copy_from(&self, buf: &[u8]) -> usize {
-        let Some(slice) = self.slice().filter(|_| self.block.is_writable()) else { return 0 };
-        let count = buf.len().min(self.len as usize);
-        slice.copy_from(&buf[..count]);
-        count
-    }
-
-    /// The bytes as a volatile slice; see [`RamBlock::slice`]. Absent if they are inaccessible.
-    pub fn slice(&self) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
-        self.block.slice(self.offset, self.len as usize)
     }
 }

@@ -23,6 +23,12 @@ pub fn file_page_size(file: &File) -> u64 {
     }
 }
 
+/// Whether `file` is in memory: tmpfs, or a memfd.
+pub(super) fn is_tmpfs(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+}
+
 /// What a memfd is made from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MemfdSpec<'a> {

@@ -62,6 +62,8 @@ pub(super) enum Advice {
     Dump(bool),
     /// Use transparent huge pages.
     HugePage,
+    /// Do not.
+    NoHugePage,
     /// Do not copy the mapping to children.
     DontFork,
     /// Allocate the pages, as if written to.
@@ -78,6 +80,7 @@ impl Advice {
             Self::Dump(true) => libc::MADV_DODUMP,
             Self::Dump(false) => libc::MADV_DONTDUMP,
             Self::HugePage => libc::MADV_HUGEPAGE,
+            Self::NoHugePage => libc::MADV_NOHUGEPAGE,
             Self::DontFork => libc::MADV_DONTFORK,
             Self::PopulateWrite => libc::MADV_POPULATE_WRITE,
         }

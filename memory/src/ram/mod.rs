@@ -9,14 +9,18 @@ mod discard;
 mod file;
 mod list;
 mod mapping;
+mod range;
 mod reader;
+mod userfault;
 mod zero;
 
-pub use block::{Backing, BlockRange, FileBacking, RamBlock, RamSpec};
+pub use block::{Backing, FileBacking, RamBlock, RamSpec};
 pub use dirty::{DirtyBitmap, DirtyClient};
 pub use file::{MemfdSpec, create_memfd, file_page_size, host_page_size};
 pub use mapping::HostPolicy;
+pub use range::BlockRange;
 pub use reader::BlockReader;
+pub use userfault::{Fault, Userfault};
 
 pub(crate) use dirty::DirtyClients;
 pub(crate) use list::RamList;

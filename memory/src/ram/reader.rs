@@ -72,6 +72,9 @@ impl BlockReader {
             return none;
         }
         let range = range.start..end;
+        if self.block.is_arriving() {
+            return range;
+        }
         let own = match (self.pagemap(), self.block.backing()) {
             (Some(pagemap), _) => self.next_page(pagemap, range.clone()),
             (None, Some(file)) if file.shared => None,
@@ -100,7 +103,9 @@ impl BlockReader {
         let len = buf.len() as u64;
         let end = offset.saturating_add(len);
         let may_be_read = end <= self.block.max_size() && self.block.is_accessible(offset, len);
-        let Some(file) = self.block.backing().filter(|_| may_be_read) else {
+        // What has yet to come is not in the file: whoever touches it waits.
+        let from_file = may_be_read && !self.block.is_arriving();
+        let Some(file) = self.block.backing().filter(|_| from_file) else {
             return self.block.read(offset, buf);
         };
         // Where the mapping has no page of its own, the file has the contents.

@@ -1,5 +1,7 @@
 //! The stream while it is read.
 
+mod postcopy;
+
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -7,6 +9,8 @@ use std::sync::Arc;
 use qapi::Enum as _;
 use qapi::types::{MigrationCapability as Capability, RunState};
 use vmstate::{Apply, Decoder, Errno, LoadError, Priority, VmState as _};
+
+use postcopy::Postcopy;
 
 use super::Incoming;
 use crate::configuration::{Configuration, GlobalState};
@@ -21,7 +25,7 @@ const MAX_DESCRIPTION: u32 = 64 << 20;
 
 impl Incoming {
     /// Reads all of it, and has the machine be what it says.
-    pub(super) fn load(&self, mut input: Input) -> vmstate::Result<()> {
+    pub(super) fn load(self: &Arc<Self>, mut input: Input) -> vmstate::Result<()> {
         self.begin(&mut input)?;
         let form = Form::of(&self.capabilities());
         let sections = self.on_loop(move |machine| {
@@ -39,8 +43,20 @@ impl Incoming {
             by_number: HashMap::new(),
             later: Vec::new(),
             state: None,
+            postcopy: Postcopy::default(),
         };
-        while load.section(&mut input)? {}
+        loop {
+            let more = load.section(&mut input);
+            let end = if matches!(more, Ok(false)) { load.landed(&input).map(|()| false) } else { more };
+            match end {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => input = load.broken(error)?,
+            }
+        }
+        if load.postcopy.landing.is_some() {
+            return Ok(());
+        }
         let Load { later, state, memory, .. } = load;
         drop(memory);
         let state = match state {
@@ -100,7 +116,7 @@ fn description(input: &mut Input) {
 
 /// The sections of one stream.
 struct Load<'a> {
-    incoming: &'a Incoming,
+    incoming: &'a Arc<Incoming>,
     memory: Loader,
     /// Those that have not come yet.
     sections: Vec<Placed>,
@@ -109,24 +125,24 @@ struct Load<'a> {
     /// State to be taken over at the end, with what to say if it cannot be.
     later: Vec<(String, Apply)>,
     state: Option<GlobalState>,
+    /// Memory that comes while the guest runs here.
+    postcopy: Postcopy,
 }
 
 impl Load<'_> {
-    fn command(&self, input: &mut Input) -> vmstate::Result<()> {
+    fn command(&mut self, input: &mut Input) -> vmstate::Result<()> {
         let (kind, len) = (u16::from_be_bytes(input.array()?), u16::from_be_bytes(input.array()?));
         let expected = match kind {
             command::OPEN | command::SWITCHOVER_START => 0,
             command::PING => 4,
-            _ => return Err(LoadError::invalid(format!("MIG_CMD {kind:#x} unknown (len {len:#x})"))),
+            _ => return self.postcopy(kind, len, input),
         };
         if len != expected {
-            let text =
-                format!("MIG_CMD {kind:#x} received with bad length - {len:#x}, expected {expected:#x}");
-            return Err(LoadError::invalid(text));
+            return Err(bad_length(kind, len, expected));
         }
         match kind {
             command::OPEN => {
-                let answers = Answers::new(Arc::clone(input.channel()));
+                let answers = Arc::new(Answers::new(Arc::clone(input.channel())));
                 if self.incoming.capabilities().has(Capability::SwitchoverAck) {
                     // No device needs to be asked.
                     answers.switchover_ack()?;
@@ -135,7 +151,8 @@ impl Load<'_> {
             }
             command::PING => {
                 let number = input.u32()?;
-                if let Some(answers) = &self.incoming.lock().answers {
+                let answers = self.incoming.lock().answers.clone();
+                if let Some(answers) = answers.filter(|_| !self.puts_off(number)) {
                     answers.pong(number)?;
                 }
             }
@@ -212,6 +229,11 @@ impl Load<'_> {
         self.later.push((loading, apply));
         Ok(())
     }
+}
+
+fn bad_length(kind: u16, len: u16, expected: u16) -> LoadError {
+    let text = format!("MIG_CMD {kind:#x} received with bad length - {len:#x}, expected {expected:#x}");
+    LoadError::invalid(text)
 }
 
 fn version_of(name: &str, version: u32, own: u32) -> vmstate::Result<()> {

@@ -1,11 +1,13 @@
-//! The destination's threads: each reads the packets of a channel and puts pages where they belong, without a copy of ours.
+//! The destination's threads: each reads the packets of a channel and puts pages where they belong, without a copy of ours unless they
+//! come compressed.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vmstate::{Errno, LoadError, Result};
 
+use super::compression::{Compression, Unpacker};
 use super::{BEGIN, Head, MAGIC, VERSION};
 use crate::channel::Channel;
 use crate::ram::load::LoadBlocks;
@@ -16,6 +18,8 @@ struct State {
     /// Where memory is; channels wait for it.
     blocks: Option<Arc<LoadBlocks>>,
     channels: Vec<Arc<Channel>>,
+    /// Whether the main channel came.
+    has_main: bool,
     /// Numbers of the channels that came.
     numbers: Vec<u8>,
     /// Flushes that all channels have reached are let go up to this one.
@@ -54,8 +58,17 @@ impl Receivers {
     }
 
     /// The main channel, which ends when one of these fails.
-    pub(crate) fn add_main(&self, channel: &Arc<Channel>) {
-        self.lock().channels.push(Arc::clone(channel));
+    ///
+    /// # Errors
+    /// There is one already, or it is too late.
+    pub(crate) fn add_main(&self, channel: &Arc<Channel>) -> Result<()> {
+        let mut state = self.lock();
+        if state.has_main || state.ended {
+            return Err(LoadError::invalid("multifd: a second main channel"));
+        }
+        state.has_main = true;
+        state.channels.push(Arc::clone(channel));
+        Ok(())
     }
 
     /// What failed first.
@@ -63,16 +76,11 @@ impl Receivers {
         self.lock().error.clone()
     }
 
-    /// Serves a channel whose magic was read, on this thread, until it ends.
-    pub(crate) fn serve(&self, channel: &Arc<Channel>, uuid: [u8; 16]) {
-        if let Err(error) = self.take(channel, uuid) {
-            self.fail(error);
-        }
-    }
-
-    /// A channel failed, or the main one did.
-    pub(crate) fn fail(&self, error: LoadError) {
+    /// A channel failed, or the main one did. Says whether that is to be told: it is the first failure, and no main channel is there that
+    /// would end for it.
+    pub(crate) fn fail(&self, error: LoadError) -> bool {
         let mut state = self.lock();
+        let told = state.ended || state.has_main;
         if !state.ended {
             state.error.get_or_insert(error);
         }
@@ -80,6 +88,7 @@ impl Receivers {
         state.channels.iter().for_each(|channel| channel.shut());
         drop(state);
         self.changed.notify_all();
+        !told
     }
 
     /// From now on pages may come.
@@ -116,7 +125,16 @@ impl Receivers {
         self.changed.notify_all();
     }
 
-    fn take(&self, channel: &Arc<Channel>, uuid: [u8; 16]) -> Result<()> {
+    /// Serves a channel whose magic was read, on this thread, until it ends. Its packets are to be compressed so.
+    ///
+    /// # Errors
+    /// The channel's, or its packets are not for this memory.
+    pub(crate) fn serve(
+        &self,
+        channel: &Arc<Channel>,
+        uuid: [u8; 16],
+        compression: Compression,
+    ) -> Result<()> {
         let mut begin = [0; BEGIN - 4];
         channel.read_exact(&mut begin)?;
         let version = u32::from_be_bytes([begin[0], begin[1], begin[2], begin[3]]);
@@ -144,11 +162,12 @@ impl Receivers {
                 _ => return Ok(()),
             }
         };
-        self.packets(channel, &blocks)
+        let unpacker = Unpacker::new(compression)?;
+        self.packets(Pages { channel, blocks: &blocks, number, compression, unpacker })
     }
 
-    fn packets(&self, channel: &Channel, blocks: &LoadBlocks) -> Result<()> {
-        let mut expected = 0;
+    fn packets(&self, mut pages: Pages<'_>) -> Result<()> {
+        let (channel, mut expected) = (pages.channel, 0);
         loop {
             let mut first = true;
             let head = Head::read(|bytes| match channel.read_exact(bytes) {
@@ -171,7 +190,7 @@ impl Receivers {
             }
             expected += 1;
             if !head.normal.is_empty() || !head.zero.is_empty() {
-                pages(channel, blocks, &head)?;
+                pages.take(&head)?;
             }
             if head.sync && !self.wait_for_flush() {
                 return Ok(());
@@ -204,31 +223,68 @@ impl Receivers {
     }
 }
 
-fn pages(channel: &Channel, blocks: &LoadBlocks, head: &Head) -> Result<()> {
-    let Some(block) = blocks.find(&head.block) else {
-        return Err(LoadError::invalid(format!("multifd: unknown ram block {}", head.block)));
-    };
-    // All of them, before anything is written.
-    head.normal.iter().chain(&head.zero).try_for_each(|page| block.check(*page))?;
-    for page in &head.zero {
-        block.fill(*page, 0)?;
-    }
-    let mut run: Option<Range<u64>> = None;
-    let read = |run: Option<Range<u64>>| -> io::Result<()> {
-        run.map_or(Ok(()), |run| channel.read_guest(block.block(), run.start, run.end - run.start))
-    };
-    for page in &head.normal {
-        block.note(*page);
-        match &mut run {
-            Some(run) if run.end == *page => run.end += PAGE,
-            _ => read(run.replace(*page..page + PAGE))?,
+/// Takes in the pages of a channel.
+struct Pages<'a> {
+    channel: &'a Channel,
+    blocks: &'a LoadBlocks,
+    /// The channel's.
+    number: u8,
+    compression: Compression,
+    unpacker: Option<Unpacker>,
+}
+
+impl Pages<'_> {
+    fn take(&mut self, head: &Head) -> Result<()> {
+        let expected = self.compression.flag();
+        if head.compression != expected {
+            return Err(LoadError::invalid(format!(
+                "multifd {}: flags received {:x} flags expected {expected:x}",
+                self.number, head.compression
+            )));
+        }
+        let Some(block) = self.blocks.find(&head.block) else {
+            return Err(LoadError::invalid(format!("multifd: unknown ram block {}", head.block)));
+        };
+        // All of them, before anything is written.
+        head.normal.iter().chain(&head.zero).try_for_each(|page| block.check(*page))?;
+        for page in &head.zero {
+            block.fill(*page, 0)?;
+        }
+        let channel = self.channel;
+        match &mut self.unpacker {
+            None => runs(&head.normal, |run| {
+                run.clone().step_by(PAGE as usize).for_each(|page| block.note(page));
+                channel.read_guest(block.block(), run.start, run.end - run.start)?;
+                Ok(())
+            }),
+            Some(_) if head.normal.is_empty() => Ok(()),
+            Some(unpacker) => {
+                let len = head.size as usize;
+                channel.read_exact(unpacker.room(len))?;
+                let mut rest = unpacker.unpack(len, head.normal.len())?;
+                runs(&head.normal, |run| {
+                    let (bytes, after) = rest.split_at((run.end - run.start) as usize);
+                    rest = after;
+                    block.put(run.start, bytes)
+                })
+            }
         }
     }
-    read(run)?;
-    Ok(())
+}
+
+/// Pages that lie side by side, each with those after it.
+fn runs(pages: &[u64], mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+    pages.chunk_by(|page, next| page + PAGE == *next).try_for_each(|run| match run {
+        [first, .., last] => each(*first..last + PAGE),
+        [only] => each(*only..only + PAGE),
+        [] => Ok(()),
+    })
 }
 
 /// Whether a channel's first four bytes are those of one of several.
 pub(crate) fn is_one(magic: [u8; 4]) -> bool {
     u32::from_be_bytes(magic) == MAGIC
 }
+
+#[cfg(test)]
+mod tests;

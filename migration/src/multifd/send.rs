@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::compression::{Compression, Packer};
 use super::{Head, begin};
 use crate::channel::Channel;
 use crate::progress::Counters;
@@ -79,7 +80,7 @@ enum Step {
 /// Where a thread's pages go.
 pub(crate) enum Sink {
     /// Into packets on a channel of its own, which begins with the machine's UUID and a number.
-    Packets([u8; 16], u8),
+    Packets([u8; 16], u8, Compression),
     /// To places of their own in a file.
     Places,
 }
@@ -211,7 +212,9 @@ impl Worker<'_> {
     }
 
     fn run(&mut self, sink: &Sink) -> io::Result<()> {
-        if let Sink::Packets(uuid, number) = sink {
+        let mut packer = None;
+        if let Sink::Packets(uuid, number, compression) = sink {
+            packer = Packer::new(*compression)?;
             self.out.bytes(&begin(*uuid, *number))?;
             self.out.flush()?;
         }
@@ -220,7 +223,7 @@ impl Worker<'_> {
                 Step::End => return Ok(()),
                 Step::Job(job) => {
                     let result = match sink {
-                        Sink::Packets(..) => self.packet(&job),
+                        Sink::Packets(_, _, compression) => self.packet(&job, *compression, &mut packer),
                         Sink::Places => self.places(&job),
                     };
                     self.shared.lock().busy -= 1;
@@ -245,9 +248,14 @@ impl Worker<'_> {
         self.number - 1
     }
 
-    fn packet(&mut self, job: &Job) -> io::Result<()> {
+    fn packet(&mut self, job: &Job, compression: Compression, packer: &mut Option<Packer>) -> io::Result<()> {
         let mut runs = Vec::new();
-        let mut head = Head { number: self.count(), block: job.block.name.clone(), ..Head::default() };
+        let mut head = Head {
+            number: self.count(),
+            compression: compression.flag(),
+            block: job.block.name.clone(),
+            ..Head::default()
+        };
         let mut scan = Scan::new(&job.block, job.bulk);
         for range in &job.pages {
             scan.range(range.clone(), |run, zero| {
@@ -261,10 +269,20 @@ impl Worker<'_> {
                 Ok(())
             })?;
         }
-        head.size = head.normal.len() as u32 * PAGE as u32;
-        self.out.bytes(&head.to_bytes())?;
-        for run in runs {
-            self.out.guest(&job.block.block, run.start, run.end - run.start)?;
+        match packer {
+            None => {
+                head.size = head.normal.len() as u32 * PAGE as u32;
+                self.out.bytes(&head.to_bytes())?;
+                for run in runs {
+                    self.out.guest(&job.block.block, run.start, run.end - run.start)?;
+                }
+            }
+            Some(packer) => {
+                let contents = packer.pack(&job.block.block, &runs)?;
+                head.size = contents.len() as u32;
+                self.out.bytes(&head.to_bytes())?;
+                self.out.bytes(contents)?;
+            }
         }
         self.out.flush()?;
         self.counters.zero_pages.fetch_add(head.zero.len() as u64, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! The stream while it is written.
 
+mod postcopy;
+
 use std::io;
 use std::sync::Arc;
 
@@ -33,6 +35,10 @@ impl<'a> Stream<'a> {
         if self.job.progress.is_cancelled() {
             return Stop::Cancelled;
         }
+        if error.kind() == io::ErrorKind::InvalidData {
+            // What the other side asked for cannot be sent.
+            return Stop::Failed(error.to_string());
+        }
         let noun = self.out.channel().kind().noun();
         Stop::Failed(format!("Unable to write to {noun}: {}", strerror(error)))
     }
@@ -50,12 +56,22 @@ impl<'a> Stream<'a> {
             out.bytes(&configuration.to_bytes())
         })?;
         // Only a socket has a way back.
-        if self.job.has(Capability::ReturnPath) && self.out.channel().kind() == Kind::Socket {
-            let back = ReturnPath::open(self.out.channel());
-            self.back = Some(back.map_err(|error| self.failed(&error))?);
+        let socket = self.out.channel().kind() == Kind::Socket;
+        let postcopy = self.job.has(Capability::PostcopyRam);
+        if postcopy && !socket {
+            return Err(Stop::Failed("Unable to open return-path for postcopy".to_owned()));
+        }
+        if socket && (postcopy || self.job.has(Capability::ReturnPath)) {
+            self.open_back()?;
             self.command(command::OPEN, &[])?;
             self.command(command::PING, &1u32.to_be_bytes())?;
         }
+        Ok(())
+    }
+
+    fn open_back(&mut self) -> Work<()> {
+        let back = ReturnPath::open(self.out.channel(), &self.job.progress.counters);
+        self.back = Some(back.map_err(|error| self.failed(&error))?);
         Ok(())
     }
 
@@ -143,7 +159,7 @@ impl<'a> Stream<'a> {
         // The other side goes on by now; this is for those who look into the stream.
         let described = self.describe();
         if let Some(back) = &self.back {
-            back.wait().map_err(|why| match self.job.progress.is_cancelled() {
+            back.wait_shut().map_err(|why| match self.job.progress.is_cancelled() {
                 true => Stop::Cancelled,
                 false => Stop::Failed(format!("return path: {why}")),
             })?;

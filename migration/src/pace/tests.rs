@@ -25,3 +25,13 @@ fn a_guest_that_writes_too_much_twice_is_slowed_down_step_by_step() {
     assert_eq!(last, Some(99));
     assert_eq!(after(1000), None, "there is no more");
 }
+
+#[test]
+fn what_is_sent_unasked_keeps_to_its_share_and_makes_up_for_nothing() {
+    let mut share = Share::new();
+    assert_eq!(share.rest(1), None);
+    share.took(1 << 20);
+    assert_eq!(share.rest(1 << 10), Some(WINDOW));
+    assert_eq!(share.rest(0), None, "no limit");
+    assert_eq!(share.rest(1 << 10), None, "what was sent without a limit counts no more");
+}

@@ -12,6 +12,7 @@ use vmstate::{LoadError, Result};
 
 use super::mapped::Place;
 use super::{Form, blocks};
+use crate::incoming::landing::Landing;
 use crate::multifd::recv::Receivers;
 use crate::wire::{AHEAD, Input, PAGE, ram};
 
@@ -93,6 +94,15 @@ impl LoadBlock {
         (0..most).map(|page| offset + page * PAGE).take_while(fresh).count() as u64
     }
 
+    /// Puts whole pages there. Their offsets were checked.
+    ///
+    /// # Errors
+    /// The memory cannot be written.
+    pub(crate) fn put(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        (offset..offset + bytes.len() as u64).step_by(PAGE as usize).for_each(|page| self.note(page));
+        self.block.write(offset, bytes).map_err(|_| illegal(offset))
+    }
+
     /// Fills a page with a byte. The offset was checked.
     ///
     /// # Errors
@@ -136,6 +146,8 @@ pub struct Loader {
     places: Vec<(usize, Place)>,
     /// Channels that pages come over.
     receivers: Option<Arc<Receivers>>,
+    /// The guest runs already: pages are put where none are.
+    landing: Option<Arc<Landing>>,
 }
 
 impl Loader {
@@ -143,7 +155,21 @@ impl Loader {
     pub(crate) fn new(memory: &Arc<Memory>, form: Form, receivers: Option<Arc<Receivers>>) -> Self {
         let blocks = LoadBlocks(blocks(memory).into_iter().map(LoadBlock::new).collect());
         let (blocks, memory) = (Arc::new(blocks), Arc::clone(memory));
-        Self { blocks, last: None, next: None, guess: 0, form, memory, places: Vec::new(), receivers }
+        let places = Vec::new();
+        Self { blocks, last: None, next: None, guess: 0, form, memory, places, receivers, landing: None }
+    }
+
+    /// From now on the guest may run.
+    pub(crate) fn land(&mut self, landing: &Arc<Landing>) {
+        self.landing = Some(Arc::clone(landing));
+    }
+
+    /// For a second channel of the same machine.
+    pub(crate) fn second(&self) -> Self {
+        let (blocks, memory) = (Arc::clone(&self.blocks), Arc::clone(&self.memory));
+        let landing = self.landing.clone();
+        let (form, places) = (self.form, Vec::new());
+        Self { blocks, last: None, next: None, guess: 0, form, memory, places, receivers: None, landing }
     }
 
     /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
@@ -179,7 +205,11 @@ impl Loader {
                     let byte = input.u8()?;
                     let block = &self.blocks.0[index];
                     block.check(offset)?;
-                    block.fill(offset, byte)?;
+                    match &self.landing {
+                        None => block.fill(offset, byte)?,
+                        Some(landing) if byte == 0 => landing.put(&block.name, offset, None)?,
+                        Some(landing) => landing.put(&block.name, offset, Some(&[byte; PAGE as usize]))?,
+                    }
                 }
                 (ram::PAGE, _) => {
                     let index = self.block(input, flags)?;
@@ -253,6 +283,10 @@ impl Loader {
     fn page(&mut self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
         let block = &self.blocks.0[index];
         block.check(offset)?;
+        if let Some(landing) = &self.landing {
+            let bytes: [u8; PAGE as usize] = input.array()?;
+            return landing.put(&block.name, offset, Some(&bytes));
+        }
         // A page that came before is not to be lost to a wrong guess.
         let guess = self.guess as u64;
         let ahead = || block.fresh(offset + PAGE, guess) as usize;

@@ -4,6 +4,8 @@
 //! [`Sender::sync`] brings in what the guest wrote meanwhile. What was taken out and is written afterwards comes back with the next sync:
 //! a page's mark goes before the page is read. What is plugged does not change meanwhile, which the machine's `freeze` sees to.
 
+pub(crate) mod postcopy;
+
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;

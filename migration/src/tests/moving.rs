@@ -1,8 +1,12 @@
 //! From one machine to another.
 
+use std::sync::Arc;
+
+use memory::DirtyClient;
 use qapi::commands::MigrationCommands as _;
 use qapi::types::{MigrationCapability, MigrationStatus, RunState};
 
+use crate::FreePages;
 use crate::testing::{DeviceState, Loop, Rig, SIZE};
 
 /// A machine with something in it.
@@ -48,6 +52,40 @@ fn everything_arrives_over_a_socket_and_each_side_tells_how_it_goes() {
     assert_eq!((ram.normal, ram.duplicate), (2, (SIZE + SIZE / 2) as i64 / 4096 - 2));
     assert!(info.downtime.is_some() && info.setup_time.is_some());
     assert_eq!(to.migration.query_migrate().unwrap().status, Some(MigrationStatus::Completed));
+}
+
+#[test]
+fn pages_that_the_guest_calls_free_are_not_sent_unless_they_are_written() {
+    let main = Loop::start();
+    let dir = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", dir.path().join("m").display());
+    let (from, to) = (full(&main), Rig::new(&main, "fake"));
+    let (memory, block) = (Arc::clone(from.machine.memory_of()), Arc::clone(&from.machine.whole));
+    block.write(SIZE / 2, &vec![1; SIZE as usize / 2]).unwrap();
+    *from.machine.answer.lock().unwrap() = Some(Box::new(move || {
+        // Of the first and of the last page a part is in use.
+        memory.forget_dirty(DirtyClient::Migration, &block, SIZE / 2 + 1..SIZE - 1);
+        block.write(SIZE - 3 * 4096, b"used again").unwrap();
+    }));
+    to.expect(&uri).unwrap();
+    from.migrate(&uri).unwrap();
+    from.until("completed");
+    to.until("completed");
+    check(&to);
+    let page = |offset: u64| {
+        let mut bytes = [0; 2];
+        to.machine.whole.read(offset, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(page(SIZE / 2), [1, 1]);
+    assert_eq!(page(SIZE / 2 + 4096), [0, 0], "not sent");
+    assert_eq!(page(SIZE - 3 * 4096), *b"us");
+    assert_eq!(page(SIZE - 2 * 4096), [0, 0], "not sent");
+    assert_eq!(page(SIZE - 4096), [1, 1]);
+    let ram = from.migration.query_migrate().unwrap().ram.unwrap();
+    assert_eq!(ram.normal, 2 + 3);
+    let steps = [FreePages::Ask, FreePages::Stop, FreePages::Done, FreePages::Done];
+    assert_eq!(*from.machine.asked.lock().unwrap(), steps);
 }
 
 #[test]
@@ -247,7 +285,7 @@ fn memory_that_both_sides_share_by_name_is_not_sent() {
         let mut registry = Registry::new();
         Tree::register(&mut registry);
         memory::register(&mut registry, rig.machine.memory_of());
-        let tree = std::sync::Arc::new(Tree::new(registry));
+        let tree = Arc::new(Tree::new(registry));
         let path = dir.path().join("shared").display().to_string();
         let options = [
             ("qom-type", "memory-backend-file"),
@@ -302,18 +340,19 @@ fn a_migration_that_waits_for_its_peer_can_be_yanked() {
 #[test]
 fn a_pass_that_is_broken_off_has_arrived_before_its_pages_come_again() {
     use crate::channel::Channel;
+    use crate::multifd::compression::Compression;
     use crate::multifd::send::{Senders, Sink};
     use crate::progress::Counters;
     use crate::ram::{Form, save::Sender};
     use crate::wire::{Output, ram};
     let main = Loop::start();
     let rig = full(&main);
-    let file = || std::sync::Arc::new(Channel::new(tempfile::tempfile().unwrap().into()).unwrap());
-    let (stream, counters) = (tempfile::NamedTempFile::new().unwrap(), std::sync::Arc::<Counters>::default());
-    let packets = (0..2).map(|number| (file(), Sink::Packets([0; 16], number))).collect();
+    let file = || Arc::new(Channel::new(tempfile::tempfile().unwrap().into()).unwrap());
+    let (stream, counters) = (tempfile::NamedTempFile::new().unwrap(), Arc::<Counters>::default());
+    let packets = (0..2).map(|number| (file(), Sink::Packets([0; 16], number, Compression::None))).collect();
     let senders = Senders::start(packets, &counters).unwrap();
     let channel = Channel::new(stream.reopen().unwrap().into()).unwrap();
-    let mut out = Output::new(std::sync::Arc::new(channel), std::sync::Arc::default());
+    let mut out = Output::new(Arc::new(channel), Arc::default());
     let mut sender = Sender::new(rig.machine.memory_of(), Form::default(), Some(senders)).unwrap();
     assert!(!sender.send(&mut out, &counters, |_| Ok(true)).unwrap(), "there are two blocks");
     rig.machine.whole.write(0, b"again").unwrap();

@@ -41,6 +41,20 @@ pub(super) const COMMANDS: &[Command] = &[
             x.execute("migrate-incoming", arguments).map(|_| String::new())
         },
     ),
+    command("migrate_pause", &[], "", "Pause an ongoing migration (postcopy-only)", &[], |x, _| {
+        x.query("migrate-pause").map(|_| String::new())
+    }),
+    command(
+        "migrate_recover",
+        &[("uri", Kind::Word)],
+        "uri",
+        "Continue a paused incoming postcopy migration",
+        &[],
+        |x, args| {
+            let arguments = Dict::new().with("uri", args.word("uri"));
+            x.execute("migrate-recover", arguments).map(|_| String::new())
+        },
+    ),
     command(
         "migrate_set_capability",
         &[("capability", Kind::Word), ("state", Kind::Switch)],
@@ -56,6 +70,15 @@ pub(super) const COMMANDS: &[Command] = &[
         "Set the parameter for migration",
         &[Source::MigrationParameters],
         set_parameter,
+    ),
+    command(
+        "migrate_start_postcopy",
+        &[],
+        "",
+        "Followup to a migration command to switch the migration to postcopy mode. The postcopy-ram capability must be set on both \
+         source and destination before the original migration command .",
+        &[],
+        |x, _| x.query("migrate-start-postcopy").map(|_| String::new()),
     ),
 ];
 
@@ -183,7 +206,11 @@ fn migrate(x: &dyn Execute) -> Result<String> {
             line(name, member, 1, unit);
         }
     }
-    for (name, member) in [("precopy ram", "precopy-bytes"), ("downtime ram", "downtime-bytes")] {
+    for (name, member) in [
+        ("precopy ram", "precopy-bytes"),
+        ("downtime ram", "downtime-bytes"),
+        ("postcopy ram", "postcopy-bytes"),
+    ] {
         if number(ram, member) != 0 {
             line(name, member, 1024, " kbytes");
         }

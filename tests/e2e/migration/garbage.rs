@@ -1,9 +1,11 @@
 //! Streams that are cut, changed or nothing of the kind: the program that reads them ends with a message, or takes the machine in.
 
 use std::fs;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use serde_json::json;
+use tests::stream::Stream;
 use tests::{Need, Vm, VmBuilder, WireError, have};
 
 use super::{capabilities, file, migrate, plug, reached};
@@ -102,10 +104,15 @@ fn streams_cut_where_sections_end_are_refused() {
     }
     let stream = stream();
     let end = end_of_state(stream);
-    // A footer's mark and the section's number; the same bytes elsewhere are as good a place to cut.
-    let footers = (0..end - 5).filter(|&at| stream[at] == 0x7e && stream[at + 1..at + 4] == [0; 3]);
-    let places: Vec<usize> = footers.map(|at| at + 5).filter(|&at| at < end - 1).collect();
-    assert!(places.len() > 15, "{places:?}");
+    let parts = Stream::take_apart(stream).unwrap();
+    // Before and behind each, and between a section's last byte and its footer.
+    let ends = |range: &Range<usize>| [range.start, range.end - 5, range.end];
+    let mut places = vec![0, 4, 8];
+    places.extend(ends(&parts.configuration));
+    places.extend(parts.parts.iter().flat_map(|part| ends(&part.range)));
+    places.sort_unstable();
+    places.dedup();
+    assert!(places.len() > 30, "{places:?}");
     for at in places {
         assert!(!taken_in(&format!("cut at {at} of {end}"), &stream[..at]));
     }

@@ -1,14 +1,11 @@
 //! Guests on KVM that write all the time, and are moved.
 
-use std::fs;
-use std::time::Instant;
-
 use serde_json::json;
+use tests::moves::Plan;
 use tests::vhost_user::{Backend, Options};
-use tests::wire::patience;
-use tests::{Need, Vm, VmBuilder, have};
+use tests::{Holds, Need, Vm, VmBuilder, have};
 
-use super::{M, capabilities, listen, migrate, reached, run_state};
+use super::{M, capabilities, migrate, reached, run_state};
 use crate::session::{guest_reached, guest_says, with_guest};
 
 fn machine() -> VmBuilder {
@@ -19,66 +16,12 @@ fn machine() -> VmBuilder {
         .serial()
 }
 
-/// Descriptors and threads of a process.
-fn holds(vm: &Vm) -> [usize; 2] {
-    ["fd", "task"]
-        .map(|what| fs::read_dir(format!("/proc/{}/{what}", vm.pid().as_raw_nonzero())).unwrap().count())
-}
-
-/// That a process holds no more than before, once threads that were told to have ended.
-fn holds_no_more(vm: &mut Vm, before: [usize; 2]) {
-    let until = Instant::now() + patience();
-    loop {
-        let now = holds(vm);
-        if now[0] <= before[0] && now[1] <= before[1] {
-            return;
-        }
-        assert!(Instant::now() < until, "descriptors and threads: {before:?}, and then {now:?}");
-        vm.qmp().ok("query-status", json!({}));
-    }
-}
-
 #[test]
 fn a_guest_that_writes_is_moved_back_and_forth_and_resized() {
     if !have(&[Need::Kvm, Need::Pliant]) {
         return;
     }
-    let mut here = machine().start();
-    here.qmp().qom_set("vm0", "requested-size", json!(64 * M));
-    guest_reached(&mut here, &[64 * M]);
-    guest_says(&mut here, "dirty 16M 64M", "bytes a second", &[]);
-    let mut first = None;
-    for hop in 0..5 {
-        capabilities(&mut here, &["events"]);
-        let mut there = machine().line("-incoming defer").start();
-        capabilities(&mut there, &["events"]);
-        let uri = listen(&mut there);
-        let before = holds(&here);
-        // Less than the guest writes, so that it does not end before the other size is asked for.
-        here.qmp().ok("migrate-set-parameters", json!({ "max-bandwidth": 16 * M }));
-        migrate(&mut here, &uri);
-        reached(&mut here, "active");
-        // The guest is told to wait, and asks again where it arrives.
-        let during = (80 + 16 * hop) * M;
-        here.qmp().qom_set("vm0", "requested-size", json!(during));
-        here.qmp().ok("migrate-set-parameters", json!({ "max-bandwidth": 0, "downtime-limit": 2000 }));
-        reached(&mut here, "completed");
-        reached(&mut there, "completed");
-        assert_eq!([run_state(&mut here), run_state(&mut there)], ["postmigrate", "running"]);
-        holds_no_more(&mut here, before);
-        let exited = here.quit();
-        assert!(!exited.stderr.contains("panicked"), "{}", exited.stderr);
-        here = there;
-        guest_reached(&mut here, &[during]);
-        guest_says(&mut here, "check", "never written", &["check: ok: ", " 0 words differ"]);
-        let between = (48 + 16 * (hop % 2)) * M;
-        here.qmp().qom_set("vm0", "requested-size", json!(between));
-        guest_reached(&mut here, &[between]);
-        match first {
-            None => first = Some(holds(&here)),
-            Some(first) => holds_no_more(&mut here, first),
-        }
-    }
+    Plan { moves: 5, plugged: 256 * M, rate: 256 * M }.run(|hop| println!("{hop}"));
 }
 
 #[test]
@@ -90,7 +33,7 @@ fn attempts_that_fail_leave_nothing_behind() {
     capabilities(&mut vm, &["events"]);
     vm.qmp().qom_set("vm0", "requested-size", json!(64 * M));
     guest_reached(&mut vm, &[64 * M]);
-    let before = holds(&vm);
+    let before = Holds::of(&vm);
     for _ in 0..2 {
         for uri in ["unix:/nonexistent", "file:/dev/full", "exec:head -c 10000 > /dev/null"] {
             migrate(&mut vm, uri);
@@ -107,7 +50,7 @@ fn attempts_that_fail_leave_nothing_behind() {
         vm.qmp().ok("cont", json!({}));
         guest_says(&mut vm, "check", "words differ", &["check: ok: 32 blocks"]);
     }
-    holds_no_more(&mut vm, before);
+    before.are_not_exceeded(&mut vm);
 }
 
 #[test]

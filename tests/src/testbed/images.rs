@@ -35,6 +35,8 @@ const INNER_MODULES: [&str; 10] = [
 ];
 /// Those that only a scenario inserts.
 const INNER_LATER: [&str; 3] = ["nd_pmem", "pvpanic-pci", "qemu_fw_cfg"];
+/// What makes a guest a host, where the outer machine emulates SVM.
+const INNER_NESTED: [&str; 1] = ["kvm-amd"];
 /// SVM is what QEMU emulates.
 const OUTER_MODULES: [&str; 1] = ["kvm-amd"];
 
@@ -241,6 +243,9 @@ fn inner_initrd(kernel: &Kernel) -> io::Result<Vec<u8>> {
     archive.file("init", 0o755, include_bytes!("../../testbed/inner-init"));
     modules(&mut archive, kernel, &INNER_MODULES, "modules")?;
     modules(&mut archive, kernel, &INNER_LATER, "later")?;
+    modules(&mut archive, kernel, &INNER_NESTED, "nested")?;
+    let stress = env::current_exe()?.with_file_name("stress");
+    program_with_libraries(&mut archive, "bin/stress", &stress)?;
     Ok(archive.finish())
 }
 

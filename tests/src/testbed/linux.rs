@@ -3,8 +3,10 @@
 //! The guest's first process (`tests/testbed/inner-init`) runs one line at a time; the answer comes between marks with the line's number, so that
 //! nothing has to be guessed. Everything that the serial port said is kept for the report of a failure.
 
+mod moving;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -39,6 +41,7 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct Linux {
     vm: Vm,
+    vmm: PathBuf,
     console: String,
     number: u32,
     line: String,
@@ -81,6 +84,7 @@ impl Linux {
         })?;
         let mut guest = Self {
             vm,
+            vmm: vmm.to_owned(),
             console: String::new(),
             number: 0,
             line: line.to_owned(),

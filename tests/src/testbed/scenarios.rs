@@ -8,7 +8,9 @@ mod dmesg;
 mod firmware;
 mod hotplug;
 mod memory;
+mod moves;
 mod power;
+mod stress;
 mod virtio;
 
 use super::linux::{Boot, Claim};
@@ -39,6 +41,10 @@ const TWO_NODES: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \
     -object memory-backend-ram,id=mem0,size=8G -device virtio-mem-pci,id=vm0,memdev=mem0,node=0,requested-size=0M \
     -object memory-backend-ram,id=mem1,size=8G -device virtio-mem-pci,id=vm1,memdev=mem1,node=1,requested-size=1G";
 
+/// What guests that are moved talk to, and memory that is plugged in part.
+const TALK: &str = "-chardev file,id=talk,path=$RUN/talk -device virtserialport,chardev=talk,name=talk";
+const PLUGGED: &str = "-object memory-backend-ram,id=mem0,size=2G -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=256M";
+
 /// A slot below which devices are hot-plugged.
 const PORT: &str = "-device pcie-root-port,id=below,chassis=1,slot=1";
 
@@ -54,6 +60,19 @@ pub const BOOTS: &[Boot] = &[
             dmesg::dmesg_has_no_warning_of_its_own,
             memory::resizes_ten_times,
             memory::reboot_unplugs_and_plugs_again,
+            power::powerdown_is_a_button_press,
+        ],
+    },
+    Boot {
+        name: "q35-moved",
+        options: &["-machine q35 -smp 2,cores=2 -m 512M,maxmem=4G", PCI_DEVICES, TALK, PLUGGED],
+        append: "",
+        claims: claims![
+            moves::migrates_under_stress,
+            moves::size_asked_for_on_the_way_is_reached,
+            moves::goes_on_from_a_file,
+            moves::stays_when_nothing_comes_of_it,
+            moves::host_is_moved_and_reboots,
             power::powerdown_is_a_button_press,
         ],
     },
@@ -101,6 +120,26 @@ pub const BOOTS: &[Boot] = &[
             hotplug::dimm_comes_and_goes,
             firmware::dumps_have_the_kernels_note,
             power::panic_is_reported,
+        ],
+    },
+    Boot {
+        name: "pc-moved",
+        options: &["-machine pc -smp 2,sockets=2 -m 512M,maxmem=4G", PCI_DEVICES, TALK, PLUGGED],
+        append: "",
+        claims: claims![
+            moves::migrates_under_stress,
+            power::guest_reboots,
+            power::powerdown_is_a_button_press
+        ],
+    },
+    Boot {
+        name: "microvm-moved",
+        options: &["-machine microvm -smp 2 -m 512M", MMIO_DEVICES, TALK],
+        append: "",
+        claims: claims![
+            moves::migrates_under_stress,
+            power::guest_reboots,
+            power::powerdown_is_a_button_press
         ],
     },
     Boot {

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use super::*;
+use crate::testing::until;
 
 /// Passes through the gate until told to end, counting; inside it waits for its kick like `KVM_RUN` does.
 fn vcpu(gate: &Arc<Gate>, end: &Arc<AtomicBool>, count: &Arc<AtomicU64>) -> thread::JoinHandle<()> {
@@ -31,18 +32,14 @@ fn nobody_is_inside_while_it_is_closed_and_everybody_goes_on_afterwards() {
     let counts: Vec<_> = (0..3).map(|_| Arc::new(AtomicU64::new(0))).collect();
     let threads: Vec<_> = counts.iter().map(|count| vcpu(&gate, &end, count)).collect();
     let sum = || counts.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
-    while sum().contains(&0) {
-        thread::yield_now();
-    }
+    until("through", || !sum().contains(&0));
     for _ in 0..200 {
         let closed = gate.close();
         let before = sum();
         thread::yield_now();
         assert_eq!(sum(), before);
         drop(closed);
-        while sum().iter().zip(&before).all(|(now, then)| now == then) {
-            thread::yield_now();
-        }
+        until("open", || sum().iter().zip(&before).any(|(now, then)| now != then));
     }
     end.store(true, Ordering::SeqCst);
     threads.into_iter().for_each(|thread| thread.join().unwrap());

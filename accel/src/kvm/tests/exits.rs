@@ -210,7 +210,7 @@ fn vcpus_are_threads_with_qemus_names() {
 fn more_vcpus_than_recommended_are_warned_of_and_more_than_possible_refused() {
     let check = |cpus, maxcpus| {
         let mut said = Vec::new();
-        let done = super::super::cpu_limits(cpus, maxcpus, (2, 4), &mut |w| said.push(w.to_owned()));
+        let done = super::super::create::cpu_limits(cpus, maxcpus, (2, 4), &mut |w| said.push(w.to_owned()));
         said.extend(done.err().map(|e| e.desc().to_owned()));
         said
     };

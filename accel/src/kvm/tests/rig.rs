@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::Instant;
 
 use memory::{
     AccessConstraints, AddressSpace, Memory, RamBlock, RamSpec, RegionDesc, RegionId, RegionOps, SIZE_ALL,
@@ -10,6 +10,7 @@ use memory::{
 };
 
 use super::super::KvmAccel;
+use crate::testing::PATIENCE;
 use crate::{Accel, BootState, CpuModel, VcpuConfig, VcpuEvents};
 
 /// RAM from address 0, bytes.
@@ -174,7 +175,24 @@ impl Rig {
     }
 
     pub(super) fn report(&self) -> Report {
-        self.reports.recv_timeout(Duration::from_secs(20)).expect("the guest reports")
+        self.reports.recv_timeout(PATIENCE).expect("the guest reports")
+    }
+
+    /// Takes reports up to the first that is `wanted`: a guest that does not come to that, or breaks down, is one that never `does` so.
+    pub(super) fn await_report(&self, does: &str, wanted: impl Fn(&Report) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        for others in 0.. {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.reports.recv_timeout(left) {
+                Ok(report) if wanted(&report) => return,
+                Ok(report @ (Report::TripleFault(_) | Report::Error(..))) => {
+                    panic!("the guest never {does}: {report:?}")
+                }
+                Ok(_) if !left.is_zero() => {}
+                // Its registers are not asked for: one that is stuck does not tell.
+                _ => panic!("the guest never {does}, in {others} reports"),
+            }
+        }
     }
 
     /// What was reported, if anything was.

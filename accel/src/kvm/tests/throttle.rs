@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::rig::Rig;
 use crate::Accel;
+use crate::testing::until;
 
 /// `jmp $`.
 const SPIN: [u8; 2] = [0xeb, 0xfe];
@@ -23,13 +24,6 @@ fn share(rig: &Rig) -> usize {
             rests(rig, 0)
         })
         .count()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < end, "not {what}");
-    }
 }
 
 #[test]

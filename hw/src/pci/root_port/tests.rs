@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use qapi::Result;
+use vmstate::{Decoder, Encoder};
 
 use crate::acpi::pcihp;
 use crate::core::globals::Global;
 use crate::core::qdev::device_del;
 use crate::core::{Device, Machine};
+use crate::testing::carry::{carry, sections};
 use crate::testing::{Rig, config};
 
 const CONTROL: u32 = 0x6c;
@@ -193,6 +195,57 @@ fn the_port_itself_plugs_where_acpi_does_not() {
     rig.add("virtio-mem-pci,id=vm0,memdev=mem0,bus=rp0").unwrap();
     device_del(&rig.machine, "vm0").unwrap();
     assert_eq!(rig.events().len(), 2);
+}
+
+#[test]
+fn an_unplug_that_waits_for_the_guest_waits_where_it_arrives() {
+    let build = || {
+        let devices = ["pcie-root-port,id=rp0,chassis=1,slot=3", "virtio-mem-pci,id=vm0,memdev=mem0,bus=rp0"];
+        let rig = machine("q35", true, &devices);
+        let clock = rig.machine.mainloop().virtual_clock();
+        clock.set_manual();
+        (rig, clock)
+    };
+    let ((source, from), (mut destination, to)) = (build(), build());
+    from.set_now(7_000_000_000);
+    device_del(&source.machine, "vm0").unwrap();
+    from.set_now(9_000_000_000);
+    to.set_now(9_000_000_000);
+    carry(&source.machine, &destination.machine);
+    assert_eq!(read(&destination, 0, 1, CONTROL) >> 16 & 1, 1, "the button is pressed");
+    let again = || device_del(&destination.machine, "vm0");
+    let refused = "Device vm0 is already in the process of unplug";
+    assert_eq!(again().unwrap_err().desc(), refused);
+    // Three seconds are left of five.
+    to.set_now(to.now_ns() + 2_999_000_000);
+    assert_eq!(again().unwrap_err().desc(), refused);
+    to.set_now(to.now_ns() + 1_000_000);
+    again().unwrap();
+    assert_eq!(again().unwrap_err().desc(), refused, "asked once more");
+    write(&destination, 0, 1, CONTROL, 0x001f_07f9);
+    destination.events();
+    destination.turn();
+    assert_eq!(destination.events().len(), 2, "the guest let go of it");
+
+    let empty = machine("q35", true, &["pcie-root-port,id=rp0,chassis=1,slot=3"]);
+    let section = |machine: &Machine| {
+        sections(machine).into_iter().find(|(_, section)| section.name() == "pcie-root-port").unwrap().1
+    };
+    let mut out = Encoder::new();
+    section(&source.machine).save(&mut out);
+    let bytes = out.into_bytes();
+    let refused = |machine: &Machine, bytes: &[u8]| {
+        section(machine).load(&mut Decoder::new(bytes), 1).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&empty.machine, &bytes), "pcie-root-port: no function 0 waits here to be unplugged");
+    // The last are a function and how long it has.
+    let [.., function, far, _, _, _] = &bytes[..] else { panic!("{bytes:?}") };
+    assert_eq!((*function, *far), (0, 0));
+    let (mut other, mut long) = (bytes.clone(), bytes.clone());
+    let at = bytes.len() - 5;
+    (other[at], long[at + 1]) = (9, 1);
+    assert_eq!(refused(&source.machine, &other), "pcie-root-port: no function 9 waits here to be unplugged");
+    assert_eq!(refused(&source.machine, &long), "pcie-root-port: no function 0 waits here to be unplugged");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vmstate::{Saved, vmstate};
 
+use super::hints::HintState;
 use super::stats::StatsState;
 use super::{State, VirtioBalloon};
 use crate::virtio::migration::{BackendState, Carrier, section};
@@ -21,6 +22,10 @@ vmstate! {
         stats: StatsState,
         stats_held: bool,
         stats_wanted: bool,
+    }
+    subsections {
+        /// If the guest was ever asked for free pages.
+        hints: HintState,
     }
 }
 
@@ -47,6 +52,7 @@ impl VirtioBalloon {
             poison,
             accepted,
             partial: _,
+            hints,
             done,
             // Told of before the machine stops: all queues are looked at.
             unfinished: _,
@@ -65,6 +71,7 @@ impl VirtioBalloon {
             stats: stats.saved_state(),
             stats_held: *stats_held,
             stats_wanted: *stats_wanted,
+            hints: hints.saved_state(),
         }
     }
 
@@ -79,6 +86,7 @@ impl VirtioBalloon {
             stats,
             stats_held,
             stats_wanted,
+            hints,
         } = saved;
         let mut state = self.state();
         (state.wanted, state.actual, state.poison) = (*num_pages, *actual, *poison_val);
@@ -86,6 +94,7 @@ impl VirtioBalloon {
         state.stats.load_state(stats);
         (state.stats_held, state.stats_wanted) = (*stats_held, *stats_wanted);
         state.partial.forget();
+        state.hints.load_state(hints.as_ref());
         // The guest's clock is another one than when this was asked for.
         self.poll_in(&mut state);
     }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use memory::{AddressSpace, RamBlock};
+use memory::{AddressSpace, DirtyClient, Memory, RamBlock};
 
 /// Bytes of a page of the balloon, whatever the guest's pages are.
 #[doc(alias = "VIRTIO_BALLOON_PFN_SHIFT")]
@@ -72,6 +72,22 @@ pub(super) fn runs(pages: &mut Vec<u32>) -> Vec<Range<u64>> {
 
 /// Gives the RAM at the guest addresses `range` back. Pieces of larger pages are counted in `partial`; without it they stay.
 pub(super) fn give_back(space: &AddressSpace, range: Range<u64>, mut partial: Option<&mut Partial>) {
+    each_block(space, range, |block, piece| match block.discard_manager() {
+        // Nothing is unplugged meanwhile: what is not plugged is the manager's to keep empty.
+        Some(manager) => manager.with_populated(piece, |plugged| {
+            plugged.iter().for_each(|run| discard(block, run.clone(), partial.as_deref_mut()));
+        }),
+        None => discard(block, piece, partial.as_deref_mut()),
+    });
+}
+
+/// Has a migration send nothing of the RAM at the guest addresses `range`, unless it is written.
+pub(super) fn leave_out(memory: &Memory, space: &AddressSpace, range: Range<u64>) {
+    each_block(space, range, |block, piece| memory.forget_dirty(DirtyClient::Migration, block, piece));
+}
+
+/// Calls `each` with the RAM at the guest addresses `range` that the guest can write.
+fn each_block(space: &AddressSpace, range: Range<u64>, mut each: impl FnMut(&Arc<RamBlock>, Range<u64>)) {
     let view = space.view();
     let mut addr = range.start;
     while addr < range.end {
@@ -84,13 +100,7 @@ pub(super) fn give_back(space: &AddressSpace, range: Range<u64>, mut partial: Op
         let offset = found.offset + (addr - found.addr);
         let piece = offset..offset + (end - addr);
         if let Some(block) = found.block().filter(|block| !found.readonly && !block.is_rom()) {
-            match block.discard_manager() {
-                // Nothing is unplugged meanwhile: what is not plugged is the manager's to keep empty.
-                Some(manager) => manager.with_populated(piece, |plugged| {
-                    plugged.iter().for_each(|run| discard(block, run.clone(), partial.as_deref_mut()));
-                }),
-                None => discard(block, piece, partial.as_deref_mut()),
-            }
+            each(block, piece);
         }
         addr = end;
     }
@@ -118,7 +128,7 @@ fn discard(block: &Arc<RamBlock>, range: Range<u64>, partial: Option<&mut Partia
 
 #[cfg(test)]
 mod tests {
-    use memory::{Memory, RamSpec};
+    use memory::RamSpec;
 
     use super::*;
 

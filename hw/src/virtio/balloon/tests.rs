@@ -176,15 +176,20 @@ fn errors_are_qemus_and_there_is_one_balloon() {
 }
 
 /// A machine with a balloon whose hints go to a thread of their own.
-fn with_hints(more: &str) -> (Driver, Arc<IoThread>) {
+pub(super) fn rig_with_hints(more: &str) -> (Rig, Arc<IoThread>) {
     let rig = Rig::build(config("q35")).unwrap();
     let thread = rig.machine.tree().create_user_object("iothread", "io1", []).unwrap();
     rig.add(&format!("virtio-balloon-pci,id=b,free-page-hint=on,iothread=io1{more}")).unwrap();
-    (Driver::with(rig), IoThread::from_object(&thread).unwrap())
+    (rig, IoThread::from_object(&thread).unwrap())
+}
+
+fn with_hints(more: &str) -> (Driver, Arc<IoThread>) {
+    let (rig, thread) = rig_with_hints(more);
+    (Driver::with(rig), thread)
 }
 
 /// Waits until the thread has done what it could hear of before: what is posted comes before events of the same turn.
-fn wait_for(thread: &IoThread) {
+pub(super) fn wait_for(thread: &IoThread) {
     for _ in 0..2 {
         thread.handle().unwrap().run_on_loop(|| ()).unwrap();
     }

@@ -14,7 +14,7 @@ const COMPLAINTS: &str = "dmesg -r | grep '^<[0-4]>' || true";
 const OF_A_BUSY_HOST: [&str; 2] = ["hrtimer: interrupt took", "clocksource: Long readout interval"];
 
 pub(super) fn dmesg_has_no_warning_of_its_own(guest: &mut Linux) {
-    let ours = guest.run(COMPLAINTS);
+    let ours = complaints(guest);
     let (name, kept) = guest.images().kept(guest.kernel(), guest.boot().name);
     if program_is_qemu(&program::path()) {
         // An emulated processor is another one than KVM's.
@@ -31,10 +31,21 @@ pub(super) fn dmesg_has_no_warning_of_its_own(guest: &mut Linux) {
         guest.keep(name, theirs.clone());
         theirs
     });
-    let known: BTreeSet<String> = theirs.lines().map(normal).collect();
+    let new = new_complaints(&theirs, &ours);
+    assert!(new.is_empty(), "not on QEMU's machine:\n{new}\n--- there:\n{theirs}");
+}
+
+/// What the kernel has complained of so far.
+pub(super) fn complaints(guest: &mut Linux) -> String {
+    guest.run(COMPLAINTS)
+}
+
+/// Lines of the later complaints that are not among the earlier ones, whatever numbers are in them.
+pub(super) fn new_complaints(earlier: &str, later: &str) -> String {
+    let known: BTreeSet<String> = earlier.lines().map(normal).collect();
     let counts = |line: &&str| !OF_A_BUSY_HOST.iter().any(|words| line.contains(words));
-    let new: Vec<&str> = ours.lines().filter(counts).filter(|line| !known.contains(&normal(line))).collect();
-    assert!(new.is_empty(), "not on QEMU's machine:\n{}\n--- there:\n{theirs}", new.join("\n"));
+    let new = later.lines().filter(counts).filter(|line| !known.contains(&normal(line)));
+    new.collect::<Vec<_>>().join("\n")
 }
 
 /// A line without its time, and with `N` for each number, decimal or hexadecimal.

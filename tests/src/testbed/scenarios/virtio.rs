@@ -16,9 +16,14 @@ pub(super) fn entropy(guest: &mut Linux) {
 const ROUNDS: u32 = 20;
 
 pub(super) fn console_both_ways(guest: &mut Linux) {
+    consoles(guest, ROUNDS);
+}
+
+/// Says and hears so many times on the console and on the port.
+pub(super) fn consoles(guest: &mut Linux, rounds: u32) {
     let port = guest.run("cd /sys/class/virtio-ports; grep -l org.qemu.guest_agent.0 */name");
     let port = format!("/dev/{}", port.trim_end_matches("/name"));
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         // A terminal forgets its settings when nobody has it open.
         say_and_hear(guest, "console", "/dev/hvc0", "stty -F /dev/hvc0 raw -echo; ");
         say_and_hear(guest, "port", &port, "");
