@@ -84,7 +84,7 @@ impl World {
 
     /// With a back end that is waited for so short that tests of stalls are over soon.
     fn impatient() -> Self {
-        Self::with_patience(200, Script::default(), "")
+        Self::with_patience(1000, Script::default(), "")
     }
 
     fn map(&self) {
