@@ -1,6 +1,9 @@
 //! How fast a guest writes memory, and limits on it: texts and replies as QEMU's, on a machine without vCPUs and, with rings of KVM, on one with.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
+use tests::wire::patience;
 use tests::{Need, Peer, Vm, have, program};
 
 use crate::session::{guest_says, with_guest};
@@ -24,6 +27,14 @@ fn measured(vm: &mut Vm) -> Value {
 fn measure(vm: &mut Vm, mode: &str) -> Value {
     vm.qmp().ok("calc-dirty-rate", json!({ "calc-time": 1, "mode": mode }));
     measured(vm)
+}
+
+/// Tries until it is so.
+fn settles(mut attempt: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + patience();
+    while let Err(why) = attempt() {
+        assert!(Instant::now() < end, "{why}");
+    }
 }
 
 const NO_RINGS: &str =
@@ -147,30 +158,23 @@ fn a_guest_that_writes_is_measured_in_each_way() {
         for mode in modes {
             // A ring that overflowed has lost some, and on a busy host the guest may not have had a turn: it is found sooner or later.
             // 64 MiB is all there is to be written.
-            let end = std::time::Instant::now() + tests::wire::patience();
-            loop {
+            settles(|| {
                 let info = measure(&mut vm, mode);
                 let rate = info["dirty-rate"].as_i64().unwrap();
                 assert!(rate <= 200, "{accel} {mode}: {info}");
-                if rate >= 2 {
-                    break;
-                }
-                assert!(std::time::Instant::now() < end, "{accel} {mode}: {info}");
-            }
+                if rate >= 2 { Ok(()) } else { Err(format!("{accel} {mode}: {info}")) }
+            });
         }
         if modes.contains(&"dirty-ring") {
             vm.qmp().ok("set-vcpu-dirty-limit", json!({ "dirty-rate": 16 }));
             // It may pay for what it wrote at once before, and one look may fall into a burst of what was saved up: it settles.
-            let end = std::time::Instant::now() + tests::wire::patience();
             let within = |rate: &Value| (1..=24).contains(&rate.as_i64().unwrap());
-            loop {
+            settles(|| {
                 let rate = measure(&mut vm, "dirty-ring")["dirty-rate"].clone();
                 let limits = vm.qmp().ok("query-vcpu-dirty-limit", json!({}));
-                if within(&rate) && within(&limits[0]["current-rate"]) {
-                    break;
-                }
-                assert!(std::time::Instant::now() < end, "{rate} {limits}");
-            }
+                let settled = within(&rate) && within(&limits[0]["current-rate"]);
+                if settled { Ok(()) } else { Err(format!("{rate} {limits}")) }
+            });
         }
     }
 }

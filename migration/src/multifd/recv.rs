@@ -33,6 +33,15 @@ struct State {
     ended: bool,
 }
 
+impl State {
+    /// Nothing comes any more: neither channels nor memory are held for it.
+    fn end(&mut self) -> Vec<Arc<Channel>> {
+        self.ended = true;
+        self.blocks = None;
+        std::mem::take(&mut self.channels)
+    }
+}
+
 /// All channels of a machine that arrives.
 pub(crate) struct Receivers {
     state: Mutex<State>,
@@ -84,8 +93,8 @@ impl Receivers {
         if !state.ended {
             state.error.get_or_insert(error);
         }
-        state.ended = true;
-        state.channels.iter().for_each(|channel| channel.shut());
+        let channels = state.end();
+        channels.iter().for_each(|channel| channel.shut());
         drop(state);
         self.changed.notify_all();
         !told
@@ -93,7 +102,11 @@ impl Receivers {
 
     /// From now on pages may come.
     pub(crate) fn open(&self, blocks: &Arc<LoadBlocks>) {
-        self.lock().blocks.get_or_insert_with(|| Arc::clone(blocks));
+        let mut state = self.lock();
+        if !state.ended {
+            state.blocks.get_or_insert_with(|| Arc::clone(blocks));
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -121,7 +134,8 @@ impl Receivers {
 
     /// All is there.
     pub(crate) fn end(&self) {
-        self.lock().ended = true;
+        // Each is closed once its thread has read to its end.
+        drop(self.lock().end());
         self.changed.notify_all();
     }
 
@@ -151,6 +165,9 @@ impl Receivers {
             if usize::from(number) >= self.count || state.numbers.contains(&number) {
                 let text = format!("multifd: received channel id {number} cannot be");
                 return Err(LoadError::invalid(text));
+            }
+            if state.ended {
+                return Ok(());
             }
             state.numbers.push(number);
             state.channels.push(Arc::clone(channel));

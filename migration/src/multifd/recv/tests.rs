@@ -33,6 +33,7 @@ fn feed(main: &Loop, compression: Compression, bytes: &[u8]) -> (Rig, Option<Str
         let _ = receivers.flush();
         receivers.end();
     });
+    assert_eq!(Arc::strong_count(&channel), 1, "nobody keeps a channel that has ended");
     let error = receivers.error().map(|error| error.lines.join("; "));
     (rig, error)
 }
