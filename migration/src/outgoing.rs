@@ -122,8 +122,7 @@ impl Outgoing {
 
     /// Ends it, if it runs and the machine can still go on here. Main loop thread.
     pub fn cancel(&self) {
-        if self.progress.cancel() {
-            self.enter(Status::Cancelling);
+        if self.progress.cancel(|| self.tell_status(Status::Cancelling)) {
             self.disconnect();
         }
     }
@@ -227,20 +226,21 @@ impl Outgoing {
                     let _ = self.on_loop(|machine| machine.go_on());
                 }
                 match stop {
-                    Stop::Failed(error) if !self.progress.is_cancelled() => {
+                    Stop::Failed(error) if self.progress.fail(error.clone()) => {
                         tracing::error!("{error}");
-                        self.progress.fail(error);
                         Status::Failed
                     }
-                    Stop::Failed(_) | Stop::Cancelled => Status::Cancelled,
+                    Stop::Failed(_) | Stop::Cancelled => {
+                        self.progress.cancelled();
+                        Status::Cancelled
+                    }
                 }
             }
         };
-        if end == Status::Failed {
-            self.tell(Event::Migration { status: end });
-        } else {
-            self.enter(end);
+        if end == Status::Completed {
+            self.progress.enter(end);
         }
+        self.tell_status(end);
     }
 
     fn work(&self, outlet: Outlet, stopped: &mut bool) -> Work<()> {

@@ -55,6 +55,8 @@ struct Inner {
     error: Option<String>,
     /// Somebody wants it to end.
     cancelled: bool,
+    /// Nobody was told of that yet.
+    telling: bool,
     /// It is too late for that.
     committed: bool,
     /// Somebody lets it go on from `pre-switchover`.
@@ -68,6 +70,24 @@ struct Inner {
     ended: Option<Duration>,
     expected_downtime: u64,
     throttle: u8,
+}
+
+impl Inner {
+    fn enter(&mut self, status: Status) -> bool {
+        if self.cancelled && !matches!(status, Status::Cancelled | Status::Completed) {
+            return false;
+        }
+        if status == Status::Active {
+            self.setup = Some(self.begun.elapsed());
+        }
+        if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
+            self.ended = Some(self.begun.elapsed());
+            // It ended before that when the guest went on elsewhere.
+            self.downtime = self.downtime.or_else(|| self.stopped.map(|at| at.elapsed()));
+        }
+        self.status = status;
+        true
+    }
 }
 
 /// One migration.
@@ -86,6 +106,7 @@ impl Progress {
             status: Status::None,
             error: None,
             cancelled: false,
+            telling: false,
             committed: false,
             go_on: false,
             postcopy: false,
@@ -117,28 +138,21 @@ impl Progress {
 
     /// Takes it to another status, unless it is being ended and `status` is no end. Says whether it did.
     pub fn enter(&self, status: Status) -> bool {
-        let mut inner = self.lock();
-        if inner.cancelled && !matches!(status, Status::Cancelling | Status::Cancelled | Status::Completed) {
-            return false;
-        }
-        if status == Status::Active {
-            inner.setup = Some(inner.begun.elapsed());
-        }
-        if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
-            inner.ended = Some(inner.begun.elapsed());
-            // It ended before that when the guest went on elsewhere.
-            inner.downtime = inner.downtime.or_else(|| inner.stopped.map(|at| at.elapsed()));
-        }
-        inner.status = status;
-        drop(inner);
+        let entered = self.lock().enter(status);
         self.changed.notify_all();
-        true
+        entered
     }
 
-    /// It failed.
-    pub fn fail(&self, error: String) {
-        self.lock().error = Some(error);
-        self.enter(Status::Failed);
+    /// It failed, unless it is being ended. Says whether it did.
+    pub fn fail(&self, error: String) -> bool {
+        let mut inner = self.lock();
+        let failed = inner.enter(Status::Failed);
+        if failed {
+            inner.error = Some(error);
+        }
+        drop(inner);
+        self.changed.notify_all();
+        failed
     }
 
     /// Why it failed.
@@ -146,18 +160,28 @@ impl Progress {
         self.lock().error.clone()
     }
 
-    /// Wants it to end; whether that was new and there is still something to end.
-    pub fn cancel(&self) -> bool {
+    /// Wants it to end, and has it `cancelling`, if that is new and there is still something to end. `tell` tells of it before it has ended.
+    pub fn cancel(&self, tell: impl FnOnce()) -> bool {
         let mut inner = self.lock();
         let over =
             matches!(inner.status, Status::None | Status::Completed | Status::Failed | Status::Cancelled);
         if over || inner.cancelled || inner.committed || follows(inner.status) {
             return false;
         }
-        inner.cancelled = true;
+        (inner.cancelled, inner.telling, inner.status) = (true, true, Status::Cancelling);
         drop(inner);
         self.changed.notify_all();
+        tell();
+        self.lock().telling = false;
+        self.changed.notify_all();
         true
+    }
+
+    /// It has ended because somebody wanted that, and has told of it.
+    pub fn cancelled(&self) {
+        let wait = self.changed.wait_while(self.lock(), |inner| inner.telling);
+        wait.unwrap_or_else(PoisonError::into_inner).enter(Status::Cancelled);
+        self.changed.notify_all();
     }
 
     /// The machine is as good as elsewhere: nobody can end it any more, unless somebody did, which gives `false`.
@@ -354,4 +378,34 @@ pub fn follows(status: Status) -> bool {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A migration that ends at once when it is cancelled, while whoever cancels it still tells of that.
+    #[test]
+    fn what_is_cancelled_has_ended_however_fast_it_ends() {
+        let progress = Progress::new(300);
+        progress.enter(Status::Active);
+        let told = Mutex::new(Vec::new());
+        let tell = |status| told.lock().unwrap().push(status);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                progress.wait_while(Status::Active);
+                assert!(!progress.fail("its channel was shut".to_owned()));
+                progress.cancelled();
+                tell(progress.status());
+            });
+            let slowly = || {
+                std::thread::yield_now();
+                tell(progress.status());
+            };
+            assert!(progress.cancel(slowly));
+        });
+        assert_eq!(*told.lock().unwrap(), [Status::Cancelling, Status::Cancelled]);
+        assert!(!progress.is_running() && progress.error().is_none());
+        assert!(!progress.cancel(|| panic!("there is nothing to end")));
+    }
 }
