@@ -219,6 +219,7 @@ impl Outgoing {
             Ok(()) => {
                 // A loop that is gone takes the machine with it.
                 let _ = self.on_loop(|machine| machine.moved());
+                self.progress.enter(Status::Completed);
                 Status::Completed
             }
             Err(stop) => {
@@ -237,9 +238,6 @@ impl Outgoing {
                 }
             }
         };
-        if end == Status::Completed {
-            self.progress.enter(end);
-        }
         self.tell_status(end);
     }
 

@@ -133,7 +133,7 @@ impl Progress {
 
     /// Whether it has begun and not ended.
     pub fn is_running(&self) -> bool {
-        !matches!(self.status(), Status::None | Status::Completed | Status::Failed | Status::Cancelled)
+        !is_over(self.status())
     }
 
     /// Takes it to another status, unless it is being ended and `status` is no end. Says whether it did.
@@ -163,9 +163,7 @@ impl Progress {
     /// Wants it to end, and has it `cancelling`, if that is new and there is still something to end. `tell` tells of it before it has ended.
     pub fn cancel(&self, tell: impl FnOnce()) -> bool {
         let mut inner = self.lock();
-        let over =
-            matches!(inner.status, Status::None | Status::Completed | Status::Failed | Status::Cancelled);
-        if over || inner.cancelled || inner.committed || follows(inner.status) {
+        if is_over(inner.status) || inner.cancelled || inner.committed || follows(inner.status) {
             return false;
         }
         (inner.cancelled, inner.telling, inner.status) = (true, true, Status::Cancelling);
@@ -374,6 +372,11 @@ pub fn follows(status: Status) -> bool {
             | Status::PostcopyRecoverSetup
             | Status::PostcopyRecover
     )
+}
+
+/// Whether there is nothing, or nothing more, to end.
+fn is_over(status: Status) -> bool {
+    matches!(status, Status::None | Status::Completed | Status::Failed | Status::Cancelled)
 }
 
 fn signed(value: u64) -> i64 {

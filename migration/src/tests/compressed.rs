@@ -8,7 +8,8 @@ use crate::testing::{Loop, Rig, SIZE};
 
 const BOTH: [MultiFDCompression; 2] = [MultiFDCompression::Zlib, MultiFDCompression::Zstd];
 
-fn compress(rig: &Rig, kind: MultiFDCompression, channels: u8) {
+/// Several channels, compressed so.
+pub(super) fn compress(rig: &Rig, kind: MultiFDCompression, channels: u8) {
     rig.capability(MigrationCapability::Multifd);
     let change = MigrationParameters {
         multifd_channels: Some(channels),

@@ -9,8 +9,9 @@ use std::thread;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
-use qapi::types::{MigrationCapability as Capability, MigrationParameters, MultiFDCompression, RunState};
+use qapi::types::{MigrationCapability as Capability, MultiFDCompression, RunState};
 
+use super::compressed::compress;
 use super::moving::full;
 use crate::testing::{Loop, Rig};
 
@@ -32,15 +33,7 @@ impl Form {
         match self {
             Self::Plain => {}
             Self::Mapped => rig.capability(Capability::MappedRam),
-            Self::Channels(kind) => {
-                rig.capability(Capability::Multifd);
-                let change = MigrationParameters {
-                    multifd_channels: Some(2),
-                    multifd_compression: Some(kind),
-                    ..MigrationParameters::default()
-                };
-                qapi::commands::MigrationCommands::migrate_set_parameters(&*rig.migration, change).unwrap();
-            }
+            Self::Channels(kind) => compress(rig, kind, 2),
         }
     }
 }
