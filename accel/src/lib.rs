@@ -99,7 +99,7 @@ impl VcpuConfig {
         let count = count.max(1);
         let topology = Topology { dies: 1, modules: 1, cores: count, threads: 1 };
         let mut facts = cpu.facts(accel.supported_cpu());
-        facts.realize(&topology);
+        facts.realize(&topology, accel.supported_cpu());
         let phys_bits = cpu.phys_bits(accel.host_phys_bits().unwrap_or(0));
         Self { apic_ids: (0..count).collect(), topology, facts: Arc::new(facts), phys_bits }
     }

@@ -27,7 +27,7 @@ const ONLY_UNDER_KVM: &[&str] = &["vme"];
 /// What ties a guest to its host.
 const UNMIGRATABLE: &[&str] = &["invtsc"];
 /// What `host` and `max` have only if asked for: it is about the place of a processor among others, and ours is another.
-const NOT_OF_ITSELF: &[&str] = &["topoext"];
+const NOT_OF_ITSELF: &[&str] = &["ht", "topoext"];
 
 const NOMINAL_NUMBERS: [u32; 3] = [15, 107, 1];
 const NOMINAL_ID: &str = "QEMU Virtual CPU version 2.5+";
@@ -105,6 +105,12 @@ impl fmt::Display for Missing {
                 write!(f, "This feature depends on other features that were not requested: {feature}")
             }
         }
+    }
+}
+
+impl Missing {
+    fn unsupported(feature: &'static Feature) -> Self {
+        Self { feature, why: Unavailable::Unsupported }
     }
 }
 
@@ -211,7 +217,7 @@ impl CpuModel {
         let mut words: Words = std::array::from_fn(|at| wanted[at] & supported.words[at]);
         let filtered: Words = std::array::from_fn(|at| wanted[at] & !words[at] & NAMED[at]);
         let lost = features().filter(|f| filtered[f.word] & f.mask != 0);
-        missing.extend(lost.map(|feature| Missing { feature, why: Unavailable::Unsupported }));
+        missing.extend(lost.map(Missing::unsupported));
         follow_xsave(&mut words);
         if is_amd(&self.vendor.unwrap_or(self.base.vendor(supported))) {
             repeat_for_amd(&mut words);
@@ -417,14 +423,23 @@ impl Facts {
         is_amd(&self.vendor)
     }
 
-    /// Puts the processor into a package: threads of one say so, and what lies between the core and the package needs a leaf.
-    pub fn realize(&mut self, topology: &Topology) {
+    /// Puts the processor into a package: threads of one are to say so, if `supported` has it, and what lies between the core and the
+    /// package needs a leaf.
+    pub fn realize(&mut self, topology: &Topology, supported: &Supported) {
         let several = topology.package_size() > 1;
-        let names = [("ht", true), ("cmp-legacy", self.is_amd())];
-        for feature in names.into_iter().filter(|(_, is)| *is && several).filter_map(|(n, _)| feature(n)) {
-            feature.switch(&mut self.words, true);
-            feature.switch(&mut self.filtered, false);
+        let names = [("ht", several), ("cmp-legacy", several && self.is_amd())];
+        for feature in names.into_iter().filter(|(_, is)| *is).filter_map(|(n, _)| feature(n)) {
+            feature.switch(&mut self.wanted, true);
+            let is_there = feature.is_in(&supported.words);
+            feature.switch(&mut self.words, is_there);
+            feature.switch(&mut self.filtered, !is_there);
+            self.missing.retain(|missing| missing.feature != feature);
+            self.missing.extend((!is_there).then(|| Missing::unsupported(feature)));
         }
+        self.missing.sort_by_key(|missing| match missing.why {
+            Unavailable::Dependent => None,
+            Unavailable::Unsupported => Some((missing.feature.word, missing.feature.mask)),
+        });
         let between = topology.dies > 1 || topology.modules > 1;
         if between && &self.vendor == b"GenuineIntel" && self.level == self.min_level {
             self.min_level = self.min_level.max(TOPOLOGY_LEAF);

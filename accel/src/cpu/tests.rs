@@ -233,13 +233,17 @@ fn nobody_sees_what_is_hidden() {
 
 #[test]
 fn several_vcpus_say_that_they_share_a_package() {
-    let mut one = facts("qemu64,vendor=AuthenticAMD", &[]);
-    let mut two = one.clone();
+    let names = ["ht", "cmp-legacy"];
     let alone = Topology { dies: 1, modules: 1, cores: 1, threads: 1 };
-    one.realize(&alone);
-    two.realize(&Topology { cores: 2, ..alone });
-    let both = |f: &Facts| ["ht", "cmp-legacy"].map(|n| has(&f.words, n));
-    assert_eq!((both(&one), both(&two)), ([false; 2], [true; 2]));
+    let both = |several: bool, host: &[&str]| {
+        let mut facts = facts("qemu64,vendor=AuthenticAMD", host);
+        facts.realize(&Topology { cores: 1 + u32::from(several), ..alone }, &kvm_host(host));
+        let filtered: Vec<_> = facts.unavailable().filter(|name| names.contains(name)).collect();
+        (names.map(|name| has(&facts.words, name)), filtered)
+    };
+    assert_eq!(both(false, &names), ([false; 2], vec![]));
+    assert_eq!(both(true, &names), ([true; 2], vec![]));
+    assert_eq!(both(true, &["ht"]), ([true, false], vec!["cmp-legacy"]), "as on a host of another vendor");
 }
 
 #[test]

@@ -13,9 +13,13 @@ use super::cpuid::{BRAND_LEAVES, brand, find, numbers};
 use super::os_error;
 use crate::cpu::{COUNT, Facts, MsrForm, Register, Source, Supported, WORDS, Words, feature};
 
+/// What KVM does not tell, as it is about a processor's place among others, which is ours to say.
+const OURS: [&str; 2] = ["ht", "topoext"];
+
 /// Reads what there is. `table` is KVM's, completed.
 pub(crate) fn supported(kvm: &Kvm, table: &CpuId) -> Supported {
     let mut words = cpuid_words(table);
+    OURS.iter().filter_map(|name| feature(name)).for_each(|ours| ours.switch(&mut words, true));
     let known = kvm.get_msr_feature_index_list().map(|list| list.as_slice().to_vec()).unwrap_or_default();
     for (at, index, form) in msr_words().filter(|(_, index, _)| known.contains(index)) {
         let value = Msrs::from_entries(&[entry(index, 0)]).ok().and_then(|mut msrs| {

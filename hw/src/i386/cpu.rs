@@ -191,7 +191,7 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     }
     let topology = machine.smp().package();
     let mut facts = machine.cpu().facts(accel.supported_cpu());
-    facts.realize(&topology);
+    facts.realize(&topology, accel.supported_cpu());
     check_apic_ids(machine, &facts)?;
     if accel.is_kvm() {
         facts.report(&topology, accel.processor_phys_bits())?;

@@ -8,13 +8,13 @@ use tests::Vm;
 use super::{M, can, complaints, device, q35, resize};
 use crate::session::{guest_reached, guest_says};
 
-fn survives_garbage(accel: &str) {
+fn survives_garbage(accel: &str, counts: [usize; 4]) {
     let mut vm = q35(accel, &device(",requested-size=64M"));
     guest_reached(&mut vm, &[64 * M]);
     let begun = Instant::now();
     let (mut all, mut sent, mut resets, mut ignored) = (String::new(), 0, 0, 0);
     // Different requests each time.
-    for count in [498, 499, 501, 502] {
+    for count in counts {
         vm.serial().send(format!("garbage {count}\r").as_bytes()).unwrap();
         // The monitor answers while that goes on.
         for _ in 0..5 {
@@ -33,11 +33,11 @@ fn survives_garbage(accel: &str) {
         // The driver begins anew, and all is as before.
         guest_reached(&mut vm, &[64 * M]);
     }
-    assert_eq!(sent, 2000, "{all}");
+    assert_eq!(sent, counts.iter().sum::<usize>(), "{all}");
     // One that is not answered at once because the machine is busy counts as ignored.
     let complaints = complaints(&vm);
     assert!(complaints.len() <= resets + ignored, "{all}; {}", complaints.len());
-    assert!(resets > 1000, "most requests break the protocol: {all}");
+    assert!(resets > sent / 2, "most requests break the protocol: {all}");
     // The first 256 are shown, then ten each second: a guest does not fill the terminal.
     let paces = begun.elapsed().as_millis() as usize / 100;
     assert!((256..=256 + paces).contains(&complaints.len()), "{all}; {}", complaints.len());
@@ -49,14 +49,15 @@ fn survives_garbage(accel: &str) {
 #[test]
 fn a_hostile_driver_harms_only_its_own_device_on_kvm() {
     if can("kvm") {
-        survives_garbage("kvm");
+        // Each costs some exits.
+        survives_garbage("kvm", [148, 149, 151, 152]);
     }
 }
 
 #[test]
 fn a_hostile_driver_harms_only_its_own_device_on_sim() {
     if can("sim") {
-        survives_garbage("sim");
+        survives_garbage("sim", [498, 499, 501, 502]);
     }
 }
 

@@ -52,7 +52,7 @@ fn build_from(table: &CpuId, text: &str) -> CpuId {
         kvm: true,
     };
     let mut facts = CpuModel::parse(text).unwrap().facts(&supported);
-    facts.realize(&SECOND_OF_THREE.topology);
+    facts.realize(&SECOND_OF_THREE.topology, &supported);
     build(table, &facts, &SECOND_OF_THREE).unwrap()
 }
 

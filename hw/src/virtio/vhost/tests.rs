@@ -28,6 +28,8 @@ const NOTIFY: u64 = BAR4 + 0x3000;
 const RING: u64 = 0x10_0000;
 const SLOT: u32 = 5;
 const RUNNING: u64 = 15;
+/// A back end is waited for so short that tests of stalls are over soon, and longer than a busy host may keep one waiting that does not stall.
+const IMPATIENT: &str = ",x-pliant-timeout-ms=3000";
 
 /// A machine with shared memory and a disk whose back end is the script's.
 struct World {
@@ -58,20 +60,20 @@ impl World {
         Self { rig, back_end, _dir: dir }
     }
 
+    /// The back end is waited for longer than a test takes, unless `more` says how long.
     fn try_add(&self, more: &str) -> Result<Arc<dyn Device>> {
-        self.rig.add(&format!("vhost-user-blk-pci,id=d0,chardev=c0,addr=5,num-queues=2{more}"))
+        let timeout = if more.contains("timeout-ms") { "" } else { ",x-pliant-timeout-ms=20000" };
+        self.rig.add(&format!("vhost-user-blk-pci,id=d0,chardev=c0,addr=5,num-queues=2{timeout}{more}"))
     }
 
-    /// With the disk, the machine running, its registers mapped and bus mastering on. The back end is waited for longer than a
-    /// test takes.
+    /// With the disk, the machine running, its registers mapped and bus mastering on.
     fn with(script: Script, chardev: &str) -> Self {
-        Self::with_patience(20_000, script, chardev)
+        Self::with_disk("", script, chardev)
     }
 
-    /// The same, with the milliseconds that the back end is waited for.
-    fn with_patience(ms: u32, script: Script, chardev: &str) -> Self {
+    fn with_disk(more: &str, script: Script, chardev: &str) -> Self {
         let world = Self::without_disk(script, chardev);
-        world.try_add(&format!(",x-pliant-timeout-ms={ms}")).unwrap();
+        world.try_add(more).unwrap();
         world.rig.machine.finish().unwrap();
         world.rig.machine.start();
         world.map();
@@ -82,9 +84,8 @@ impl World {
         Self::with(Script::default(), "")
     }
 
-    /// With a back end that is waited for so short that tests of stalls are over soon.
     fn impatient() -> Self {
-        Self::with_patience(1000, Script::default(), "")
+        Self::with_disk(IMPATIENT, Script::default(), "")
     }
 
     fn map(&self) {

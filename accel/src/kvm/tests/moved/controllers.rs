@@ -90,11 +90,17 @@ fn what_interrupt_controllers_hold_at_the_move_is_delivered_after_it() {
         (0x12, |rig| rig.accel.irq().set_gsi(20, true)),
         (0x15, |rig| rig.accel.irq().set_gsi(5, true)),
     ];
+    // Without the request of the PIT, which goes on counting.
+    let held = |rig: &Rig| {
+        let mut chips = rig.accel.chips().unwrap();
+        chips.pics[0].irr &= !1;
+        chips
+    };
     for (port, raise) in sources {
         let Some((from, to)) = with_controllers(&HELD_OFF) else { return };
         raise(&from);
         hand_over(&from, &to);
-        assert_eq!(from.accel.chips(), to.accel.chips());
+        assert_eq!(held(&from), held(&to));
         assert_eq!(from.accel.local_apic(0), to.accel.local_apic(0));
         to.ram.write(0x3000, &[1]).unwrap();
         to.accel.resume();

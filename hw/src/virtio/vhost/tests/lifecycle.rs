@@ -68,7 +68,7 @@ fn a_reset_ends_when_the_back_end_let_go_and_the_next_start_begins_anew() {
 
 #[test]
 fn what_a_driver_writes_during_a_reset_is_lost() {
-    let mut world = World::with_patience(1000, Script::default(), "");
+    let mut world = World::impatient();
     world.start();
     world.back_end.misbehave(Request::GetVringBase, Misdeed::Stall);
     world.set_status(0);

@@ -94,10 +94,7 @@ fn a_back_end_that_makes_sense_the_second_time_is_taken() {
 #[test]
 fn a_stalled_back_end_is_waited_for_once() {
     let script = Script { misdeeds: vec![(Request::GetQueueNum, Misdeed::Stall)], ..Script::default() };
-    assert_eq!(
-        refusal(script, ",x-pliant-timeout-ms=100"),
-        ("vhost_backend_init failed: Connection timed out".to_owned(), 1)
-    );
+    assert_eq!(refusal(script, IMPATIENT), ("vhost_backend_init failed: Connection timed out".to_owned(), 1));
 }
 
 #[test]

@@ -169,10 +169,10 @@ fn a_back_end_that_stalls_when_it_comes_back_is_waited_for_by_nobody() {
 
 #[test]
 fn a_back_end_that_stalled_is_tried_again() {
-    let mut world = World::with_patience(100, Script::default(), "reconnect-ms=10");
+    let mut world = World::with_disk(IMPATIENT, Script::default(), "reconnect-ms=10");
     world.start();
     world.back_end.state().script.misdeeds = vec![(Request::GetFeatures, Misdeed::Stall); 3];
     world.back_end.misbehave(Request::SetConfig, Misdeed::Stall);
     world.write(CONFIG + 32, 1, 1);
-    world.until(|world| world.back_end.state().connections == 5 && world.is_served());
+    world.until(|world| world.back_end.state().connections >= 5 && world.is_served());
 }
