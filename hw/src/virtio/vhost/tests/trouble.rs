@@ -169,8 +169,7 @@ fn a_back_end_that_stalls_when_it_comes_back_is_waited_for_by_nobody() {
 
 #[test]
 fn a_back_end_that_stalled_is_tried_again() {
-    // Four times, which must be over before the test loses its own patience.
-    let mut world = World::with_disk(",x-pliant-timeout-ms=2000", Script::default(), "reconnect-ms=10");
+    let mut world = World::with_disk(",x-pliant-timeout-ms=100", Script::default(), "reconnect-ms=10");
     world.start();
     world.back_end.state().script.misdeeds = vec![(Request::GetFeatures, Misdeed::Stall); 3];
     world.back_end.misbehave(Request::SetConfig, Misdeed::Stall);
