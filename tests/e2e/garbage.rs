@@ -7,15 +7,16 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
 use tests::pci::Function;
 use tests::virtio_mem::{IDS, Kind, VirtioMem};
-use tests::{Need, Peer, Vm, VmBuilder, have, program};
+use tests::{Need, Peer, Vm, VmBuilder, have, program, share_of};
 
-/// Runs so many cases on one state (a machine), and panics with the smallest one that fails; it is shown, not stored.
+/// Runs so many cases, or the share of them that is wanted, on one state (a machine), and panics with the smallest one that fails; it is shown, not stored.
 fn cases<S: Strategy, T>(
-    cases: u32,
+    cases: usize,
     strategy: &S,
     state: T,
     test: impl Fn(&mut T, S::Value) -> Result<(), TestCaseError>,
 ) -> T {
+    let cases = share_of(cases) as u32;
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let state = RefCell::new(state);
     TestRunner::new(config).run(strategy, |value| test(&mut state.borrow_mut(), value)).unwrap();

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 use tests::stream::Stream;
-use tests::{Need, Vm, VmBuilder, WireError, have};
+use tests::{Need, Vm, VmBuilder, WireError, have, share_of};
 
 use super::{capabilities, file, migrate, plug, reached};
 
@@ -125,11 +125,11 @@ fn streams_cut_anywhere_are_refused() {
     }
     let stream = stream();
     let end = end_of_state(stream);
-    for at in numbers(1, 30, end - 1) {
+    for at in numbers(1, share_of(30), end - 1) {
         assert!(!taken_in(&format!("cut at {at} of {end}"), &stream[..at]));
     }
     // Devices are the smaller part, and the more interesting one.
-    for at in numbers(2, 30, 5000) {
+    for at in numbers(2, share_of(30), 5000) {
         let at = end - 1 - at;
         assert!(!taken_in(&format!("cut at {at} of {end}"), &stream[..at]));
     }
@@ -142,10 +142,11 @@ fn changed(seed: u64) {
     }
     let stream = stream();
     let end = end_of_state(stream);
-    let mut places = numbers(seed, 5, end);
-    places.extend(numbers(seed + 1, 5, 1000));
-    places.extend(numbers(seed + 2, 20, 5500).iter().map(|at| end - 1 - at));
-    for (at, flip) in places.into_iter().zip(numbers(seed + 3, 30, 255)) {
+    let mut places = numbers(seed, share_of(5), end);
+    places.extend(numbers(seed + 1, share_of(5), 1000));
+    places.extend(numbers(seed + 2, share_of(20), 5500).iter().map(|at| end - 1 - at));
+    let flips = numbers(seed + 3, places.len(), 255);
+    for (at, flip) in places.into_iter().zip(flips) {
         let mut bytes = stream.to_vec();
         bytes[at] ^= flip as u8 + 1;
         taken_in(&format!("byte {at} of {end} is {:#x}, not {:#x}", bytes[at], stream[at]), &bytes);

@@ -18,7 +18,7 @@
 //! | [`check`] | the comparison |
 //! | [`whole`] | a device in a machine, with a ring and properties, against the same model |
 //!
-//! `PLIANT_MODEL_SOAK=N` runs N times as many lives: `PLIANT_MODEL_SOAK=20 cargo test -p hw --lib virtio_mem::tests::model`.
+//! `PLIANT_TEST_CASES` says how many lives, in percent: `PLIANT_TEST_CASES=2000 cargo test -p hw --lib virtio_mem::tests::model`.
 //!
 //! Left out: accesses of vCPUs (`accel::kvm` has a model of its own), migration of the state, threads.
 
@@ -42,12 +42,10 @@ use world::World;
 /// Lives of each test below; the nine make 10,008.
 const LIVES: u32 = 1112;
 
-/// Cases of a test that has `usual` ones.
+/// Cases of a test that has `usual` ones, or the share of them that is wanted.
 fn lives(usual: u32) -> ProptestConfig {
-    let soak = std::env::var("PLIANT_MODEL_SOAK")
-        .ok()
-        .map(|text| text.parse().expect("PLIANT_MODEL_SOAK is a number"));
-    ProptestConfig::with_cases(usual * soak.unwrap_or(1u32))
+    let share = std::env::var("PLIANT_TEST_CASES").map_or(100, |text| text.parse().expect("percent"));
+    ProptestConfig::with_cases((usual * share).div_ceil(100))
 }
 
 /// Lives through one life.

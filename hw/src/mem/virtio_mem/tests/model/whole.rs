@@ -331,7 +331,7 @@ impl Whole {
 }
 
 proptest! {
-    #![proptest_config(lives(80))]
+    #![proptest_config(lives(200))]
     #[test]
     fn properties_are_set_at_any_time_and_answers_are_those_of_that_time(
         raw in any::<[u16; 4]>(), events in vec(any::<[u16; 3]>(), 1..24)
