@@ -26,6 +26,15 @@ const G: u64 = 1 << 30;
 const MEMORY: &str = "-machine q35,memory-backend=base -m 512M,maxmem=8G \
     -object memory-backend-memfd,id=base,size=512M,share=on -object memory-backend-memfd,id=mem0,size=4G,share=on";
 
+/// How long the program waits for a back end that is only slow, in milliseconds; one that it gives up is gone for good in most tests.
+const PATIENCE: &str = "-global vhost-user-blk-pci.x-pliant-timeout-ms=20000";
+
+/// That memory, and patience, which QEMU needs not be told to have.
+fn with_memory(builder: VmBuilder) -> VmBuilder {
+    let builder = builder.line(MEMORY);
+    if peer() == Peer::Pliant { builder.line(PATIENCE) } else { builder }
+}
+
 /// The names of what a back end can map, as `info mtree` has them.
 const SHARED: [&str; 2] = ["base", "mem0"];
 
@@ -73,7 +82,7 @@ impl Rig {
             Server::Daemon(daemon) => daemon.path(),
         };
         let relay = Relay::start(&builder.scratch().join("vhost"), path);
-        let vm = builder.line(MEMORY).line(line).qmp().hmp().serial().start();
+        let vm = with_memory(builder).line(line).qmp().hmp().serial().start();
         Self { vm, relay, server, protects: protects(line) }
     }
 
@@ -149,7 +158,7 @@ impl Drop for Rig {
         if !thread::panicking() {
             return;
         }
-        eprintln!("{}the machine:\n{}", self.relay.rings(), threads(self.vm.pid()));
+        eprintln!("{}{}the machine:\n{}", self.vm.stderr(), self.relay.rings(), threads(self.vm.pid()));
         if let Server::Daemon(daemon) = &self.server {
             eprintln!("the storage daemon:\n{}", threads(daemon.pid()));
         }

@@ -133,7 +133,8 @@ type Cause = (Request, u64, fn(&mut Rig));
 fn a_back_end_that_stalls_is_left_alone_and_everything_else_goes_on() {
     // QEMU waits for ever, with its monitors.
     let Some(accel) = accel("sim") else { return };
-    let mut rig = at_work(accel, Options::default(), DEVICES);
+    let impatient = DEVICES.replace("id=disk", "id=disk,x-pliant-timeout-ms=1000");
+    let mut rig = at_work(accel, Options::default(), &impatient);
     let steps: [Cause; 4] = [
         (Request::ADD_MEM_REG, 64 * M, |rig| rig.resize(2 * G)),
         (Request::REM_MEM_REG, 2 * G, |rig| rig.resize(64 * M)),
@@ -229,7 +230,7 @@ fn a_back_end_that_talks_nonsense_at_the_start_is_refused() {
             let backend = Backend::start(&builder.scratch().join("backend"), Options::default());
             let relay = Relay::start(&builder.scratch().join("vhost"), backend.path());
             relay.rule(Rule::Garble(request, bytes.clone()));
-            let exited = builder.line(MEMORY).line(&mortal()).qmp().try_start().unwrap_err();
+            let exited = with_memory(builder).line(&mortal()).qmp().try_start().unwrap_err();
             assert_eq!(
                 (exited.code, exited.signal),
                 (Some(1), None),

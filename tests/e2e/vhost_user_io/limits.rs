@@ -14,7 +14,7 @@ fn limited(slots: u64, devices: &str) -> Result<Rig, String> {
     let backend = Backend::start(&builder.scratch().join("backend"), Options::default());
     let relay = Relay::start(&builder.scratch().join("vhost"), backend.path());
     relay.rule(Rule::Answer(Request::GET_MAX_MEM_SLOTS, slots));
-    let started = builder.line(MEMORY).line(devices).qmp().hmp().serial().try_start();
+    let started = with_memory(builder).line(devices).qmp().hmp().serial().try_start();
     let vm = started.map_err(|exited| exited.stderr)?;
     Ok(Rig { vm, relay, server: Server::Own(backend), protects: protects(devices) })
 }
