@@ -36,8 +36,8 @@ fn an_idle_guest_halts_instead_of_burning_the_core() {
     assert_eq!(vmm.silence(Duration::from_secs(1)), "");
     vmm.send("off");
     let report = vmm.join();
-    // Boot, twenty timer ticks, power off: a few milliseconds each at most. A polling guest would take the whole second.
-    assert!(report.busy < Duration::from_millis(400), "{report:?}");
+    // Boot, twenty timer ticks, power off: a few milliseconds each, on a slow host tens of them. A polling guest takes the whole second.
+    assert!(report.busy < Duration::from_millis(900), "{report:?}");
 }
 
 #[test]
