@@ -26,10 +26,7 @@ impl Qtest {
     /// If the answer is not `OK` or does not come.
     pub fn command(&mut self, command: &str) -> String {
         let line = self.try_command(command).unwrap_or_else(|e| panic!("{command}: {e}"));
-        match line.strip_prefix("OK") {
-            Some(rest) => rest.trim_start().to_owned(),
-            None => panic!("{command}: {line}"),
-        }
+        result(command, &line).to_owned()
     }
 
     /// Sends a command and returns the whole answer (`OK ...`, `FAIL ...`, `ERR ...`).
@@ -39,6 +36,11 @@ impl Qtest {
     /// The program hung up or did not answer in time.
     pub fn try_command(&mut self, command: &str) -> Result<String, WireError> {
         self.wire.send(format!("{command}\n").as_bytes())?;
+        self.answer()
+    }
+
+    /// The next line that is no interrupt's.
+    fn answer(&mut self) -> Result<String, WireError> {
         loop {
             let line = self.wire.line()?;
             let Some(irq) = line.strip_prefix("IRQ ") else { return Ok(line) };
@@ -49,8 +51,19 @@ impl Qtest {
 
     /// Reads `len` bytes of an item of `fw_cfg` through its ports.
     pub fn fw_cfg_item(&mut self, key: u16, len: usize) -> Vec<u8> {
+        const READ: &str = "inb 0x511";
         self.out(0x510, 2, key.into());
-        (0..len).map(|_| self.inp(0x511, 1) as u8).collect()
+        // Many at a time, as waiting for each answer takes longer than what is waited for; both directions hold so many.
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let count = (len - bytes.len()).min(512);
+            self.wire.send(format!("{READ}\n").repeat(count).as_bytes()).expect("the program listens");
+            for _ in 0..count {
+                let line = self.answer().unwrap_or_else(|e| panic!("{READ}: {e}"));
+                bytes.push(number(result(READ, &line)) as u8);
+            }
+        }
+        bytes
     }
 
     /// A file of `fw_cfg`: its key and its bytes; `None` if it is not there.
@@ -171,6 +184,11 @@ fn suffix(size: usize) -> char {
         8 => 'q',
         _ => panic!("no access of {size} bytes"),
     }
+}
+
+/// What follows `OK` in an answer.
+fn result<'a>(command: &str, line: &'a str) -> &'a str {
+    line.strip_prefix("OK").unwrap_or_else(|| panic!("{command}: {line}")).trim_start()
 }
 
 fn number(text: &str) -> u64 {
