@@ -44,7 +44,7 @@ use crate::settings::Settings;
 use crate::wire::{self, Output};
 
 /// How long a part of the memory section takes at most.
-const PART: Duration = Duration::from_millis(50);
+pub(super) const PART: Duration = Duration::from_millis(50);
 
 /// One machine on its way.
 pub struct Outgoing {
@@ -367,8 +367,11 @@ impl Outgoing {
             self.machine.free_pages(FreePages::Stop);
             let came = sender.sync();
             bandwidth.dirtied(counters, came);
-            if fits(sender.pending()) && stream.may_switch_over() {
-                return Ok(Next::Stop);
+            if fits(sender.pending()) {
+                if stream.may_switch_over()? {
+                    return Ok(Next::Stop);
+                }
+                stream.wait_ack();
             }
             if self.has(Capability::AutoConverge)
                 && let Some(percent) =

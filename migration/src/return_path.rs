@@ -244,9 +244,10 @@ impl ReturnPath {
         self.lock().shut.is_some()
     }
 
-    /// Why nothing more comes, if that is so and the last message did not come.
-    pub fn broken(&self) -> Option<String> {
-        self.lock().broken.clone()
+    /// Why the destination does not go on, if that is so: the way is broken, or its last word was that it failed.
+    pub fn failure(&self) -> Option<String> {
+        let heard = self.lock();
+        (heard.shut.is_some_and(|shut| shut != 0) || heard.broken.is_some()).then(|| why(&heard))
     }
 
     /// All requests that came since the last time.
@@ -281,6 +282,13 @@ impl ReturnPath {
         };
         // Either way the caller looks.
         drop(self.changed.wait_timeout_while(heard, time, quiet));
+    }
+
+    /// Waits for `time` at most until the destination agrees that the guest is stopped, or nothing more comes.
+    pub fn wait_ack(&self, time: Duration) {
+        let quiet = |heard: &mut Heard| !heard.acked && heard.shut.is_none() && heard.broken.is_none();
+        // Either way the caller looks.
+        drop(self.changed.wait_timeout_while(self.lock(), time, quiet));
     }
 
     /// Waits for an answer to the ping `number`, a request, or the end of the way.

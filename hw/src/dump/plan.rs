@@ -79,7 +79,7 @@ impl Plan {
         self.memory.last().is_some_and(|run| run.physical + run.len > u64::from(u32::MAX))
     }
 
-    /// The segments. With paging on in no vCPU, and without paging, linear addresses are physical ones.
+    /// The segments, by physical and then by linear address. With paging on in no vCPU, and without paging, linear addresses are physical ones.
     ///
     /// # Errors
     /// The guest's tables are larger than tables can be for a reason.
@@ -115,6 +115,8 @@ impl Plan {
                 });
             }
         }
+        // What is cut from the start of one mapping may begin behind, or with, the next.
+        loads.sort_unstable_by_key(|load| (load.physical, load.linear));
         Ok(loads)
     }
 

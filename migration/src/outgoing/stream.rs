@@ -10,7 +10,7 @@ use qapi::types::MigrationCapability as Capability;
 use vmstate::Described;
 
 use super::saved::Saved;
-use super::{Outgoing, Stop, Work};
+use super::{Outgoing, PART, Stop, Work};
 use crate::channel::Kind;
 use crate::ram::save::Sender;
 use crate::return_path::{ReturnPath, command};
@@ -85,15 +85,28 @@ impl<'a> Stream<'a> {
     }
 
     /// Whether the other side agrees that the guest is stopped.
-    pub(super) fn may_switch_over(&self) -> bool {
-        !self.job.has(Capability::SwitchoverAck) || self.back.as_ref().is_none_or(|back| back.is_acked())
+    pub(super) fn may_switch_over(&self) -> Work<bool> {
+        match self.back.as_ref().filter(|back| self.job.has(Capability::SwitchoverAck) && !back.is_acked()) {
+            // It will not come any more.
+            Some(back) if back.is_shut() => {
+                Err(Stop::Failed("return path: the destination ended without its word".to_owned()))
+            }
+            waits => Ok(waits.is_none()),
+        }
     }
 
-    /// Whether the other side is still there, as far as it would say so.
+    /// Whether the other side still takes the machine in, as far as it would say so.
     pub(super) fn check_back(&self) -> Work<()> {
-        match self.back.as_ref().and_then(|back| back.broken()) {
+        match self.back.as_ref().and_then(|back| back.failure()) {
             Some(why) => Err(Stop::Failed(format!("return path: {why}"))),
             None => Ok(()),
+        }
+    }
+
+    /// Waits until the other side agrees that the guest is stopped, or is gone, but not for long.
+    pub(super) fn wait_ack(&self) {
+        if let Some(back) = &self.back {
+            back.wait_ack(PART);
         }
     }
 

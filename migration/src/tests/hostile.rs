@@ -259,6 +259,10 @@ fn answers_that_are_cut_or_changed_leave_the_source_its_machine() {
     for at in 0..answers.len() {
         assert_eq!(answered(&from, &listener, &uri, &answers[..at]), "failed", "{at}");
     }
+    // The last word before its time.
+    for end in 0..2 {
+        assert_eq!(answered(&from, &listener, &uri, &[0, 1, 0, 4, 0, 0, 0, end]), "failed", "{end}");
+    }
     let run = |(at, flip): (usize, u8)| {
         let mut changed = answers.clone();
         changed[at] ^= flip;
