@@ -74,6 +74,16 @@ pub mod ram {
     /// Everything that other channels were sent before comes before what follows.
     #[doc(alias = "RAM_SAVE_FLAG_MULTIFD_FLUSH")]
     pub const FLUSH: u64 = 0x200;
+
+    /// Bytes of a page of zeroes in the stream.
+    pub const ZERO_PAGE: usize = 9;
+
+    /// A page of zeroes in the stream: its offset with flags besides [`FILLED`], and the byte.
+    pub fn zero_page(head: u64) -> [u8; ZERO_PAGE] {
+        let mut record = [0; ZERO_PAGE];
+        record[..8].copy_from_slice(&(head | FILLED).to_be_bytes());
+        record
+    }
 }
 
 mod input;

@@ -265,7 +265,7 @@ impl Pages<'_> {
         // All of them, before anything is written.
         head.normal.iter().chain(&head.zero).try_for_each(|page| block.check(*page))?;
         for page in &head.zero {
-            block.fill(*page, 0)?;
+            block.clear(*page)?;
         }
         let channel = self.channel;
         match &mut self.unpacker {

@@ -53,19 +53,21 @@ impl LoadBlock {
         self.written[word].fetch_or(bit, Ordering::Relaxed);
     }
 
-    /// Whether the page is zero without anybody having to look.
-    fn is_untouched(&self, offset: u64) -> bool {
+    /// Whether the stream brought something for the page.
+    fn is_written(&self, offset: u64) -> bool {
         let (word, bit) = Self::bit(offset);
-        if self.written[word].load(Ordering::Relaxed) & bit != 0 {
-            return false;
-        }
+        self.written[word].load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// The hole from `offset` on, which is zero without anybody having to look; empty if there is something.
+    fn hole(&self, offset: u64) -> Range<u64> {
         // Assigned whole.
         let mut hole = self.hole.lock().unwrap_or_else(PoisonError::into_inner);
         if !hole.contains(&offset) {
             let end = self.block.size().min(offset + LOOK);
             *hole = offset..self.reader.next_data(offset..end).start;
         }
-        hole.contains(&offset)
+        offset..hole.end.max(offset)
     }
 
     /// Whether a page may be put there.
@@ -73,15 +75,29 @@ impl LoadBlock {
     /// # Errors
     /// It may not.
     pub(crate) fn check(&self, offset: u64) -> Result<()> {
-        let inside = offset.checked_add(PAGE).is_some_and(|end| end <= self.block.size());
-        let plugged = |manager: Arc<memory::DiscardManager>| {
-            let start = offset - offset % manager.granularity();
-            manager.is_populated(start..start + manager.granularity())
-        };
-        if inside && offset.is_multiple_of(PAGE) && self.block.discard_manager().is_none_or(plugged) {
-            return Ok(());
+        let end = offset.checked_add(PAGE).ok_or_else(|| illegal(offset))?;
+        self.check_all(offset..end)
+    }
+
+    /// Whether pages may be put there, of which there are some.
+    ///
+    /// # Errors
+    /// Of one of them they may not.
+    fn check_all(&self, range: Range<u64>) -> Result<()> {
+        if range.end > self.block.size() || !range.start.is_multiple_of(PAGE) {
+            return Err(illegal(range.start));
         }
-        Err(illegal(offset))
+        let Some(manager) = self.block.discard_manager() else { return Ok(()) };
+        // A block of the device holds whole pages.
+        let size = manager.granularity();
+        let mut start = range.start - range.start % size;
+        while start < range.end {
+            if !manager.is_populated(start..start + size) {
+                return Err(illegal(start.max(range.start)));
+            }
+            start += size;
+        }
+        Ok(())
     }
 
     /// How many pages from `offset` on may be put there and were not yet, at most `most`.
@@ -103,14 +119,39 @@ impl LoadBlock {
         self.block.write(offset, bytes).map_err(|_| illegal(offset))
     }
 
+    /// Lets a page be zero. The offset was checked.
+    ///
+    /// # Errors
+    /// The memory cannot be written.
+    pub(crate) fn clear(&self, offset: u64) -> Result<()> {
+        self.clear_all(offset..offset + PAGE)
+    }
+
+    /// Lets whole pages be zero. They were checked.
+    ///
+    /// # Errors
+    /// The memory cannot be written.
+    fn clear_all(&self, range: Range<u64>) -> Result<()> {
+        let mut hole = 0..0;
+        for page in range.step_by(PAGE as usize) {
+            if !self.is_written(page) {
+                if !hole.contains(&page) {
+                    hole = self.hole(page);
+                }
+                if hole.contains(&page) {
+                    continue;
+                }
+            }
+            self.fill(page, 0)?;
+        }
+        Ok(())
+    }
+
     /// Fills a page with a byte. The offset was checked.
     ///
     /// # Errors
     /// The memory cannot be written.
-    pub(crate) fn fill(&self, offset: u64, byte: u8) -> Result<()> {
-        if byte == 0 && self.is_untouched(offset) {
-            return Ok(());
-        }
+    fn fill(&self, offset: u64, byte: u8) -> Result<()> {
         self.note(offset);
         self.block.write(offset, &[byte; PAGE as usize]).map_err(|_| illegal(offset))
     }
@@ -202,14 +243,7 @@ impl Loader {
                 (ram::BLOCKS, _) => self.list(input, offset)?,
                 (ram::FILLED, _) => {
                     let index = self.block(input, flags)?;
-                    let byte = input.u8()?;
-                    let block = &self.blocks.0[index];
-                    block.check(offset)?;
-                    match &self.landing {
-                        None => block.fill(offset, byte)?,
-                        Some(landing) if byte == 0 => landing.put(&block.name, offset, None)?,
-                        Some(landing) => landing.put(&block.name, offset, Some(&[byte; PAGE as usize]))?,
-                    }
+                    self.filled(input, index, offset)?;
                 }
                 (ram::PAGE, _) => {
                     let index = self.block(input, flags)?;
@@ -277,6 +311,31 @@ impl Loader {
         let found = self.blocks.index(&name);
         self.last = found;
         found.ok_or_else(|| LoadError::invalid(format!("Can't find block {name}")))
+    }
+
+    /// Takes in a page of which each byte is the same; with one of zeroes, those of them that follow it in order and are here.
+    fn filled(&mut self, input: &mut Input, index: usize, offset: u64) -> Result<()> {
+        let byte = input.u8()?;
+        let block = &self.blocks.0[index];
+        block.check(offset)?;
+        match &self.landing {
+            Some(landing) if byte == 0 => landing.put(&block.name, offset, None),
+            Some(landing) => landing.put(&block.name, offset, Some(&[byte; PAGE as usize])),
+            None if byte != 0 => block.fill(offset, byte),
+            None => {
+                let mut end = offset + PAGE;
+                let records = input.ready().chunks_exact(ram::ZERO_PAGE);
+                let follow = |record: &&[u8]| {
+                    let follows = end < block.block.size() && **record == ram::zero_page(end | ram::CONTINUE);
+                    end += if follows { PAGE } else { 0 };
+                    follows
+                };
+                let count = records.take_while(follow).count();
+                input.skip(count * ram::ZERO_PAGE);
+                block.check_all(offset..end)?;
+                block.clear_all(offset..end)
+            }
+        }
     }
 
     /// Takes in a page, and those that follow it in order and in the form that a source sends memory in for the first time.

@@ -238,19 +238,27 @@ impl Sender {
             return place.put_pages(out, &block.block, &range, zero);
         }
         let kind = if zero { ram::FILLED } else { ram::PAGE };
-        for page in range.step_by(PAGE as usize) {
-            if self.last == Some(index) {
-                out.u64(page | kind | ram::CONTINUE)?;
-            } else {
-                out.u64(page | kind)?;
-                out.text(&block.name)?;
-                self.last = Some(index);
-            }
+        let mut start = range.start;
+        if self.last != Some(index) {
+            out.u64(start | kind)?;
+            out.text(&block.name)?;
+            self.last = Some(index);
             if zero {
                 out.u8(0)?;
             } else {
-                out.guest(&block.block, page, PAGE)?;
+                out.guest(&block.block, start, PAGE)?;
             }
+            start += PAGE;
+        }
+        let pages = (start..range.end).step_by(PAGE as usize);
+        if zero {
+            // So little of each that it is gathered first.
+            let heads = pages.flat_map(|page| ram::zero_page(page | ram::CONTINUE));
+            return out.bytes(&heads.collect::<Vec<u8>>());
+        }
+        for page in pages {
+            out.u64(page | kind | ram::CONTINUE)?;
+            out.guest(&block.block, page, PAGE)?;
         }
         Ok(())
     }

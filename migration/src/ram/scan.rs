@@ -93,7 +93,7 @@ impl<'a> Scan<'a> {
             while at < end {
                 // A hole is told in one.
                 let (next, zero) =
-                    if hole { (end, true) } else { (at + PAGE, self.block.block.is_zero(at, PAGE as usize)) };
+                    if hole { (end, true) } else { self.block.block.alike(at..end, PAGE as usize) };
                 match &mut last {
                     Some((run, kind)) if *kind == zero => run.end = next,
                     _ => {

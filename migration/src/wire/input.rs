@@ -45,6 +45,20 @@ impl Input {
         self.pushed_back = bytes;
     }
 
+    /// What comes next and was read already; there may be nothing.
+    pub fn ready(&self) -> &[u8] {
+        if self.pushed_back.is_empty() { &self.buffer[self.start..self.end] } else { &self.pushed_back }
+    }
+
+    /// Leaves out so many bytes of what is [ready](Self::ready), at most all.
+    pub fn skip(&mut self, count: usize) {
+        if self.pushed_back.is_empty() {
+            self.start = (self.start + count).min(self.end);
+        } else {
+            self.pushed_back.drain(..count.min(self.pushed_back.len()));
+        }
+    }
+
     /// The next `N` bytes.
     ///
     /// # Errors
