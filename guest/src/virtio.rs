@@ -52,8 +52,8 @@ const QUEUE_DRIVER: u64 = 40;
 const QUEUE_DEVICE: u64 = 48;
 const COMMON_SIZE: u32 = 56;
 
-/// Reads of the status register while a reset is under way. A device that is not reset after that many is broken.
-const RESET_POLLS: u32 = 1_000_000;
+/// How long a reset is waited for, in nanoseconds. A device that is not reset by then is broken.
+const RESET_PATIENCE_NS: u64 = 10_000_000_000;
 
 /// What can go wrong between driver and device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,16 +256,16 @@ impl Transport {
     /// [`VirtioError::ResetTimeout`].
     pub fn reset(&self, bus: &mut impl Bus) -> Result<(), VirtioError> {
         bus.mmio_write8(self.common + DEVICE_STATUS, 0);
-        for _ in 0..RESET_POLLS {
+        let end = bus.now_ns().saturating_add(RESET_PATIENCE_NS);
+        loop {
             if self.status(bus) == 0 {
                 return Ok(());
             }
-            if bus.stopped() {
-                break;
+            if bus.stopped() || bus.now_ns() >= end {
+                return Err(VirtioError::ResetTimeout);
             }
             bus.relax();
         }
-        Err(VirtioError::ResetTimeout)
     }
 
     /// The device's feature bits.
