@@ -264,9 +264,7 @@ impl Pages<'_> {
         };
         // All of them, before anything is written.
         head.normal.iter().chain(&head.zero).try_for_each(|page| block.check(*page))?;
-        for page in &head.zero {
-            block.clear(*page)?;
-        }
+        runs(&head.zero, |run| block.clear(run))?;
         let channel = self.channel;
         match &mut self.unpacker {
             None => runs(&head.normal, |run| {

@@ -119,19 +119,11 @@ impl LoadBlock {
         self.block.write(offset, bytes).map_err(|_| illegal(offset))
     }
 
-    /// Lets a page be zero. The offset was checked.
-    ///
-    /// # Errors
-    /// The memory cannot be written.
-    pub(crate) fn clear(&self, offset: u64) -> Result<()> {
-        self.clear_all(offset..offset + PAGE)
-    }
-
     /// Lets whole pages be zero. They were checked.
     ///
     /// # Errors
     /// The memory cannot be written.
-    fn clear_all(&self, range: Range<u64>) -> Result<()> {
+    pub(crate) fn clear(&self, range: Range<u64>) -> Result<()> {
         let mut hole = 0..0;
         for page in range.step_by(PAGE as usize) {
             if !self.is_written(page) {
@@ -333,7 +325,7 @@ impl Loader {
                 let count = records.take_while(follow).count();
                 input.skip(count * ram::ZERO_PAGE);
                 block.check_all(offset..end)?;
-                block.clear_all(offset..end)
+                block.clear(offset..end)
             }
         }
     }
