@@ -1,5 +1,6 @@
 //! The guest's memory in the stream.
 
+mod ahead;
 pub mod load;
 mod mapped;
 pub mod save;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memory::{BlockReader, Memory, RamBlock};
 use vmstate::{LoadError, Result};
 
+use super::ahead::Ahead;
 use super::mapped::Place;
 use super::{Form, blocks};
 use crate::incoming::landing::Landing;
@@ -174,6 +175,7 @@ pub struct Loader {
     /// The page that would come next if memory came in order, and how many behind it are guessed.
     next: Option<(usize, u64)>,
     guess: usize,
+    ahead: Ahead,
     form: Form,
     memory: Arc<Memory>,
     places: Vec<(usize, Place)>,
@@ -188,8 +190,7 @@ impl Loader {
     pub(crate) fn new(memory: &Arc<Memory>, form: Form, receivers: Option<Arc<Receivers>>) -> Self {
         let blocks = LoadBlocks(blocks(memory).into_iter().map(LoadBlock::new).collect());
         let (blocks, memory) = (Arc::new(blocks), Arc::clone(memory));
-        let places = Vec::new();
-        Self { blocks, last: None, next: None, guess: 0, form, memory, places, receivers, landing: None }
+        Self::with(blocks, memory, form, receivers, None)
     }
 
     /// From now on the guest may run.
@@ -200,9 +201,18 @@ impl Loader {
     /// For a second channel of the same machine.
     pub(crate) fn second(&self) -> Self {
         let (blocks, memory) = (Arc::clone(&self.blocks), Arc::clone(&self.memory));
-        let landing = self.landing.clone();
-        let (form, places) = (self.form, Vec::new());
-        Self { blocks, last: None, next: None, guess: 0, form, memory, places, receivers: None, landing }
+        Self::with(blocks, memory, self.form, None, self.landing.clone())
+    }
+
+    fn with(
+        blocks: Arc<LoadBlocks>,
+        memory: Arc<Memory>,
+        form: Form,
+        receivers: Option<Arc<Receivers>>,
+        landing: Option<Arc<Landing>>,
+    ) -> Self {
+        let (ahead, places) = (Ahead::default(), Vec::new());
+        Self { blocks, last: None, next: None, guess: 0, ahead, form, memory, places, receivers, landing }
     }
 
     /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
@@ -244,7 +254,11 @@ impl Loader {
                 (ram::FLUSH, Some(receivers)) => receivers.flush()?,
                 // Of a file whose pages are at places of their own, whoever wrote them.
                 (ram::FLUSH, None) if self.form.mapped => {}
-                (ram::END, _) => return Ok(()),
+                (ram::END, _) => {
+                    // What comes next may be the guest, which is to find its memory as it was sent.
+                    self.ahead.settle();
+                    return Ok(());
+                }
                 _ => {
                     let text = format!("Unknown combination of migration flags: {flags:#x}");
                     return Err(LoadError::invalid(text));
@@ -338,27 +352,40 @@ impl Loader {
             let bytes: [u8; PAGE as usize] = input.array()?;
             return landing.put(&block.name, offset, Some(&bytes));
         }
-        // A page that came before is not to be lost to a wrong guess.
-        let guess = self.guess as u64;
-        let ahead = || block.fresh(offset + PAGE, guess) as usize;
-        let mut wrong = false;
         let head = |page| page | ram::PAGE | ram::CONTINUE;
-        let count = input.pages(&block.block, offset, ahead, head, |spoiled| {
-            wrong = true;
-            for page in spoiled.step_by(PAGE as usize) {
-                block.note(page);
-                // It was written a moment ago.
-                let _ = block.block.write(page, &[0; PAGE as usize]);
+        let (mut at, mut begun) = (offset, true);
+        loop {
+            // A page that came before is not to be lost to a wrong guess.
+            let guess = self.guess as u64;
+            let ahead = || block.fresh(at + if begun { PAGE } else { 0 }, guess) as usize;
+            let mut wrong = false;
+            let spoiled = |spoiled: Range<u64>| {
+                wrong = true;
+                for page in spoiled.step_by(PAGE as usize) {
+                    block.note(page);
+                    // It was written a moment ago.
+                    let _ = block.block.write(page, &[0; PAGE as usize]);
+                }
+            };
+            let count = input.pages(&block.block, at, begun, ahead, head, spoiled)?;
+            if count == 0 {
+                // Something else comes, or is in the buffer.
+                return Ok(());
             }
-        });
-        let count = count?;
-        (0..count).for_each(|page| block.note(offset + page * PAGE));
-        // As many as came true of late: where zeroes lie between, guesses cost more than they save.
-        self.guess = match (wrong, self.next == Some((index, offset))) {
-            (true, _) | (false, false) => 0,
-            (false, true) => (self.guess * 2 + 1).min(AHEAD),
-        };
-        self.next = Some((index, offset + count * PAGE));
-        Ok(())
+            (0..count).for_each(|page| block.note(at + page * PAGE));
+            let follows = self.next == Some((index, at));
+            if begun && !follows {
+                self.ahead.begin(at);
+            }
+            at += count * PAGE;
+            self.next = Some((index, at));
+            self.ahead.reached(&block.block, at, |range| block.check_all(range).is_ok());
+            // As many as came true of late: where zeroes lie between, guesses cost more than they save.
+            self.guess = if wrong || !follows { 0 } else { (self.guess * 2 + 1).min(AHEAD) };
+            if self.guess == 0 {
+                return Ok(());
+            }
+            begun = false;
+        }
     }
 }

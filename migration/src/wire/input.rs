@@ -104,9 +104,10 @@ impl Input {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Fills the page at `offset` with what comes next, and as many of the pages behind it as follow, at most as many as `ahead` allows
-    /// when it is asked, each under the head that `head` gives for it. Says how many pages are filled. Of pages that are not, `spoiled` is told those which hold something else now;
-    /// what belonged elsewhere comes next.
+    /// Fills pages from `offset` on with what comes next, each under the head that `head` gives for it, as long as they follow and at most
+    /// as many as `ahead` allows when it is asked. `begun` says that the first one's head was read: it comes, and is not counted by `ahead`.
+    /// Says how many pages are filled. Of pages that are not, `spoiled` is told those which hold something else now; what belonged
+    /// elsewhere comes next.
     ///
     /// What is in the buffer is copied. All else goes where it belongs without: the head of the next page is guessed, and if something
     /// else comes, it is taken back.
@@ -117,19 +118,24 @@ impl Input {
         &mut self,
         block: &RamBlock,
         offset: u64,
+        begun: bool,
         ahead: impl FnOnce() -> usize,
         head: impl Fn(u64) -> u64,
         mut spoiled: impl FnMut(Range<u64>),
     ) -> io::Result<u64> {
-        let mut at = self.buffered(block, offset, PAGE)?;
+        let mut at = if begun { self.buffered(block, offset, PAGE)? } else { 0 };
         if at == PAGE {
             return Ok(1);
         }
-        let ahead = ahead().min(AHEAD) as u64;
-        let inside = offset.checked_add((1 + ahead) * PAGE).is_some_and(|end| end <= block.max_size());
+        if !begun && !self.ready().is_empty() {
+            return Ok(0);
+        }
+        let most = u64::from(begun) + ahead().min(AHEAD) as u64;
+        let inside = offset.checked_add(most * PAGE).is_some_and(|end| end <= block.max_size());
         if !inside {
             return Err(io::Error::other("memory outside of its block"));
         }
+        let mut begun = begun;
         // Bytes of the page `full` that are there.
         let (mut full, mut heads) = (0, [[0; HEAD]; AHEAD]);
         loop {
@@ -138,10 +144,15 @@ impl Input {
                 libc::iovec { iov_base: base.cast(), iov_len: (PAGE - at) as usize }
             };
             let mut iov = Vec::with_capacity(1 + 2 * AHEAD);
-            iov.push(place(full, at));
-            for (page, bytes) in (full + 1..=ahead).zip(&mut heads) {
+            if begun {
+                iov.push(place(full, at));
+            }
+            for (page, bytes) in (full + u64::from(begun)..most).zip(&mut heads) {
                 iov.push(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: HEAD });
                 iov.push(place(page, 0));
+            }
+            if iov.is_empty() {
+                return Ok(full);
             }
             // SAFETY: guest memory inside of the block, which is borrowed and never referred to; the heads are borrowed until they are
             // looked at.
@@ -149,27 +160,29 @@ impl Input {
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if count < PAGE - at {
-                at += count;
-                continue;
+            if begun {
+                if count < PAGE - at {
+                    at += count;
+                    continue;
+                }
+                count -= PAGE - at;
+                full += 1;
             }
-            count -= PAGE - at;
-            full += 1;
             let mut heads = heads.iter();
             loop {
                 let Some(found) = heads.next().filter(|_| count > 0) else { return Ok(full) };
-                let begun = &found[..count.min(HEAD as u64) as usize];
-                if begun != &head(offset + full * PAGE).to_be_bytes()[..begun.len()] {
-                    self.take_back(block, offset + full * PAGE, begun, heads.as_slice(), count, &mut spoiled);
+                let came = &found[..count.min(HEAD as u64) as usize];
+                if came != &head(offset + full * PAGE).to_be_bytes()[..came.len()] {
+                    self.take_back(block, offset + full * PAGE, came, heads.as_slice(), count, &mut spoiled);
                     return Ok(full);
                 }
                 if count <= HEAD as u64 {
-                    self.take_back(block, 0, begun, &[], count, &mut spoiled);
+                    self.take_back(block, 0, came, &[], count, &mut spoiled);
                     return Ok(full);
                 }
                 count -= HEAD as u64;
                 if count < PAGE {
-                    at = count;
+                    (begun, at) = (true, count);
                     break;
                 }
                 count -= PAGE;

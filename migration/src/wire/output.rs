@@ -1,4 +1,4 @@
-//! Writing the stream. Guest memory goes from where it is into the channel, without a copy of ours; into a socket, without any.
+//! Writing the stream. Guest memory goes from where it is into the channel, without a copy of ours; into a local socket, without any.
 
 #![expect(unsafe_code, reason = "writev of guest memory")]
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memory::RamBlock;
 
 use super::splice::Splicer;
-use crate::channel::{Channel, Kind};
+use crate::channel::Channel;
 
 /// Bytes that are gathered before they are written.
 const GATHER: usize = 1 << 20;
@@ -227,10 +227,9 @@ impl Output {
     /// Writes without a copy, if that can be; `false`: nothing was written.
     fn splice(&mut self) -> io::Result<bool> {
         let channel = &self.channel;
-        let splicer = self.splicer.get_or_insert_with(|| match channel.kind() {
-            Kind::Socket => Splicer::new(),
-            Kind::File | Kind::Pipe | Kind::Command => None,
-        });
+        // Over TCP each page and each head would be a fragment of its own in packets that hold few of them, which takes longer than copies.
+        let new = || if channel.is_local() { Splicer::new() } else { None };
+        let splicer = self.splicer.get_or_insert_with(new);
         let Some(own) = splicer.as_mut().and_then(|splicer| splicer.keep(&self.own)) else {
             return Ok(false);
         };

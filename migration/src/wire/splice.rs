@@ -1,4 +1,4 @@
-//! Guest memory into a socket without a copy here: its pages go through a pipe into the socket's queue by reference, and whoever reads at
+//! Guest memory into a local socket without a copy here: its pages go through a pipe into the socket's queue by reference, and whoever reads at
 //! the other end copies them once.
 //!
 //! What is read there is what the page holds by then. A page that the guest writes meanwhile is in the dirty log again, as its mark was

@@ -23,12 +23,16 @@ fn contents(page: u64) -> Vec<u8> {
 }
 
 /// What `bytes`, which begin with the contents of page 0, do to a block: pages that are filled, those that are spoiled, and what is left.
-fn read(block: &RamBlock, bytes: Vec<u8>, ahead: usize) -> (u64, Vec<u64>, Vec<u8>) {
+/// With `begun` the head of page 0 was read before; otherwise it is sent as well.
+fn read(block: &RamBlock, begun: bool, bytes: Vec<u8>, ahead: usize) -> (u64, Vec<u64>, Vec<u8>) {
+    let bytes = if begun { bytes } else { [&head(0).to_be_bytes()[..], &bytes].concat() };
     let (mut from, to) = UnixStream::pair().unwrap();
     let sender = std::thread::spawn(move || from.write_all(&bytes));
     let mut input = Input::new(Arc::new(Channel::new(to.into()).unwrap()));
     let mut spoiled = Vec::new();
-    let filled = input.pages(block, 0, || ahead, head, |range| spoiled.extend(range.step_by(PAGE as usize)));
+    let spoil = |range: std::ops::Range<u64>| spoiled.extend(range.step_by(PAGE as usize));
+    let ahead = || ahead + usize::from(!begun);
+    let filled = input.pages(block, 0, begun, ahead, head, spoil);
     let mut rest = Vec::new();
     input.read_to_end(&mut rest).unwrap();
     sender.join().unwrap().unwrap();
@@ -43,19 +47,39 @@ fn has(block: &RamBlock, page: u64) -> bool {
 
 #[test]
 fn pages_that_come_in_order_are_filled_as_far_as_is_allowed() {
-    let block = block();
-    let mut bytes = contents(0);
-    for page in (1..=3).map(|page| page * PAGE) {
-        bytes.extend(head(page).to_be_bytes());
-        bytes.extend(contents(page));
+    for begun in [true, false] {
+        let block = block();
+        let mut bytes = contents(0);
+        for page in (1..=3).map(|page| page * PAGE) {
+            bytes.extend(head(page).to_be_bytes());
+            bytes.extend(contents(page));
+        }
+        let all = bytes.len();
+        let (filled, spoiled, rest) = read(&block, begun, bytes, 2);
+        // A read may bring less than all that is sent.
+        assert!((1..=3).contains(&filled), "{filled}");
+        assert!((0..filled).all(|page| has(&block, page * PAGE)));
+        assert!(spoiled.is_empty(), "{spoiled:?}");
+        assert_eq!(rest.len(), all - filled as usize * (PAGE as usize + 8) + 8);
     }
-    let all = bytes.len();
-    let (filled, spoiled, rest) = read(&block, bytes, 2);
-    // A read may bring less than all that is sent.
-    assert!((1..=3).contains(&filled), "{filled}");
-    assert!((0..filled).all(|page| has(&block, page * PAGE)));
-    assert!(spoiled.is_empty(), "{spoiled:?}");
-    assert_eq!(rest.len(), all - filled as usize * (PAGE as usize + 8) + 8);
+}
+
+#[test]
+fn a_page_whose_head_is_guessed_may_be_something_else_or_be_there_already() {
+    let block = block();
+    let other = [((5 * PAGE) | ram::PAGE).to_be_bytes().to_vec(), contents(5 * PAGE)].concat();
+    let (mut from, to) = UnixStream::pair().unwrap();
+    from.write_all(&other).unwrap();
+    let mut input = Input::new(Arc::new(Channel::new(to.into()).unwrap()));
+    let mut spoiled = Vec::new();
+    let filled = input.pages(&block, 0, false, || 2, head, |range| spoiled.extend(range)).unwrap();
+    assert_eq!((filled, spoiled.first()), (0, Some(&0)));
+    // Now all of it is in the buffer, where nothing is guessed.
+    let filled = input.pages(&block, 5 * PAGE, false, || panic!("asked"), head, |_| panic!("spoiled"));
+    assert_eq!(filled.unwrap(), 0);
+    let mut came = vec![0; other.len()];
+    input.read_exact(&mut came).unwrap();
+    assert_eq!(came, other);
 }
 
 #[test]
@@ -70,7 +94,8 @@ fn what_belongs_elsewhere_comes_next_as_it_was_sent() {
         }
         behind.extend(vec![0xee; 100_000]);
         let bytes = [contents(0), head(PAGE).to_be_bytes().to_vec(), contents(PAGE), behind.clone()].concat();
-        let (filled, spoiled, rest) = read(&block, bytes.clone(), AHEAD);
+        let begun = other != 0;
+        let (filled, spoiled, rest) = read(&block, begun, bytes.clone(), AHEAD - 1);
         assert!((1..=2).contains(&filled), "{filled}");
         assert!((0..filled).all(|page| has(&block, page * PAGE)));
         assert_eq!(rest, bytes[filled as usize * (PAGE as usize + 8) - 8..]);
