@@ -1,6 +1,5 @@
 //! The guest's memory in the stream.
 
-mod ahead;
 pub mod load;
 mod mapped;
 pub mod save;

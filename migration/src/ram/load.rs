@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memory::{BlockReader, Memory, RamBlock};
 use vmstate::{LoadError, Result};
 
-use super::ahead::Ahead;
 use super::mapped::Place;
 use super::{Form, blocks};
 use crate::incoming::landing::Landing;
@@ -175,7 +174,6 @@ pub struct Loader {
     /// The page that would come next if memory came in order, and how many behind it are guessed.
     next: Option<(usize, u64)>,
     guess: usize,
-    ahead: Ahead,
     form: Form,
     memory: Arc<Memory>,
     places: Vec<(usize, Place)>,
@@ -211,8 +209,8 @@ impl Loader {
         receivers: Option<Arc<Receivers>>,
         landing: Option<Arc<Landing>>,
     ) -> Self {
-        let (ahead, places) = (Ahead::default(), Vec::new());
-        Self { blocks, last: None, next: None, guess: 0, ahead, form, memory, places, receivers, landing }
+        let places = Vec::new();
+        Self { blocks, last: None, next: None, guess: 0, form, memory, places, receivers, landing }
     }
 
     /// Lets pages come, now that it is known where memory is; those that are at places of their own are read here.
@@ -254,11 +252,7 @@ impl Loader {
                 (ram::FLUSH, Some(receivers)) => receivers.flush()?,
                 // Of a file whose pages are at places of their own, whoever wrote them.
                 (ram::FLUSH, None) if self.form.mapped => {}
-                (ram::END, _) => {
-                    // What comes next may be the guest, which is to find its memory as it was sent.
-                    self.ahead.settle();
-                    return Ok(());
-                }
+                (ram::END, _) => return Ok(()),
                 _ => {
                     let text = format!("Unknown combination of migration flags: {flags:#x}");
                     return Err(LoadError::invalid(text));
@@ -374,12 +368,8 @@ impl Loader {
             }
             (0..count).for_each(|page| block.note(at + page * PAGE));
             let follows = self.next == Some((index, at));
-            if begun && !follows {
-                self.ahead.begin(at);
-            }
             at += count * PAGE;
             self.next = Some((index, at));
-            self.ahead.reached(&block.block, at, |range| block.check_all(range).is_ok());
             // As many as came true of late: where zeroes lie between, guesses cost more than they save.
             self.guess = if wrong || !follows { 0 } else { (self.guess * 2 + 1).min(AHEAD) };
             if self.guess == 0 {
