@@ -7,21 +7,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use chardev::fds::Claim;
 use memory::RamBlock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, seek};
 use rustix::net::{AddressFamily, sockopt};
-use rustix::time::Timespec;
 
 /// What a local socket is to hold, in bytes: with the 208 KiB of the kernel's default the two sides wait for each other in turns.
 const LOCAL_BUFFER: usize = 2 << 20;
-/// How long the other side of a socket is watched before this thread sleeps: about as long as it takes to be woken, so that waiting
-/// costs at most twice as much as sleeping at once would have.
-const WATCH: Duration = Duration::from_micros(50);
-const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// What is at the other end, for error texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +144,8 @@ impl Channel {
     pub fn is_gone(&self) -> bool {
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
-        let polled = poll(&mut fds, Some(&NOW));
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = poll(&mut fds, Some(&now));
         self.is_shut() || (polled.is_ok() && fds[0].revents().intersects(gone))
     }
 
@@ -173,11 +168,8 @@ impl Channel {
 
     fn wait(&self, direction: PollFlags) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.fd, direction), PollFd::new(&self.shut, PollFlags::IN)];
-        let watched = Instant::now();
         loop {
-            let watches = self.kind == Kind::Socket && watched.elapsed() < WATCH;
-            match poll(&mut fds, watches.then_some(&NOW)) {
-                Ok(0) => {}
+            match poll(&mut fds, None) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) if fds[1].revents().contains(PollFlags::IN) => return Err(shut_error()),
