@@ -165,11 +165,13 @@ fn main() -> ExitCode {
         println!("{name}");
         timed("a pass of the guest, memory new to KVM", || machine.pass());
         timed("a pass, nobody logs", || machine.pass());
-        timed("start of the log", || machine.memory.start_global_dirty_log(CLIENT).expect("KVM logs"));
+        timed("start of the log, with the first look", || {
+            machine.memory.start_global_dirty_log(CLIENT).expect("KVM logs")
+        });
         if all {
             timed("a pass, logged, not watched", || machine.pass());
         }
-        timed("first look", || machine.memory.sync_dirty_log());
+        timed("look", || machine.memory.sync_dirty_log());
         let bytes = timed("taking everything", || machine.take());
         println!("    {} MiB", bytes / MIB);
         timed("look, nothing written", || machine.memory.sync_dirty_log());

@@ -2,8 +2,7 @@
 //!
 //! A client (a migration, say) goes by these rules, and then misses no write:
 //!
-//! 1. [`Memory::start_global_dirty_log`], with bitmaps in which nothing is marked, or what another client's log had left. A client that
-//!    wants the whole content counts everything as dirty now ([`Memory::mark_all_dirty`]), and so each block that
+//! 1. [`Memory::start_global_dirty_log`], with bitmaps in which the pages are marked that are not watched. A client that wants the whole content counts everything as dirty now ([`Memory::mark_all_dirty`]), and so each block that
 //!    it sees for the first time later.
 //! 2. [`Memory::sync_dirty_log`] moves what the guest wrote into the bitmaps, as often as the client likes. What this program writes
 //!    is marked at once. The last sync comes after the vCPUs and devices stopped.
@@ -15,7 +14,7 @@
 //! it: such pages are reported anew by each sync, until [`Memory::clear_dirty_log`] has them watched. That comes after the
 //! mark was taken and before the page is read, which is what `take_dirty` does. It goes by granules of 16 MiB, and what is watched
 //! already costs nothing. Several clients share the watching: only pages that were reported to all of them are watched again, and
-//! who joins is told of all that are not.
+//! who begins is told of all that are not, so that those that it takes are watched. KVM with manual protection watches none at first.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,22 +35,20 @@ impl Memory {
             return Ok(());
         }
         self.ram.set_dirty_log(client, true);
-        if !topology.logging.is_empty() {
-            topology.logging.insert(client);
-            // Pages that the others were told of are not watched any more.
-            topology.sync_dirty_log();
-            return Ok(());
-        }
-        let mut started: Vec<Arc<dyn MemoryListener>> = Vec::new();
-        for listener in topology.listeners() {
-            if let Err(error) = listener.log_global_start() {
-                started.iter().rev().for_each(|l| l.log_global_stop());
-                self.ram.set_dirty_log(client, false);
-                return Err(qapi::Error::generic(error));
+        if topology.logging.is_empty() {
+            let mut started: Vec<Arc<dyn MemoryListener>> = Vec::new();
+            for listener in topology.listeners() {
+                if let Err(error) = listener.log_global_start() {
+                    started.iter().rev().for_each(|l| l.log_global_stop());
+                    self.ram.set_dirty_log(client, false);
+                    return Err(qapi::Error::generic(error));
+                }
+                started.push(listener.clone());
             }
-            started.push(listener.clone());
         }
         topology.logging.insert(client);
+        // Pages that the others were told of are not watched any more; nor any, where an accelerator holds all to be dirty at first.
+        topology.sync_dirty_log();
         Ok(())
     }
 

@@ -243,7 +243,6 @@ struct Logging<'a>(&'a Memory);
 impl<'a> Logging<'a> {
     fn start(memory: &'a Memory) -> Result<Self> {
         memory.start_global_dirty_log(CLIENT)?;
-        memory.sync_dirty_log();
         Ok(Self(memory))
     }
 }

@@ -316,6 +316,19 @@ fn whoever_joins_is_told_of_pages_that_are_not_watched() {
     assert_eq!(machine.dirty(DirtyClient::DirtyRate), [5..6]);
 }
 
+#[test]
+fn what_an_accelerator_holds_to_be_dirty_at_first_comes_once() {
+    let machine = Machine::anonymous();
+    let accelerator = Arc::new(Manual::default());
+    machine.memory.add_listener(&machine.space, Arc::<Manual>::clone(&accelerator));
+    accelerator.pages().written = (0..SIZE / PAGE).map(|page| (page, false)).collect();
+    machine.memory.start_global_dirty_log(DirtyClient::Migration).unwrap();
+    machine.memory.mark_all_dirty(DirtyClient::Migration, &machine.block);
+    assert_eq!(machine.memory.take_dirty(DirtyClient::Migration, &machine.block, 0, SIZE), [0..SIZE]);
+    machine.memory.sync_dirty_log();
+    assert_eq!(machine.dirty(DirtyClient::Migration), []);
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
     GuestWrites(u64),

@@ -61,9 +61,6 @@ impl Sender {
     /// Writes cannot be logged.
     pub(crate) fn new(memory: &Arc<Memory>, form: Form, senders: Option<Senders>) -> Result<Self> {
         memory.start_global_dirty_log(CLIENT)?;
-        // An accelerator may hold every page to be dirty at first and watch none. Now it has said so, and what is taken of them is watched,
-        // so that it is not all sent again.
-        memory.sync_dirty_log();
         let take = |block: Arc<RamBlock>| {
             let log = block.dirty_log(CLIENT)?;
             memory.mark_all_dirty(CLIENT, &block);
