@@ -362,17 +362,18 @@ impl Loader {
                 }
             };
             let count = input.pages(&block.block, at, begun, ahead, head, spoiled)?;
-            if count == 0 {
-                // Something else comes, or is in the buffer.
-                return Ok(());
-            }
             (0..count).for_each(|page| block.note(at + page * PAGE));
             let follows = self.next == Some((index, at));
             at += count * PAGE;
             self.next = Some((index, at));
             // As many as came true of late: where zeroes lie between, guesses cost more than they save.
-            self.guess = if wrong || !follows { 0 } else { (self.guess * 2 + 1).min(AHEAD) };
-            if self.guess == 0 {
+            if wrong || !follows {
+                self.guess = 0;
+            } else if count > 0 {
+                self.guess = (self.guess * 2 + 1).min(AHEAD);
+            }
+            // With none, something else comes, or is in the buffer.
+            if count == 0 || self.guess == 0 {
                 return Ok(());
             }
             begun = false;

@@ -226,21 +226,15 @@ impl Input {
     fn buffered(&mut self, block: &RamBlock, offset: u64, len: u64) -> io::Result<u64> {
         let mut at = 0;
         while at < len {
-            let mut small = Vec::new();
-            let ready = if !self.pushed_back.is_empty() {
-                let count = self.pushed_back.len().min((len - at) as usize);
-                small.extend(self.pushed_back.drain(..count));
-                &small[..]
-            } else {
-                let count = (self.end - self.start).min((len - at) as usize);
-                self.start += count;
-                &self.buffer[self.start - count..self.start]
-            };
-            if ready.is_empty() {
+            let ready = self.ready();
+            let count = ready.len().min((len - at) as usize);
+            if count == 0 {
                 break;
             }
-            block.write(offset + at, ready).map_err(|_| io::Error::other("memory is not accessible"))?;
-            at += ready.len() as u64;
+            let put = block.write(offset + at, &ready[..count]);
+            put.map_err(|_| io::Error::other("memory is not accessible"))?;
+            self.skip(count);
+            at += count as u64;
         }
         Ok(at)
     }
@@ -310,21 +304,16 @@ impl Input {
 
 impl Read for Input {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if !self.pushed_back.is_empty() {
-            let count = self.pushed_back.len().min(buf.len());
-            buf[..count].copy_from_slice(&self.pushed_back[..count]);
-            self.pushed_back.drain(..count);
-            return Ok(count);
-        }
-        if self.start == self.end {
+        if self.ready().is_empty() {
             match self.fill() {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 other => other?,
             }
         }
-        let count = (self.end - self.start).min(buf.len());
-        buf[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
-        self.start += count;
+        let ready = self.ready();
+        let count = ready.len().min(buf.len());
+        buf[..count].copy_from_slice(&ready[..count]);
+        self.skip(count);
         Ok(count)
     }
 }
