@@ -33,8 +33,9 @@ pub(super) fn consoles(guest: &mut Linux, rounds: u32) {
 fn say_and_hear(guest: &mut Linux, socket: &str, device: &str, prepare: &str) {
     let path = guest.vm().scratch().join(socket);
     let mut host = guest.vm().connect(&path);
+    // Closed as well: a program that the shell starts later would have the port open, which nobody else can open then.
     let line = format!(
-        "exec 5<>{device}; {prepare}echo from the guest >&5; read -r heard <&5; echo \"heard $heard\""
+        "exec 5<>{device}; {prepare}echo from the guest >&5; read -r heard <&5; exec 5>&-; echo \"heard $heard\""
     );
     let number = guest.send(&line).expect("the guest runs");
     host.until("from the guest\n").unwrap_or_else(|e| panic!("{device}: {e}"));
