@@ -6,6 +6,7 @@
 
 pub mod hmp;
 pub mod json;
+pub mod migration;
 pub mod options;
 pub mod qmp;
 pub mod qtest;
@@ -56,6 +57,11 @@ mod corpus {
     #[test]
     fn json() {
         replay("json", crate::json::run);
+    }
+
+    #[test]
+    fn migration() {
+        replay("migration", crate::migration::run);
     }
 
     #[test]

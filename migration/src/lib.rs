@@ -171,7 +171,11 @@ impl Migration {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use more of it"))]
 mod testing;
 #[cfg(test)]
 mod tests;
