@@ -71,14 +71,9 @@ impl Configuration {
     pub fn describe(&self, devices: &[Described]) -> String {
         let mut out = Encoder::new();
         self.put_fields(&mut out);
-        let (_, fields, subsections) = out.finish();
-        let own = Described::device((Self::NAME, 0), (Self::NAME, Self::VERSION), &fields, &subsections);
-        let devices: Vec<&str> = devices.iter().map(Described::as_str).collect();
-        format!(
-            "{{\"configuration\":{},\"page_size\":4096,\"devices\":[{}]}}",
-            own.as_str(),
-            devices.join(",")
-        )
+        let own = Described::device((Self::NAME, 0), (Self::NAME, Self::VERSION), out.finish().1);
+        let devices: Vec<String> = devices.iter().map(Described::to_string).collect();
+        format!("{{\"configuration\":{own},\"page_size\":4096,\"devices\":[{}]}}", devices.join(","))
     }
 
     /// Whether what this says can be taken in by a machine of the type `name` with `uuid`, and capabilities that are on.

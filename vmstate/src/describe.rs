@@ -1,71 +1,107 @@
 //! The description of saved bytes that follows a stream, for programs that take it apart.
+//!
+//! While devices are saved nobody's guest runs, so that what they wrote is only noted then; texts are made of it later.
 
 use std::fmt::Write as _;
 
-/// One entry: a value, an array of values, a struct, or a (sub)section.
+/// What a section of a stream consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described(String);
+pub struct Described {
+    id: String,
+    instance: u32,
+    section: Part,
+}
 
 impl Described {
-    pub(crate) fn scalar(name: &str, kind: &str, size: usize, count: Option<usize>) -> Self {
-        let len = count.map_or_else(String::new, |n| format!(",\"array_len\":{n}"));
-        Self(format!("{{\"name\":{},\"type\":\"{kind}\",\"size\":{size}{len}}}", quoted(name)))
-    }
-
-    pub(crate) fn structure(
-        name: &str,
-        (state, version): (&str, u32),
-        index: Option<usize>,
-        size: usize,
-        fields: Vec<Self>,
-        subsections: Vec<Self>,
-    ) -> Self {
-        let index = index.map_or_else(String::new, |i| format!(",\"index\":{i}"));
-        let mut text = format!("{{\"name\":{}{index},\"type\":\"struct\",\"struct\":", quoted(name));
-        text.push_str(&Self::section((state, version), fields, subsections).0);
-        let _ = write!(text, ",\"size\":{size}}}");
-        Self(text)
-    }
-
-    pub(crate) fn section((name, version): (&str, u32), fields: Vec<Self>, subsections: Vec<Self>) -> Self {
-        Self(format!(
-            "{{\"vmsd_name\":{},\"version\":{version},{}}}",
-            quoted(name),
-            members(&fields, &subsections)
-        ))
-    }
-
-    /// A section of a stream.
-    pub fn device(
-        (id, instance): (&str, u32),
-        (name, version): (&str, u32),
-        fields: &[Self],
-        subsections: &[Self],
-    ) -> Self {
-        Self(format!(
-            "{{\"name\":{},\"instance_id\":{instance},\"vmsd_name\":{},\"version\":{version},{}}}",
-            quoted(id),
-            quoted(name),
-            members(fields, subsections)
-        ))
-    }
-
-    /// The JSON text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// What was saved for a device of this path, as a state of this name and version.
+    pub fn device(id: (&str, u32), name: (&'static str, u32), layout: Layout) -> Self {
+        Self { id: id.0.to_owned(), instance: id.1, section: Part { state: name, layout } }
     }
 }
 
-fn members(fields: &[Described], subsections: &[Described]) -> String {
-    let subsections = match subsections {
-        [] => String::new(),
-        some => format!(",\"subsections\":[{}]", list(some)),
-    };
-    format!("\"fields\":[{}]{subsections}", list(fields))
+/// The JSON text.
+impl std::fmt::Display for Described {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, instance, section: Part { state: (name, version), layout } } = self;
+        write!(out, "{{\"name\":{},\"instance_id\":{instance},\"vmsd_name\":{}", quoted(id), quoted(name))?;
+        write!(out, ",\"version\":{version},{layout}}}")
+    }
 }
 
-fn list(entries: &[Described]) -> String {
-    entries.iter().map(Described::as_str).collect::<Vec<_>>().join(",")
+/// The fields and subsections of a struct.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layout {
+    pub(crate) fields: Vec<Entry>,
+    pub(crate) subsections: Vec<Part>,
+}
+
+/// A struct or a subsection, by its name and version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) state: (&'static str, u32),
+    pub(crate) layout: Layout,
+}
+
+/// A field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    /// Bytes of it, or of each if there are several.
+    pub(crate) size: usize,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A value, or an array of so many.
+    Scalar(&'static str, Option<usize>),
+    /// A struct, and which of several it is.
+    Struct(Option<usize>, Part),
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        list(out, "\"fields\":[", &self.fields)?;
+        if self.subsections.is_empty() { Ok(()) } else { list(out, ",\"subsections\":[", &self.subsections) }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { state: (name, version), layout } = self;
+        write!(out, "{{\"vmsd_name\":{},\"version\":{version},{layout}}}", quoted(name))
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, size, kind } = self;
+        write!(out, "{{\"name\":{}", quoted(name))?;
+        match kind {
+            Kind::Scalar(kind, None) => write!(out, ",\"type\":\"{kind}\",\"size\":{size}}}"),
+            Kind::Scalar(kind, Some(count)) => {
+                write!(out, ",\"type\":\"{kind}\",\"size\":{size},\"array_len\":{count}}}")
+            }
+            Kind::Struct(index, part) => {
+                if let Some(index) = index {
+                    write!(out, ",\"index\":{index}")?;
+                }
+                write!(out, ",\"type\":\"struct\",\"struct\":{part},\"size\":{size}}}")
+            }
+        }
+    }
+}
+
+fn list<T: std::fmt::Display>(
+    out: &mut std::fmt::Formatter<'_>,
+    open: &str,
+    entries: &[T],
+) -> std::fmt::Result {
+    out.write_str(open)?;
+    for (at, entry) in entries.iter().enumerate() {
+        write!(out, "{}{entry}", if at > 0 { "," } else { "" })?;
+    }
+    out.write_char(']')
 }
 
 /// A JSON string. Names may hold what a user wrote, an `id` for one.

@@ -1,14 +1,13 @@
 //! Writing state: bytes, and at the same time what the bytes are.
 
-use crate::describe::Described;
+use crate::describe::{Entry, Kind, Layout, Part};
 
-/// Collects the bytes of one section together with their description.
+/// Collects the bytes of one section together with what describes them.
 #[derive(Debug, Default)]
 pub struct Encoder {
     bytes: Vec<u8>,
-    /// What was described so far of the struct that is being written.
-    fields: Vec<Described>,
-    subsections: Vec<Described>,
+    /// Of the struct that is being written, so far.
+    layout: Layout,
 }
 
 impl Encoder {
@@ -22,15 +21,15 @@ impl Encoder {
         self.bytes
     }
 
-    /// The bytes and what describes them: fields, subsections.
-    pub fn finish(self) -> (Vec<u8>, Vec<Described>, Vec<Described>) {
-        (self.bytes, self.fields, self.subsections)
+    /// The bytes and what they are.
+    pub fn finish(self) -> (Vec<u8>, Layout) {
+        (self.bytes, self.layout)
     }
 
     /// Writes `count` equal values of the kind `kind` under one name.
     pub(crate) fn scalar(
         &mut self,
-        name: &str,
+        name: &'static str,
         kind: &'static str,
         count: Option<usize>,
         write: impl FnOnce(&mut Vec<u8>),
@@ -40,20 +39,20 @@ impl Encoder {
         let size = (self.bytes.len() - before) / count.unwrap_or(1).max(1);
         // An array of nothing has no place in a description: a reader unfolds it to one element at least.
         if count != Some(0) {
-            self.fields.push(Described::scalar(name, kind, size, count));
+            self.layout.fields.push(Entry { name, size, kind: Kind::Scalar(kind, count) });
         }
     }
 
     /// Writes a struct under a name; `index` tells which of several it is.
     pub(crate) fn structure(
         &mut self,
-        name: &str,
+        name: &'static str,
         state: (&'static str, u32),
         index: Option<usize>,
         write: impl FnOnce(&mut Self),
     ) {
-        let (fields, subsections, size) = self.nested(write);
-        self.fields.push(Described::structure(name, state, index, size, fields, subsections));
+        let (layout, size) = self.nested(write);
+        self.layout.fields.push(Entry { name, size, kind: Kind::Struct(index, Part { state, layout }) });
     }
 
     /// Writes a subsection.
@@ -63,17 +62,14 @@ impl Encoder {
         self.bytes.push(name.len() as u8);
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(&version.to_be_bytes());
-        let (fields, subsections, _) = self.nested(write);
-        self.subsections.push(Described::section((name, version), fields, subsections));
+        let (layout, _) = self.nested(write);
+        self.layout.subsections.push(Part { state: (name, version), layout });
     }
 
-    fn nested(&mut self, write: impl FnOnce(&mut Self)) -> (Vec<Described>, Vec<Described>, usize) {
-        let outer = (std::mem::take(&mut self.fields), std::mem::take(&mut self.subsections));
+    fn nested(&mut self, write: impl FnOnce(&mut Self)) -> (Layout, usize) {
+        let outer = std::mem::take(&mut self.layout);
         let before = self.bytes.len();
         write(self);
-        let size = self.bytes.len() - before;
-        let fields = std::mem::replace(&mut self.fields, outer.0);
-        let subsections = std::mem::replace(&mut self.subsections, outer.1);
-        (fields, subsections, size)
+        (std::mem::replace(&mut self.layout, outer), self.bytes.len() - before)
     }
 }

@@ -42,7 +42,7 @@ mod section;
 mod shape;
 
 pub use decoder::Decoder;
-pub use describe::Described;
+pub use describe::{Described, Layout};
 pub use encoder::Encoder;
 pub use error::{Errno, LoadError, Result};
 pub use field::{Bits, CapabilityNames, Field, MAX_ELEMENTS, Text};

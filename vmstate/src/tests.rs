@@ -120,8 +120,8 @@ fn a_subsection_that_nobody_knows_is_an_error_and_another_owners_is_left_alone()
 fn the_description_tells_every_byte() {
     let mut out = Encoder::new();
     whole(Some(Extra { bytes: vec![3; 4] })).put_fields(&mut out);
-    let (_, fields, subsections) = out.finish();
-    let text = Described::device(("dev/whole", 0), ("whole", 2), &fields, &subsections);
+    let (_, layout) = out.finish();
+    let text = Described::device(("dev/whole", 0), ("whole", 2), layout).to_string();
     let expected = concat!(
         r#"{"name":"dev/whole","instance_id":0,"vmsd_name":"whole","version":2,"fields":["#,
         r#"{"name":"small","type":"uint8","size":1},{"name":"signed","type":"int32","size":4},"#,
@@ -134,7 +134,7 @@ fn the_description_tells_every_byte() {
         r#"{"name":"maybe","type":"uint16","size":2}],"subsections":[{"vmsd_name":"whole/extra","version":3,"fields":["#,
         r#"{"name":"bytes","type":"uint32","size":4},{"name":"bytes","type":"buffer","size":4}]}]}"#,
     );
-    assert_eq!(text.as_str(), expected);
+    assert_eq!(text, expected);
 }
 
 #[test]

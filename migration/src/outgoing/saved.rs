@@ -21,9 +21,9 @@ impl Saved {
         Self::new((&placed.id, placed.instance), (placed.section.name(), version), state)
     }
 
-    fn new(id: (&str, u32), name: (&str, u32), state: Encoder) -> Self {
-        let (bytes, fields, subsections) = state.finish();
-        let description = Described::device(id, name, &fields, &subsections);
+    fn new(id: (&str, u32), name: (&'static str, u32), state: Encoder) -> Self {
+        let (bytes, layout) = state.finish();
+        let description = Described::device(id, name, layout);
         Self { head: (id.0.to_owned(), id.1, name.1), bytes, description }
     }
 }
