@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from machine import Machine, is_qemu
 
@@ -111,14 +112,34 @@ def warm():
             memory[at : at + MIB] = one
 
 
-def move(source, program, args, kind, channels=0):
+def work_done(machine):
+    """Nanoseconds of processor time of all threads of a process."""
+    tasks = f"/proc/{machine.process.pid}/task"
+    done = 0
+    for task in os.listdir(tasks):
+        with open(f"{tasks}/{task}/schedstat", encoding="ascii") as stat:
+            done += int(stat.read().split()[0])
+    return done
+
+
+def settle(machine):
+    """Waits until a machine that waits does nothing else: who has just started may still be getting ready, in a thread of its own."""
+    before = None
+    while before != (before := work_done(machine)):
+        time.sleep(0.05)
+
+
+def move(source, program, args, kind, channels=0, needs_memory=True):
     """Moves a machine to a new process, which has it then; how many seconds it took."""
-    warm()
+    if needs_memory:
+        warm()
     there = Machine(program, [*args, "-incoming", "defer"], serial=True)
     try:
         for machine in (source, there):
             set_up(machine, channels=channels)
-        source.execute("migrate", uri=listen(there, kind))
+        uri = listen(there, kind)
+        settle(there)
+        source.execute("migrate", uri=uri)
         ended = max(when(source, "completed"), when(there, "completed"))
         return there, ended - when(source, "setup")
     except (RuntimeError, OSError):
@@ -222,7 +243,7 @@ def downtime(accel, runs):
         for who in list(machines):
             program, source = PROGRAMS[who], machines[who]
             try:
-                there, seconds = move(source, program, options(program, accel, GIB), "unix")
+                there, seconds = move(source, program, options(program, accel, GIB), "unix", needs_memory=False)
                 stop = source.wait_event(lambda event: event["event"] == "STOP")
                 resume = there.wait_event(lambda event: event["event"] == "RESUME")
                 table.note("from STOP to RESUME", who, (moment(resume) - moment(stop)) * 1e3)

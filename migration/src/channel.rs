@@ -270,6 +270,22 @@ impl Channel {
         if self.kind == Kind::File { Ok(()) } else { self.wait(PollFlags::OUT) }
     }
 
+    /// Waits until the other side has read all that was written into a local socket. Of others nobody on this machine knows.
+    ///
+    /// # Errors
+    /// The system's, or the channel was shut.
+    #[doc(alias = "SO_SNDBUF")]
+    pub fn await_taken(&self) -> io::Result<()> {
+        if !self.is_local {
+            return Ok(());
+        }
+        // There is room where a quarter of what it may hold is taken at most: of the least that can be asked for, that is nothing.
+        sockopt::set_socket_send_buffer_size(&self.fd, 0)?;
+        let taken = self.wait(PollFlags::OUT);
+        grow(&self.fd);
+        taken
+    }
+
     /// Writes by a call that takes the descriptor, which may do less than it was asked to, as often as it would block.
     ///
     /// # Errors

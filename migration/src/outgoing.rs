@@ -335,6 +335,7 @@ impl Outgoing {
         let mut throttle = crate::pace::Throttle::default();
         loop {
             if self.progress.wants_postcopy() {
+                stream.await_taken()?;
                 return Ok(Next::Postcopy);
             }
             let begun = Instant::now();
@@ -365,13 +366,20 @@ impl Outgoing {
             }
             stream.out.flush().map_err(|error| stream.failed(&error))?;
             self.machine.free_pages(FreePages::Stop);
-            let came = sender.sync();
-            bandwidth.dirtied(counters, came);
+            let mut came = sender.sync();
+            let mut stops = false;
             if fits(sender.pending()) {
                 if stream.may_switch_over()? {
-                    return Ok(Next::Stop);
+                    stream.await_taken()?;
+                    came += sender.sync();
+                    stops = fits(sender.pending());
+                } else {
+                    stream.wait_ack();
                 }
-                stream.wait_ack();
+            }
+            bandwidth.dirtied(counters, came);
+            if stops {
+                return Ok(Next::Stop);
             }
             if self.has(Capability::AutoConverge)
                 && let Some(percent) =

@@ -25,6 +25,41 @@ fn a_writer_that_waits_is_let_go() {
 }
 
 #[test]
+fn a_writer_learns_when_all_was_read() {
+    const LEN: usize = 100 << 10;
+    let (a, b) = pair();
+    a.write_all(&[1; LEN]).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let writer = Arc::clone(&a);
+    let thread = thread::spawn(move || {
+        writer.await_taken().unwrap();
+        sender.send(()).unwrap();
+        writer.write_all(&vec![2; 1 << 20]).unwrap();
+    });
+    let mut bytes = vec![0; LEN];
+    // All but the last of it.
+    b.read_exact(&mut bytes[1..]).unwrap();
+    receiver.recv_timeout(std::time::Duration::from_millis(20)).unwrap_err();
+    b.read_exact(&mut bytes[..1]).unwrap();
+    receiver.recv().unwrap();
+    // It holds as much as before, and goes on.
+    b.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, [2; LEN]);
+    drop(b);
+    let _ = thread.join();
+}
+
+#[test]
+fn who_waits_for_a_reader_is_let_go() {
+    let (a, _b) = pair();
+    a.write_all(&[1; 5000]).unwrap();
+    let writer = Arc::clone(&a);
+    let thread = thread::spawn(move || writer.await_taken());
+    a.shut();
+    thread.join().unwrap().unwrap_err();
+}
+
+#[test]
 fn a_reader_that_waits_is_let_go() {
     let (read, _write) = rustix::pipe::pipe().unwrap();
     let channel = Arc::new(Channel::new(read).unwrap());

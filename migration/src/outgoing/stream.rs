@@ -23,12 +23,17 @@ pub(super) struct Stream<'a> {
     descriptions: Vec<Described>,
     /// What the other side answers, if it was asked to.
     back: Option<Arc<ReturnPath>>,
+    /// How often it was asked whether it has all.
+    pings: u32,
 }
+
+/// Numbers of such questions come behind this one.
+const PINGS: u32 = 0x100;
 
 impl<'a> Stream<'a> {
     /// Nothing was written yet.
     pub(super) fn new(job: &'a Outgoing, out: Output) -> Self {
-        Self { job, out, descriptions: Vec::new(), back: None }
+        Self { job, out, descriptions: Vec::new(), back: None, pings: 0 }
     }
 
     pub(super) fn failed(&self, error: &io::Error) -> Stop {
@@ -93,6 +98,22 @@ impl<'a> Stream<'a> {
             }
             waits => Ok(waits.is_none()),
         }
+    }
+
+    /// Waits until the other side has taken in all that was sent, as far as it can be known: what is still on its way when a guest stops
+    /// lengthens its pause, and buffers hold the records of gigabytes of zeroes.
+    pub(super) fn await_taken(&mut self) -> Work<()> {
+        if let Some(back) = self.back.clone() {
+            self.pings += 1;
+            let number = PINGS + self.pings;
+            self.command(command::PING, &number.to_be_bytes())?;
+            self.put(|out| out.flush())?;
+            back.wait_pong(number, false);
+            return self.check_back();
+        }
+        self.put(|out| out.flush())?;
+        let channels = self.job.channels().clone();
+        channels.iter().try_for_each(|channel| channel.await_taken()).map_err(|error| self.failed(&error))
     }
 
     /// Whether the other side still takes the machine in, as far as it would say so.
