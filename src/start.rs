@@ -128,6 +128,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         });
     }
     if let Some(raw) = &line.incoming {
+        machine.get_ready_to_arrive();
         migration.expect(&raw.text).map_err(|e| e.prefixed(&raw.prefix()))?;
     }
     let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;

@@ -229,7 +229,7 @@ pub trait Accel: Send + Sync {
     fn reset(&self);
 
     /// Does now what the first [`Accel::resume`] would make the guest wait for, milliseconds of the kernel's: for a machine in which a
-    /// guest arrives that runs elsewhere meanwhile. After [`Accel::create_vcpus`].
+    /// guest arrives that runs elsewhere meanwhile. After [`Accel::create_vcpus`], on any thread, and as often as one likes.
     fn make_ready(&self) {}
 
     /// Lets the vCPUs run. Nothing happens if they do.

@@ -45,6 +45,8 @@ pub struct Migration {
     chardevs: Arc<ChardevSet>,
     settings: Arc<Mutex<Settings>>,
     outgoing: Mutex<Option<Outcome>>,
+    /// Held by the thread that sends: one is over when the last one has put everything away.
+    turn: Arc<Mutex<()>>,
     incoming: Mutex<Expected>,
     dirty_rate: DirtyRate,
     dirty_limit: DirtyLimit,
@@ -90,6 +92,7 @@ impl Migration {
             machine,
             chardevs,
             settings: Arc::default(),
+            turn: Arc::default(),
             outgoing: Mutex::default(),
             incoming: Mutex::new(Expected::No),
         }
@@ -165,7 +168,8 @@ impl Migration {
             }
         };
         let (machine, chardevs) = (Arc::clone(&self.machine), Arc::clone(&self.chardevs));
-        let started = Outgoing::start(machine, chardevs, Arc::clone(&self.settings), outlet)?;
+        let (settings, turn) = (Arc::clone(&self.settings), Arc::clone(&self.turn));
+        let started = Outgoing::start(machine, chardevs, settings, turn, outlet)?;
         *lock(&self.outgoing) = Some(Outcome::Begun(started));
         Ok(())
     }

@@ -97,6 +97,7 @@ impl Outgoing {
         machine: Arc<dyn Machine>,
         chardevs: Arc<ChardevSet>,
         settings: Arc<Mutex<Settings>>,
+        turn: Arc<Mutex<()>>,
         outlet: Outlet,
     ) -> Result<Arc<Self>> {
         let limit = lock(&settings).parameters.downtime_limit.unwrap_or(0);
@@ -115,7 +116,10 @@ impl Outgoing {
         let worker = Arc::clone(&job);
         std::thread::Builder::new()
             .name("mig/src/main".into())
-            .spawn(move || worker.run(outlet, frozen, yank))
+            .spawn(move || {
+                let _turn = lock(&turn);
+                worker.run(outlet, frozen, yank);
+            })
             .map_err(|error| Error::generic(format!("no thread for the migration: {}", strerror(&error))))?;
         Ok(job)
     }
@@ -209,8 +213,8 @@ impl Outgoing {
     }
 
     fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
-        let mut stopped = false;
-        let result = self.work(outlet, &mut stopped);
+        let (mut stopped, mut logs) = (false, None);
+        let result = self.work(outlet, &mut stopped, &mut logs);
         self.machine.throttle(0);
         self.machine.free_pages(FreePages::Done);
         drop((frozen, yank));
@@ -239,9 +243,12 @@ impl Outgoing {
             }
         };
         self.tell_status(end);
+        // The end of a log of many gigabytes takes long, and the machine, which is elsewhere, has no use for it any more.
+        drop(logs);
     }
 
-    fn work(&self, outlet: Outlet, stopped: &mut bool) -> Work<()> {
+    /// Does all of it. A log of writes that nobody reads any more is left in `logs`.
+    fn work(&self, outlet: Outlet, stopped: &mut bool, logs: &mut Option<Sender>) -> Work<()> {
         let (channel, address) = match outlet {
             Outlet::Open(channel) => (channel, None),
             Outlet::Connect(address) => (connect::connect(&address, &self.chardevs)?, Some(address)),
@@ -283,10 +290,9 @@ impl Outgoing {
         set(&counters.downtime, counters.bytes() - between);
         stream.devices(states.recv().map_err(|_| Stop::Cancelled)??)?;
         stream.devices(vec![GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved()])?;
-        let ended = stream.end();
-        // What is logged no more costs the time of a guest that stands still.
-        drop(sender);
-        ended
+        stream.end()?;
+        *logs = Some(sender);
+        Ok(())
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {

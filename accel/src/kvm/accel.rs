@@ -91,6 +91,7 @@ impl Accel for KvmAccel {
 
     fn make_ready(&self) {
         self.shared.first_run();
+        self.shared.slots.get_ahead();
     }
 
     fn resume(&self) {

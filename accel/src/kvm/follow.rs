@@ -36,7 +36,7 @@ pub(super) struct Follow {
     /// Plugged bytes of the section.
     populated: u64,
     /// Slots stay when nothing is plugged any more.
-    keep: bool,
+    pub(super) keep: bool,
     pub(super) later: Later,
 }
 

@@ -97,6 +97,22 @@ impl SystemListener {
         true
     }
 
+    /// Has the slots of sections made of which nothing is plugged yet, but which would keep them, since what is plugged elsewhere is about to
+    /// arrive. Does not wait for it.
+    pub(crate) fn get_ahead(&self) {
+        let mut slots = self.slots();
+        let waits = |entry: &Mapped| {
+            let follow = entry.follow.as_ref();
+            entry.parts.is_empty() && follow.is_some_and(|f| f.keep && f.later == Later::No)
+        };
+        let waiting: Vec<u64> =
+            slots.mapped.iter().filter(|(_, entry)| waits(entry)).map(|(addr, _)| *addr).collect();
+        for addr in waiting {
+            // What cannot be put off is made when it is needed.
+            self.put_off(&mut slots, addr);
+        }
+    }
+
     /// The section at `addr` needs no slot any more, or gets one from the caller. Nobody makes it.
     pub(super) fn call_off(&self, slots: &mut Slots, addr: u64) {
         if let Some(later) = slots.later(addr)

@@ -96,6 +96,16 @@ impl Machine {
         self.set_run_state(RunState::Inmigrate);
     }
 
+    /// Has the accelerator get ready for a guest that is going to arrive, on a thread of its own. After [`Machine::finish`].
+    pub fn get_ready_to_arrive(&self) {
+        let accel = Arc::clone(self.accel());
+        let ready = std::thread::Builder::new().name("ready".into()).spawn(move || accel.make_ready());
+        // Then the guest waits for it.
+        if let Err(error) = ready {
+            tracing::debug!(%error, "no thread gets ready");
+        }
+    }
+
     /// Whether it waits for its contents.
     pub fn is_incoming(&self) -> bool {
         self.run_state() == RunState::Inmigrate
