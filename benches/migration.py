@@ -4,6 +4,7 @@ Times are those of the programs' own events, of which both take the moment with 
 the last `completed` of the two.
 """
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -117,8 +118,10 @@ def work_done(machine):
     tasks = f"/proc/{machine.process.pid}/task"
     done = 0
     for task in os.listdir(tasks):
-        with open(f"{tasks}/{task}/schedstat", encoding="ascii") as stat:
-            done += int(stat.read().split()[0])
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with open(f"{tasks}/{task}/schedstat", encoding="ascii") as stat:
+                done += int(stat.read().split()[0])
     return done
 
 

@@ -304,12 +304,24 @@ impl SystemListener {
         }
     }
 
-    fn set_log(&self, slots: &mut Slots, addr: u64) -> io::Result<()> {
-        let Some(entry) = slots.mapped.get(&addr) else { return Ok(()) };
+    /// Has the kernel log the section at `addr`, or not any more, as `change` leaves it.
+    fn set_log(&self, addr: u64, change: impl FnOnce(&mut Mapped)) -> io::Result<()> {
+        self.with_visible(addr, |visible| self.set_log_of(addr, visible, change))
+    }
+
+    fn set_log_of(
+        &self,
+        addr: u64,
+        visible: Option<&[Range<u64>]>,
+        change: impl FnOnce(&mut Mapped),
+    ) -> io::Result<()> {
+        let slots = &mut *self.settled(addr);
+        let Some(entry) = slots.mapped.get_mut(&addr) else { return Ok(()) };
+        change(entry);
         let log = slots.log_all || entry.log;
         if !log {
             // What was written since the last look would be forgotten.
-            slots.sync(&self.vm, addr, None);
+            slots.sync(&self.vm, addr, visible);
         }
         let Slots { table, mapped, .. } = slots;
         let Some(entry) = mapped.get(&addr) else { return Ok(()) };
@@ -321,15 +333,11 @@ impl SystemListener {
         slots.log_all = log_all;
         let all: Vec<u64> = slots.mapped.keys().copied().collect();
         drop(slots);
-        all.into_iter().try_for_each(|addr| self.set_log(&mut self.settled(addr), addr))
+        all.into_iter().try_for_each(|addr| self.set_log(addr, |_| {}))
     }
 
     fn set_section_log(&self, section: &Section, log: bool) {
-        let mut slots = self.settled(section.addr);
-        if let Some(entry) = slots.mapped.get_mut(&section.addr) {
-            entry.log = log;
-        }
-        if let Err(error) = self.set_log(&mut slots, section.addr) {
+        if let Err(error) = self.set_log(section.addr, |entry| entry.log = log) {
             tracing::error!(%error, section = &*section.name, log, "cannot switch the dirty log");
         }
     }
