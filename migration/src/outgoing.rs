@@ -341,7 +341,7 @@ impl Outgoing {
         let mut throttle = crate::pace::Throttle::default();
         loop {
             if self.progress.wants_postcopy() {
-                stream.await_taken()?;
+                stream.await_read()?;
                 return Ok(Next::Postcopy);
             }
             let begun = Instant::now();

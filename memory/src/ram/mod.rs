@@ -9,6 +9,7 @@ mod discard;
 mod file;
 mod list;
 mod mapping;
+mod pagemap;
 mod range;
 mod reader;
 mod userfault;

@@ -2,11 +2,10 @@
 //! guest must not change that.
 //!
 //! Which bytes there are is asked of the kernel: of a file by `SEEK_DATA`, of private pages by `/proc/self/pagemap`
-//! (Linux `Documentation/admin-guide/mm/pagemap.rst`, bits 62 and 63). Pages of a shared mapping are read from the file: touching a
+//! ([`super::pagemap`]). Pages of a shared mapping are read from the file: touching a
 //! hole of a memfd would allocate it, and of hugetlbfs a whole huge page, or end the program where there is none left. Where the
 //! kernel does not tell, everything counts as data.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -17,26 +16,15 @@ use rustix::io::Errno;
 
 use super::block::{FileBacking, RamBlock};
 use super::file::host_page_size;
+use super::pagemap::PageMap;
 use crate::error;
-
-/// Bytes of an entry of the page map.
-const ENTRY: usize = 8;
-/// Entries read at a time: those of 2 MiB.
-const ENTRIES: usize = 512;
-/// Present, or swapped out.
-const OCCUPIED: u64 = 0b11 << 62;
-
-/// In RAM.
-const PRESENT: u64 = 1 << 63;
-/// Its number there.
-const FRAME: u64 = (1 << 55) - 1;
 
 /// Reads one block.
 #[derive(Debug)]
 pub struct BlockReader {
     block: Arc<RamBlock>,
     /// Opened when it is needed. Absent if the mapping has no pages of its own, or the kernel does not tell.
-    pagemap: OnceLock<Option<File>>,
+    pagemap: OnceLock<Option<PageMap>>,
     /// A part of the block that the file had data for when it was asked: finding where data ends costs what there is of it. What has
     /// become a hole since reads as zeroes, too.
     extent: Mutex<Range<u64>>,
@@ -55,10 +43,10 @@ impl BlockReader {
         &self.block
     }
 
-    fn pagemap(&self) -> Option<&File> {
+    fn pagemap(&self) -> Option<&PageMap> {
         let open = || {
             let private = self.block.backing().is_none_or(|file| !file.shared);
-            if private { File::open("/proc/self/pagemap").ok() } else { None }
+            if private { PageMap::open().ok() } else { None }
         };
         self.pagemap.get_or_init(open).as_ref()
     }
@@ -142,12 +130,10 @@ impl BlockReader {
         let page = host_page_size();
         let address = self.block.host_address() as u64 + offset;
         let failed = |what: &str| io::Error::other(format!("Cannot {what}pagemap"));
-        let pagemap = File::open("/proc/self/pagemap").map_err(|_| failed("open /proc/self/"))?;
-        let mut raw = [0; ENTRY];
-        pagemap.read_exact_at(&mut raw, address / page * ENTRY as u64).map_err(|_| failed("read "))?;
-        match u64::from_le_bytes(raw) {
-            entry if entry & PRESENT != 0 => Ok((entry & FRAME) * page + address % page),
-            _ => Err(io::Error::other("Page not present")),
+        let pagemap = PageMap::open().map_err(|_| failed("open /proc/self/"))?;
+        match pagemap.frame(address / page).map_err(|_| failed("read "))? {
+            Some(frame) => Ok(frame * page + address % page),
+            None => Err(io::Error::other("Page not present")),
         }
     }
 
@@ -166,38 +152,15 @@ impl BlockReader {
     }
 
     /// The first run of pages in `range` that the mapping has for itself; it may end early.
-    fn next_page(&self, pagemap: &File, range: Range<u64>) -> Option<Range<u64>> {
+    fn next_page(&self, pagemap: &PageMap, range: Range<u64>) -> Option<Range<u64>> {
         let page = host_page_size();
         let base = self.block.host_address() as u64 / page;
-        let (mut index, last) = (range.start / page, range.end.div_ceil(page));
-        let mut start = None;
-        let mut bytes = [0; ENTRIES * ENTRY];
-        while index < last {
-            let count = (last - index).min(ENTRIES as u64) as usize;
-            let bytes = &mut bytes[..count * ENTRY];
-            if pagemap.read_exact_at(bytes, (base + index) * ENTRY as u64).is_err() {
-                // Unknown counts as data.
-                return Some(cut(start.unwrap_or(index)..last, page, &range));
-            }
-            let occupied = bytes.chunks_exact(ENTRY).map(|entry| {
-                let mut raw = [0; ENTRY];
-                raw.copy_from_slice(entry);
-                u64::from_le_bytes(raw) & OCCUPIED != 0
-            });
-            for (at, occupied) in (index..).zip(occupied) {
-                match start {
-                    None if occupied => start = Some(at),
-                    Some(start) if !occupied => return Some(cut(start..at, page, &range)),
-                    _ => {}
-                }
-            }
-            index += count as u64;
-            // A long run is told in pieces.
-            if let Some(start) = start {
-                return Some(cut(start..index, page, &range));
-            }
+        let pages = range.start / page..range.end.div_ceil(page);
+        match pagemap.first(base + pages.start..base + pages.end) {
+            Ok(found) => found.map(|run| cut(run.start - base..run.end - base, page, &range)),
+            // Unknown counts as data.
+            Err(_) => Some(range),
         }
-        None
     }
 }
 

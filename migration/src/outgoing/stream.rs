@@ -111,6 +111,11 @@ impl<'a> Stream<'a> {
             back.wait_pong(number, false);
             return self.check_back();
         }
+        self.await_read()
+    }
+
+    /// The same of local sockets, of which the kernel knows.
+    pub(super) fn await_read(&mut self) -> Work<()> {
         self.put(|out| out.flush())?;
         let channels = self.job.channels().clone();
         channels.iter().try_for_each(|channel| channel.await_taken()).map_err(|error| self.failed(&error))

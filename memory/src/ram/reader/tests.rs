@@ -1,5 +1,6 @@
 //! Reading gives what is there, says where nothing is, and leaves nothing behind: for each kind of memory.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 
 use proptest::prelude::*;
@@ -8,6 +9,8 @@ use super::*;
 use crate::ram::{Backing, MemfdSpec, RamList, RamSpec, create_memfd};
 
 const PAGE: u64 = 4096;
+/// Bytes of an entry of the page map.
+const ENTRY: usize = 8;
 const PAGES: u64 = 1030;
 const LEN: u64 = PAGES * PAGE;
 
