@@ -1,8 +1,9 @@
 //! Peers that are killed, stall or cannot be reached, disks that are full, and migrations that are cancelled: the source goes on, with
 //! one error, and a second migration succeeds.
 
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixListener;
-use std::{io, thread};
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -143,8 +144,10 @@ fn a_peer_that_never_answers_is_given_up_by_a_cancel() {
     let path = file(&source, "nobody");
     let nobody = UnixListener::bind(&path).unwrap();
     migrate(&mut source, &format!("unix:{}", path.display()));
-    let mut deaf = nobody.accept().unwrap().0;
-    let reader = thread::spawn(move || io::copy(&mut deaf, &mut io::sink()).unwrap());
+    let mut mute = nobody.accept().unwrap().0;
+    // It says that it has taken in all memory, before it is asked, but not that it has the machine.
+    mute.write_all(&[&[0, 2, 0, 4][..], &0x101_u32.to_be_bytes()].concat()).unwrap();
+    let reader = thread::spawn(move || io::copy(&mut mute, &mut io::sink()).unwrap());
     reached(&mut source, "device");
     assert_eq!(run_state(&mut source), "finish-migrate");
     source.qmp().ok("migrate_cancel", json!({}));
@@ -154,6 +157,35 @@ fn a_peer_that_never_answers_is_given_up_by_a_cancel() {
     let off = json!([{ "capability": "return-path", "state": false }]);
     source.qmp().ok("migrate-set-capabilities", json!({ "capabilities": off }));
     moves_on(&mut source, true);
+}
+
+#[test]
+fn a_guest_is_not_stopped_for_a_peer_that_does_not_say_that_it_has_the_memory() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let mut source = source();
+    capabilities(&mut source, &["return-path"]);
+    let path = file(&source, "nobody");
+    let nobody = UnixListener::bind(&path).unwrap();
+    migrate(&mut source, &format!("unix:{}", path.display()));
+    let mut mute = nobody.accept().unwrap().0;
+    let mut bytes = Vec::new();
+    let (mut buf, question) = ([0; 1 << 16], [&[8, 0, 2, 0, 4][..], &0x101_u32.to_be_bytes()].concat());
+    // Until it is asked.
+    while !bytes.ends_with(&question) {
+        let count = mute.read(&mut buf).unwrap();
+        assert_ne!(count, 0);
+        bytes.extend_from_slice(&buf[..count]);
+    }
+    assert!(bytes.len() as u64 > MUCH);
+    assert_eq!(
+        (run_state(&mut source).as_str(), &info(&mut source)["status"]),
+        ("running", &json!("active"))
+    );
+    source.qmp().ok("migrate_cancel", json!({}));
+    assert_eq!(end(&mut source), "cancelled");
+    assert!(!source.qmp().has_event("STOP", |_| true));
 }
 
 #[test]
