@@ -11,6 +11,9 @@
 //!   come to us ([`SystemListener::retry_emulation`]), and the instruction is tried again once nothing is;
 //! - this program's own accesses, by the pin.
 //!
+//! A machine that a guest is to arrive in has the slots of its empty sections made ahead ([`SystemListener::get_ahead`]): memory that comes is
+//! written by us, and would wait.
+//!
 //! Only memory that was discarded before is put off: nobody but the guest could have left anything there that the kernel reads by
 //! itself, such as page tables.
 //!
