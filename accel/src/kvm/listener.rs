@@ -1,6 +1,6 @@
 //! Following the address space of memory: RAM becomes memory slots, event descriptors become ioeventfds (`ioeventfd`).
 
-#![expect(unsafe_code, reason = "handing host memory to the guest, and KVM_CLEAR_DIRTY_LOG")]
+#![expect(unsafe_code, reason = "handing host memory to the guest, and the ioctls of its dirty log")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
-    kvm_userspace_memory_region,
+    kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use memory::{DiscardManager, IoEventFdSection, MemoryListener, RamBlock, Section};
@@ -25,6 +25,7 @@ use super::slots::{Mapping, Slot, SlotIoctls, SlotTable};
 use super::{PAGE_SIZE, lock, os_error};
 use crate::MemorySlots;
 
+vmm_sys_util::ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
 pub(super) struct Ioctls<'a>(pub(super) &'a VmFd);
@@ -48,8 +49,19 @@ impl SlotIoctls for Ioctls<'_> {
         result.map_err(os_error)
     }
 
-    fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>> {
-        self.0.get_dirty_log(slot.number, slot.size as usize).map_err(os_error)
+    fn dirty_log(&mut self, slot: &Slot, bits: &mut [u64]) -> io::Result<()> {
+        if (bits.len() as u64 * 64) < slot.size / PAGE_SIZE {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let request = kvm_dirty_log {
+            slot: slot.number,
+            padding1: 0,
+            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bits.as_mut_ptr().cast() },
+        };
+        // SAFETY: `self.0` is a VM descriptor; the kernel reads the structure and writes a bit for each page of the slot, in whole words of 64
+        // bits, for which there is room. The slot was given to it with this size.
+        let ret = unsafe { ioctl_with_ref(self.0, KVM_GET_DIRTY_LOG(), &request) };
+        if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()> {

@@ -30,7 +30,8 @@ pub(crate) trait SlotIoctls {
     /// Creates, changes or (size 0) deletes a slot.
     fn set(&mut self, slot: &Slot) -> io::Result<()>;
     /// Reads the dirty bits of a slot, one bit a page, and clears them unless protection is manual.
-    fn dirty_log(&mut self, slot: &Slot) -> io::Result<Vec<u64>>;
+    /// They are put at the beginning of `bits`, which has room for them.
+    fn dirty_log(&mut self, slot: &Slot, bits: &mut [u64]) -> io::Result<()>;
     /// Clears dirty bits of `pages` pages from `first` on, those that are set in `bits`, and has the pages watched. `first` is a multiple
     /// of 64, and so is `pages` unless it reaches to the end of the slot.
     fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()>;
@@ -92,6 +93,9 @@ pub(crate) struct SlotTable {
     manual: bool,
     /// Pages that were reported and are not watched, by the guest address of their slot.
     unwatched: BTreeMap<u64, Vec<Window>>,
+    /// Where the kernel's bits of one slot are put, as long as there is a log: megabytes for a large one, which need not be had from the host for
+    /// each look.
+    bits: Vec<u64>,
 }
 
 /// A part of a slot's dirty log as it was reported last, without what was cleared since.
@@ -145,6 +149,7 @@ impl SlotTable {
             changes: 0,
             manual: false,
             unwatched: BTreeMap::new(),
+            bits: Vec::new(),
         }
     }
 
@@ -288,6 +293,9 @@ impl SlotTable {
             self.by_gpa.insert(gpa, slot);
             self.unwatched.remove(&gpa);
         }
+        if !log {
+            self.bits = Vec::new();
+        }
         Ok(())
     }
 
@@ -313,11 +321,16 @@ impl SlotTable {
             if parts.is_empty() {
                 continue;
             }
-            let bitmap = kvm.dirty_log(slot)?;
+            let words = (slot.size / PAGE_SIZE).div_ceil(64) as usize;
+            if self.bits.len() < words {
+                self.bits.resize(words, 0);
+            }
+            let bitmap = &mut self.bits[..words];
+            kvm.dirty_log(slot, bitmap)?;
             let page = |at: u64| (at - gpa) / PAGE_SIZE;
             let windows: Vec<_> = parts
                 .iter()
-                .map(|run| Window::of(&bitmap, page(run.start)..page(run.end + PAGE_SIZE - 1)))
+                .map(|run| Window::of(bitmap, page(run.start)..page(run.end + PAGE_SIZE - 1)))
                 .collect();
             for window in &windows {
                 for (first, count) in runs(&window.bits, slot.size / PAGE_SIZE - window.first) {

@@ -41,8 +41,13 @@ impl SlotIoctls for Kernel {
         Ok(())
     }
 
-    fn dirty_log(&mut self, _slot: &Slot) -> io::Result<Vec<u64>> {
-        Ok(self.dirty.clone())
+    fn dirty_log(&mut self, slot: &Slot, bits: &mut [u64]) -> io::Result<()> {
+        assert_eq!(bits.len() as u64, (slot.size / PAGE_SIZE).div_ceil(64));
+        // What is not said is clean; nothing of an earlier look stays.
+        bits.fill(0);
+        let len = bits.len().min(self.dirty.len());
+        bits[..len].copy_from_slice(&self.dirty[..len]);
+        Ok(())
     }
 
     fn clear_dirty_log(&mut self, slot: &Slot, first: u64, pages: u64, bits: &[u64]) -> io::Result<()> {
