@@ -180,6 +180,7 @@ impl Migration {
 pub mod fuzzing;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use more of it"))]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails, and how a fuzz target does")]
 mod testing;
 #[cfg(test)]
 mod tests;

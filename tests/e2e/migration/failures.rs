@@ -2,7 +2,7 @@
 //! one error, and a second migration succeeds.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use rustix::process::Signal;
@@ -134,17 +134,22 @@ fn a_peer_that_reads_nothing_is_given_up_by_a_cancel() {
     moves_on(&mut source, true);
 }
 
+/// A destination that a test plays, of which answers are wanted.
+fn played(source: &mut Vm) -> UnixStream {
+    capabilities(source, &["return-path"]);
+    let path = file(source, "nobody");
+    let nobody = UnixListener::bind(&path).unwrap();
+    migrate(source, &format!("unix:{}", path.display()));
+    nobody.accept().unwrap().0
+}
+
 #[test]
 fn a_peer_that_never_answers_is_given_up_by_a_cancel() {
     if !have(&[Need::Pliant]) {
         return;
     }
     let mut source = source();
-    capabilities(&mut source, &["return-path"]);
-    let path = file(&source, "nobody");
-    let nobody = UnixListener::bind(&path).unwrap();
-    migrate(&mut source, &format!("unix:{}", path.display()));
-    let mut mute = nobody.accept().unwrap().0;
+    let mut mute = played(&mut source);
     // It says that it has taken in all memory, before it is asked, but not that it has the machine.
     mute.write_all(&[&[0, 2, 0, 4][..], &0x101_u32.to_be_bytes()].concat()).unwrap();
     let reader = thread::spawn(move || io::copy(&mut mute, &mut io::sink()).unwrap());
@@ -165,11 +170,7 @@ fn a_guest_is_not_stopped_for_a_peer_that_does_not_say_that_it_has_the_memory() 
         return;
     }
     let mut source = source();
-    capabilities(&mut source, &["return-path"]);
-    let path = file(&source, "nobody");
-    let nobody = UnixListener::bind(&path).unwrap();
-    migrate(&mut source, &format!("unix:{}", path.display()));
-    let mut mute = nobody.accept().unwrap().0;
+    let mut mute = played(&mut source);
     let mut bytes = Vec::new();
     let (mut buf, question) = ([0; 1 << 16], [&[8, 0, 2, 0, 4][..], &0x101_u32.to_be_bytes()].concat());
     // Until it is asked.
