@@ -188,7 +188,18 @@ impl Unit {
 
     /// Gives back what is in memory that is not plugged: nothing is.
     pub(super) fn discard_rest(&self) {
-        self.free(&(0..self.layout.region_size));
+        // Usually that is nothing. To give all of it back would have KVM look at every page that a slot could have.
+        let (reader, page) = (self.block.reader(), self.block.page_size());
+        let mut rest = 0..self.layout.region_size;
+        loop {
+            let found = reader.next_data(rest.clone());
+            if found.is_empty() {
+                return;
+            }
+            let end = found.end.next_multiple_of(page);
+            self.free(&(found.start / page * page..end));
+            rest.start = end;
+        }
     }
 
     /// Plugs what another machine had plugged; `false` if it cannot be had.
