@@ -2,7 +2,8 @@
 //!
 //! A client (a migration, say) goes by these rules, and then misses no write:
 //!
-//! 1. [`Memory::start_global_dirty_log`], with bitmaps in which the pages are marked that are not watched. A client that wants the whole content counts everything as dirty now ([`Memory::mark_all_dirty`]), and so each block that
+//! 1. [`Memory::start_global_dirty_log`], with bitmaps in which the pages are marked that are not watched. A client that wants the whole
+//!    content counts everything as dirty now ([`Memory::mark_all_dirty`]), and so each block that
 //!    it sees for the first time later.
 //! 2. [`Memory::sync_dirty_log`] moves what the guest wrote into the bitmaps, as often as the client likes. What this program writes
 //!    is marked at once. The last sync comes after the vCPUs and devices stopped.

@@ -275,7 +275,7 @@ impl Channel {
     /// # Errors
     /// The system's, or the channel was shut.
     #[doc(alias = "SO_SNDBUF")]
-    pub fn await_taken(&self) -> io::Result<()> {
+    pub fn await_read(&self) -> io::Result<()> {
         if !self.is_local {
             return Ok(());
         }

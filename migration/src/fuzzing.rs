@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use qapi::types::{MigrationCapability, RunState};
 use rustix::fs::MemfdFlags;
 
-use crate::testing::{DeviceState, Loop, Rig, SIZE};
+use crate::testing::{Loop, Rig, full};
 
 /// How a machine lies in a file.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +19,10 @@ pub enum Form {
 }
 
 impl Form {
-    fn rig(self, main: &Loop) -> Rig {
-        let rig = Rig::new(main, "fake");
+    fn ask(self, rig: &Rig) {
         if let Self::Places = self {
             rig.capability(MigrationCapability::MappedRam);
         }
-        rig
     }
 }
 
@@ -41,10 +39,8 @@ fn file() -> (File, String) {
 /// If it cannot be saved.
 pub fn save(form: Form) -> Vec<u8> {
     let main = Loop::start();
-    let from = form.rig(&main);
-    from.machine.whole.write(5000, b"of the whole").expect("it is its memory");
-    from.machine.sparse.write(SIZE / 2 - 4, b"half").expect("it is its memory");
-    *from.machine.device.lock().expect("nobody panicked") = DeviceState { value: 42, list: vec![1, 2, 3] };
+    let from = full(&main);
+    form.ask(&from);
     let (file, uri) = file();
     from.migrate(&uri).expect("it begins");
     assert_eq!(from.end(), "completed");
@@ -60,7 +56,8 @@ pub fn save(form: Form) -> Vec<u8> {
 /// If nothing comes of it, or it is neither here nor still awaited.
 pub fn load(form: Form, bytes: &[u8]) -> bool {
     let main = Loop::start();
-    let to = form.rig(&main);
+    let to = Rig::new(&main, "fake");
+    form.ask(&to);
     let (mut file, uri) = file();
     file.write_all(bytes).expect("memory for it");
     to.expect(&uri).expect("it begins");

@@ -213,24 +213,24 @@ impl Outgoing {
     }
 
     fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
-        let (mut stopped, mut logs) = (false, None);
-        let result = self.work(outlet, &mut stopped, &mut logs);
+        let mut stopped = false;
+        let result = self.work(outlet, &mut stopped);
         self.machine.throttle(0);
         self.machine.free_pages(FreePages::Done);
         drop((frozen, yank));
         self.channels().clear();
-        let end = match result {
-            Ok(()) => {
+        let (end, logs) = match result {
+            Ok(logs) => {
                 // A loop that is gone takes the machine with it.
                 let _ = self.on_loop(|machine| machine.moved());
                 self.progress.enter(Status::Completed);
-                Status::Completed
+                (Status::Completed, logs)
             }
             Err(stop) => {
                 if stopped {
                     let _ = self.on_loop(|machine| machine.go_on());
                 }
-                match stop {
+                let end = match stop {
                     Stop::Failed(error) if self.progress.fail(error.clone()) => {
                         tracing::error!("{error}");
                         Status::Failed
@@ -239,7 +239,8 @@ impl Outgoing {
                         self.progress.cancelled();
                         Status::Cancelled
                     }
-                }
+                };
+                (end, None)
             }
         };
         self.tell_status(end);
@@ -247,8 +248,8 @@ impl Outgoing {
         drop(logs);
     }
 
-    /// Does all of it. A log of writes that nobody reads any more is left in `logs`.
-    fn work(&self, outlet: Outlet, stopped: &mut bool, logs: &mut Option<Sender>) -> Work<()> {
+    /// Does all of it. Gives who still logs writes, which nobody reads any more.
+    fn work(&self, outlet: Outlet, stopped: &mut bool) -> Work<Option<Sender>> {
         let (channel, address) = match outlet {
             Outlet::Open(channel) => (channel, None),
             Outlet::Connect(address) => (connect::connect(&address, &self.chardevs)?, Some(address)),
@@ -271,7 +272,7 @@ impl Outgoing {
         self.advance(Status::Active)?;
         self.ask_for_free_pages();
         if self.passes(&mut stream, &mut sender)? == Next::Postcopy {
-            return self.postcopy(stream, sender, address.as_ref(), stopped);
+            return self.postcopy(stream, sender, address.as_ref(), stopped).map(|()| None);
         }
         let state = self.stop(stopped)?;
         // While the last memory is sent.
@@ -291,8 +292,7 @@ impl Outgoing {
         stream.devices(states.recv().map_err(|_| Stop::Cancelled)??)?;
         stream.devices(vec![GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved()])?;
         stream.end()?;
-        *logs = Some(sender);
-        Ok(())
+        Ok(Some(sender))
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {

@@ -275,3 +275,12 @@ impl Rig {
         }
     }
 }
+
+/// A machine with something in its memory and in its devices.
+pub(crate) fn full(main: &Loop) -> Rig {
+    let rig = Rig::new(main, "fake");
+    rig.machine.whole.write(5000, b"of the whole").unwrap();
+    rig.machine.sparse.write(SIZE / 2 - 4, b"half").unwrap();
+    *rig.machine.device.lock().unwrap() = DeviceState { value: 42, list: vec![1, 2, 3] };
+    rig
+}

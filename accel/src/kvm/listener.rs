@@ -318,26 +318,19 @@ impl SystemListener {
 
     /// Has the kernel log the section at `addr`, or not any more, as `change` leaves it.
     fn set_log(&self, addr: u64, change: impl FnOnce(&mut Mapped)) -> io::Result<()> {
-        self.with_visible(addr, |visible| self.set_log_of(addr, visible, change))
-    }
-
-    fn set_log_of(
-        &self,
-        addr: u64,
-        visible: Option<&[Range<u64>]>,
-        change: impl FnOnce(&mut Mapped),
-    ) -> io::Result<()> {
-        let slots = &mut *self.settled(addr);
-        let Some(entry) = slots.mapped.get_mut(&addr) else { return Ok(()) };
-        change(entry);
-        let log = slots.log_all || entry.log;
-        if !log {
-            // What was written since the last look would be forgotten.
-            slots.sync(&self.vm, addr, visible);
-        }
-        let Slots { table, mapped, .. } = slots;
-        let Some(entry) = mapped.get(&addr) else { return Ok(()) };
-        entry.mappings().try_for_each(|mapping| table.set_log(&mut Ioctls(&self.vm), &mapping, log))
+        self.with_visible(addr, |visible| {
+            let slots = &mut *self.settled(addr);
+            let Some(entry) = slots.mapped.get_mut(&addr) else { return Ok(()) };
+            change(entry);
+            let log = slots.log_all || entry.log;
+            if !log {
+                // What was written since the last look would be forgotten.
+                slots.sync(&self.vm, addr, visible);
+            }
+            let Slots { table, mapped, .. } = slots;
+            let Some(entry) = mapped.get(&addr) else { return Ok(()) };
+            entry.mappings().try_for_each(|mapping| table.set_log(&mut Ioctls(&self.vm), &mapping, log))
+        })
     }
 
     fn set_all_logs(&self, log_all: bool) -> io::Result<()> {
@@ -449,6 +442,7 @@ impl MemoryListener for SystemListener {
         if let Err(error) = self.set_all_logs(false) {
             tracing::error!(%error, "cannot stop the dirty log");
         }
+        self.slots().table.end_looking();
     }
 
     fn eventfd_add(&self, eventfd: &IoEventFdSection) {

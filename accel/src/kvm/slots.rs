@@ -93,8 +93,8 @@ pub(crate) struct SlotTable {
     manual: bool,
     /// Pages that were reported and are not watched, by the guest address of their slot.
     unwatched: BTreeMap<u64, Vec<Window>>,
-    /// Where the kernel's bits of one slot are put, as long as there is a log: megabytes for a large one, which need not be had from the host for
-    /// each look.
+    /// Where the kernel's bits of one slot are put, until [`end_looking`](Self::end_looking): megabytes for a large one, which need not be had
+    /// from the host for each look.
     bits: Vec<u64>,
 }
 
@@ -293,10 +293,12 @@ impl SlotTable {
             self.by_gpa.insert(gpa, slot);
             self.unwatched.remove(&gpa);
         }
-        if !log {
-            self.bits = Vec::new();
-        }
         Ok(())
+    }
+
+    /// Gives back what looks at the log needed.
+    pub(crate) fn end_looking(&mut self) {
+        self.bits = Vec::new();
     }
 
     /// Calls `found` with the guest address and page count of each run of pages written since the last call, and of those that are not

@@ -9,9 +9,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use super::file::host_page_size;
 
@@ -58,8 +59,7 @@ struct Region {
     categories: u64,
 }
 
-/// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`
-const SCAN: libc::c_ulong = (3 << 30) | ((size_of::<Question>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
+vmm_sys_util::ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as std::os::raw::c_uint, 16, Question);
 
 /// The page map, as far as the kernel tells it.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl PageMap {
         };
         loop {
             // SAFETY: the kernel reads the question, writes its `walk_end`, and writes at most one region; both outlive the call.
-            let count = unsafe { libc::ioctl(self.file.as_raw_fd(), SCAN, &raw mut question) };
+            let count = unsafe { ioctl_with_mut_ref(&self.file, PAGEMAP_SCAN(), &mut question) };
             match count {
                 0 => return Ok(None),
                 1.. => return Ok(Some(region.start / page..region.end / page)),
@@ -137,11 +137,8 @@ impl PageMap {
             let count = (pages.end - index).min(ENTRIES as u64);
             let bytes = &mut bytes[..count as usize * ENTRY];
             self.file.read_exact_at(bytes, index * ENTRY as u64)?;
-            let mut occupied = bytes.chunks_exact(ENTRY).map(|entry| {
-                let mut raw = [0; ENTRY];
-                raw.copy_from_slice(entry);
-                u64::from_le_bytes(raw) & OCCUPIED != 0
-            });
+            let (entries, _) = bytes.as_chunks::<ENTRY>();
+            let mut occupied = entries.iter().map(|entry| u64::from_le_bytes(*entry) & OCCUPIED != 0);
             if let Some(before) = occupied.position(|occupied| occupied) {
                 let start = index + before as u64;
                 // What follows is told when it is asked for.

@@ -32,7 +32,7 @@ fn a_writer_learns_when_all_was_read() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let writer = Arc::clone(&a);
     let thread = thread::spawn(move || {
-        writer.await_taken().unwrap();
+        writer.await_read().unwrap();
         sender.send(()).unwrap();
         writer.write_all(&vec![2; 1 << 20]).unwrap();
     });
@@ -54,7 +54,7 @@ fn who_waits_for_a_reader_is_let_go() {
     let (a, _b) = pair();
     a.write_all(&[1; 5000]).unwrap();
     let writer = Arc::clone(&a);
-    let thread = thread::spawn(move || writer.await_taken());
+    let thread = thread::spawn(move || writer.await_read());
     a.shut();
     thread.join().unwrap().unwrap_err();
 }

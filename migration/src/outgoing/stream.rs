@@ -118,7 +118,7 @@ impl<'a> Stream<'a> {
     pub(super) fn await_read(&mut self) -> Work<()> {
         self.put(|out| out.flush())?;
         let channels = self.job.channels().clone();
-        channels.iter().try_for_each(|channel| channel.await_taken()).map_err(|error| self.failed(&error))
+        channels.iter().try_for_each(|channel| channel.await_read()).map_err(|error| self.failed(&error))
     }
 
     /// Whether the other side still takes the machine in, as far as it would say so.

@@ -3,8 +3,8 @@
 use qapi::commands::MigrationCommands as _;
 use qapi::types::{MigrationCapability, MigrationParameters, MultiFDCompression, RunState};
 
-use super::moving::{check, full};
-use crate::testing::{Loop, Rig, SIZE};
+use super::moving::check;
+use crate::testing::{Loop, Rig, SIZE, full};
 
 const BOTH: [MultiFDCompression; 2] = [MultiFDCompression::Zlib, MultiFDCompression::Zstd];
 

@@ -12,8 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use qapi::types::{MigrationCapability as Capability, MultiFDCompression, RunState};
 
 use super::compressed::compress;
-use super::moving::full;
-use crate::testing::{Loop, Rig};
+use crate::testing::{Loop, Rig, full};
 
 /// How many cuts and how many changes of the plain stream.
 const CASES: u32 = 1000;

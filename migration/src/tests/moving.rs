@@ -7,16 +7,7 @@ use qapi::commands::MigrationCommands as _;
 use qapi::types::{MigrationCapability, MigrationStatus, RunState};
 
 use crate::FreePages;
-use crate::testing::{DeviceState, Loop, Rig, SIZE};
-
-/// A machine with something in it.
-pub(super) fn full(main: &Loop) -> Rig {
-    let rig = Rig::new(main, "fake");
-    rig.machine.whole.write(5000, b"of the whole").unwrap();
-    rig.machine.sparse.write(SIZE / 2 - 4, b"half").unwrap();
-    *rig.machine.device.lock().unwrap() = DeviceState { value: 42, list: vec![1, 2, 3] };
-    rig
-}
+use crate::testing::{Loop, Rig, SIZE, full};
 
 pub(super) fn check(rig: &Rig) {
     let mut bytes = [0; 12];

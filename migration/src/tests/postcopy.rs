@@ -12,9 +12,9 @@ use qapi::types::{
     MigrationCapability as Capability, MigrationParameters, MigrationStatus as Status, RunState,
 };
 
-use super::moving::{check, full};
+use super::moving::check;
 use super::relay::Relay;
-use crate::testing::{Loop, Rig, SIZE};
+use crate::testing::{Loop, Rig, SIZE, full};
 
 /// Both machines, as they are meant to be.
 fn pair(main: &Loop, capabilities: &[Capability]) -> (Rig, Rig) {
