@@ -222,11 +222,18 @@ impl Control {
             let phase = step.map_or(Phase::Parked, |(phase, _)| phase);
             let before = std::mem::replace(&mut this.phase, phase);
             this.stop.0.store(step.is_none_or(|(_, step)| step != Step::Run), Ordering::SeqCst);
-            if before != phase {
-                self.changed.notify_all();
-            }
             if rest.is_none() {
                 this.rest = None;
+            }
+            if before != phase {
+                // Without the lock, so that nobody wakes up to wait for it.
+                drop(inner);
+                self.changed.notify_all();
+                if let Some((_, step)) = step {
+                    return step;
+                }
+                inner = self.lock();
+                continue;
             }
             inner = match (step, rest) {
                 (Some((_, step)), _) => return step,
@@ -251,6 +258,7 @@ impl Control {
         inner.cpus[cpu].task = None;
         inner.cpus[cpu].nmi = false;
         inner.cpus[cpu].broken = false;
+        drop(inner);
         self.changed.notify_all();
     }
 
@@ -281,6 +289,7 @@ impl Control {
         // It has not run since it was told to report, so who asked meanwhile is answered as well.
         this.answered = this.asked;
         this.report = snapshot;
+        drop(inner);
         self.changed.notify_all();
     }
 

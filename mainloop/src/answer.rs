@@ -25,6 +25,8 @@ impl<T> Slot<T> {
         let mut state = self.lock();
         if matches!(*state, State::Pending) {
             *state = last;
+            // Else the receiver wakes up to wait for the lock.
+            drop(state);
             self.changed.notify_one();
         }
     }

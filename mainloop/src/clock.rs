@@ -89,7 +89,7 @@ impl VirtualClock {
         let mut inner = self.shared.lock();
         if inner.clock.running_since.is_none() {
             inner.clock.running_since = Some(host_now_ns());
-            self.shared.wake(&mut inner);
+            self.shared.wake(inner);
         }
     }
 
@@ -123,7 +123,7 @@ impl VirtualClock {
     pub fn set_now(&self, ns: i64) {
         let mut inner = self.shared.lock();
         inner.clock.rebase(ns);
-        self.shared.wake(&mut inner);
+        self.shared.wake(inner);
     }
 
     /// The earliest deadline of a timer on this clock, which may lie in the past.

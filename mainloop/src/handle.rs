@@ -47,7 +47,7 @@ impl Handle {
             return;
         }
         inner.posted.push_back(Box::new(work));
-        self.shared.wake(&mut inner);
+        self.shared.wake(inner);
     }
 
     /// Runs `work` on the loop thread and waits for its value; called directly when already there.
@@ -84,7 +84,7 @@ impl Handle {
     pub fn quit(&self, code: i32) {
         let mut inner = self.shared.lock();
         inner.quit.get_or_insert(code);
-        self.shared.wake(&mut inner);
+        self.shared.wake(inner);
     }
 
     /// Whether [`Handle::quit`] was called and the loop has not been run again since: whoever works through a queue of

@@ -87,12 +87,14 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a sleeping loop look again. On the loop thread it is awake and looks before it sleeps.
-    pub(crate) fn wake(&self, inner: &mut Inner) {
+    /// Makes a sleeping loop look again, at what was changed under the lock. On the loop thread it is awake and looks before it sleeps.
+    pub(crate) fn wake(&self, mut inner: MutexGuard<'_, Inner>) {
         if inner.wake_pending || inner.loop_thread == thread::current().id() {
             return;
         }
         inner.wake_pending = true;
+        // Else the loop wakes up to wait for the lock.
+        drop(inner);
         // Cannot block, and fails only when the counter is full, that is, when the loop is being woken already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }

@@ -104,15 +104,14 @@ pub(crate) fn add(shared: &Arc<Shared>, clock: Clock, deadline_ns: i64, callback
     let mut inner = shared.lock();
     let key = (deadline_ns, inner.timers.next_seq);
     inner.timers.next_seq += 1;
-    let rejected = if inner.closed {
-        Some(callback)
+    if inner.closed {
+        drop(inner);
+        // What it captured is dropped with no lock held.
+        drop(callback);
     } else {
         inner.timers.of(clock).insert(key, callback);
-        shared.wake(&mut inner);
-        None
-    };
-    drop(inner);
-    drop(rejected);
+        shared.wake(inner);
+    }
     Timer { shared: Arc::clone(shared), clock, key, armed: true }
 }
 

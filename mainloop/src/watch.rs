@@ -118,7 +118,7 @@ impl Watch {
     /// Changes what is waited for; from any thread, the watch's own callback included. Failure to tell the kernel
     /// (out of memory or of watches) is logged and the watch keeps sleeping.
     pub fn set_interest(&self, interest: Interest) {
-        let mut inner = self.shared.lock();
+        let inner = self.shared.lock();
         let Some(entry) = inner.watches.get(&self.token) else { return };
         let old = {
             let mut current = entry.interest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +128,7 @@ impl Watch {
             return;
         }
         if entry.always_ready {
-            self.shared.wake(&mut inner);
+            self.shared.wake(inner);
             return;
         }
         let data = EventData::new_u64(self.token);
@@ -195,7 +195,7 @@ pub(crate) fn add(
     inner.watches.insert(token, Arc::new(entry));
     if always_ready {
         inner.always_ready.push(token);
-        shared.wake(&mut inner);
+        shared.wake(inner);
     }
     Ok(Watch { shared: Arc::clone(shared), token })
 }
