@@ -1,5 +1,7 @@
 //! The section that comes first, and the one that tells what the machine was doing.
 
+use std::fmt::Write as _;
+
 use vmstate::{CapabilityNames, Described, Encoder, LoadError, Result, Text, VmState as _, vmstate};
 
 use qapi::Enum as _;
@@ -72,8 +74,13 @@ impl Configuration {
         let mut out = Encoder::new();
         self.put_fields(&mut out);
         let own = Described::device((Self::NAME, 0), (Self::NAME, Self::VERSION), out.finish().1);
-        let devices: Vec<String> = devices.iter().map(Described::to_string).collect();
-        format!("{{\"configuration\":{own},\"page_size\":4096,\"devices\":[{}]}}", devices.join(","))
+        let mut text = format!("{{\"configuration\":{own},\"page_size\":4096,\"devices\":[");
+        for (at, device) in devices.iter().enumerate() {
+            // A string takes all.
+            let _ = write!(text, "{}{device}", if at > 0 { "," } else { "" });
+        }
+        text.push_str("]}");
+        text
     }
 
     /// Whether what this says can be taken in by a machine of the type `name` with `uuid`, and capabilities that are on.

@@ -21,18 +21,17 @@ use std::time::{Duration, Instant};
 use chardev::{ChardevSet, SocketAddress, YankRegistration};
 use mainloop::LoopGone;
 use qapi::events::Event;
-use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, RunState, YankInstance};
-use qapi::{Enum, Error, Result, strerror};
-use vmstate::{Priority, Text};
+use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status, YankInstance};
+use qapi::{Error, Result, strerror};
 
-use saved::Saved;
+use saved::Saving;
 use stream::Stream;
 
 use crate::channel::Channel;
-use crate::configuration::{Configuration, GlobalState};
+use crate::configuration::Configuration;
 use crate::connect::{self, Outlet};
 use crate::lock;
-use crate::machine::{FreePages, Machine, Placed};
+use crate::machine::{FreePages, Machine};
 use crate::multifd::compression::Compression;
 use crate::multifd::send::{Senders, Sink};
 use crate::pace::{Bandwidth, Pace};
@@ -198,18 +197,10 @@ impl Outgoing {
         Ok(self.machine.mainloop().run_on_loop(move || work(&*machine))?)
     }
 
-    /// The same, without waiting for it: what it gives comes later, or nothing if the loop ended.
-    fn begin_on_loop<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&dyn Machine) -> T + Send + 'static,
-    ) -> mpsc::Receiver<T> {
-        let (sender, receiver) = mpsc::channel();
+    /// The same, without waiting for it; it does not happen if the loop ended.
+    fn begin_on_loop(&self, work: impl FnOnce(&dyn Machine) + Send + 'static) {
         let machine = Arc::clone(&self.machine);
-        self.machine.mainloop().post(move || {
-            // Nobody may want it any more.
-            let _ = sender.send(work(&*machine));
-        });
-        receiver
+        self.machine.mainloop().post(move || work(&*machine));
     }
 
     fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
@@ -268,15 +259,14 @@ impl Outgoing {
             stream.advise(&sender)?;
         }
         stream.memory_begins(&mut sender)?;
-        stream.devices(self.on_loop(|machine| Self::save(machine, true))??)?;
+        stream.devices(self.on_loop(saved::early)??)?;
         self.advance(Status::Active)?;
         self.ask_for_free_pages();
         if self.passes(&mut stream, &mut sender)? == Next::Postcopy {
             return self.postcopy(stream, sender, address.as_ref(), stopped).map(|()| None);
         }
-        let state = self.stop(stopped)?;
-        // While the last memory is sent.
-        let states = self.begin_on_loop(|machine| Self::save(machine, false));
+        // It goes on while the last memory is sent.
+        let saving = self.stop(stopped)?;
         stream.command(command::SWITCHOVER_START, &[])?;
         sender.sync();
         self.pass();
@@ -289,8 +279,7 @@ impl Outgoing {
         let between = if dirty { before } else { counters.bytes() };
         stream.put(|out| sender.finish(out))?;
         set(&counters.downtime, counters.bytes() - between);
-        stream.devices(states.recv().map_err(|_| Stop::Cancelled)??)?;
-        stream.devices(vec![GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved()])?;
+        stream.devices(saving.all()?)?;
         stream.end()?;
         Ok(Some(sender))
     }
@@ -407,30 +396,39 @@ impl Outgoing {
         }
     }
 
-    /// Stops the guest; gives the state that it was in.
-    fn stop(&self, stopped: &mut bool) -> Work<RunState> {
-        let state = self.on_loop(|machine| machine.stop())?.ok_or(Stop::Cancelled)?;
+    /// Stops the guest, and begins to save its devices.
+    fn stop(&self, stopped: &mut bool) -> Work<Saving> {
+        let waits = self.has(Capability::PauseBeforeSwitchover);
+        let (saver, saving) = saved::saving();
+        let (told, state) = mpsc::channel();
+        // Nobody is waited for in between, if nobody wants to be.
+        self.begin_on_loop(move |machine| {
+            let state = machine.stop();
+            // Before it is saved: where it arrives nobody asks.
+            machine.free_pages(FreePages::Done);
+            match state {
+                Some(was) if !waits => {
+                    let _awaited = told.send((state, None));
+                    saver.save(machine, was);
+                }
+                _ => {
+                    let _awaited = told.send((state, Some(saver)));
+                }
+            }
+        });
+        let (Some(state), saver) = state.recv().map_err(|_| Stop::Cancelled)? else {
+            return Err(Stop::Cancelled);
+        };
         *stopped = true;
         self.progress.stopped();
-        // Before it is saved: where it arrives nobody asks.
-        self.machine.free_pages(FreePages::Done);
-        if self.has(Capability::PauseBeforeSwitchover) {
+        if let Some(saver) = saver {
             self.advance(Status::PreSwitchover)?;
             if !self.progress.wait_to_go_on() {
                 return Err(Stop::Cancelled);
             }
+            self.begin_on_loop(move |machine| saver.save(machine, state));
         }
         self.advance(Status::Device)?;
-        Ok(state)
-    }
-
-    /// Saves early sections, or all others, of the devices that there are now: the guest may have ejected one meanwhile.
-    fn save(machine: &dyn Machine, early: bool) -> Work<Vec<Saved>> {
-        let sections = machine.sections();
-        if let Some(why) = sections.blocked.into_iter().next() {
-            return Err(Stop::Failed(why));
-        }
-        let wanted = |placed: &&Placed| (placed.section.priority() == Priority::Early) == early;
-        Ok(sections.list.iter().filter(wanted).map(Saved::of).collect())
+        Ok(saving)
     }
 }

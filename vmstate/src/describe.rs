@@ -23,7 +23,7 @@ impl Described {
 impl std::fmt::Display for Described {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { id, instance, section: Part { state: (name, version), layout } } = self;
-        write!(out, "{{\"name\":{},\"instance_id\":{instance},\"vmsd_name\":{}", quoted(id), quoted(name))?;
+        write!(out, "{{\"name\":{},\"instance_id\":{instance},\"vmsd_name\":{}", Quoted(id), Quoted(name))?;
         write!(out, ",\"version\":{version},{layout}}}")
     }
 }
@@ -69,14 +69,14 @@ impl std::fmt::Display for Layout {
 impl std::fmt::Display for Part {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { state: (name, version), layout } = self;
-        write!(out, "{{\"vmsd_name\":{},\"version\":{version},{layout}}}", quoted(name))
+        write!(out, "{{\"vmsd_name\":{},\"version\":{version},{layout}}}", Quoted(name))
     }
 }
 
 impl std::fmt::Display for Entry {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, size, kind } = self;
-        write!(out, "{{\"name\":{}", quoted(name))?;
+        write!(out, "{{\"name\":{}", Quoted(name))?;
         match kind {
             Kind::Scalar(kind, None) => write!(out, ",\"type\":\"{kind}\",\"size\":{size}}}"),
             Kind::Scalar(kind, Some(count)) => {
@@ -99,26 +99,32 @@ fn list<T: std::fmt::Display>(
 ) -> std::fmt::Result {
     out.write_str(open)?;
     for (at, entry) in entries.iter().enumerate() {
-        write!(out, "{}{entry}", if at > 0 { "," } else { "" })?;
+        if at > 0 {
+            out.write_char(',')?;
+        }
+        std::fmt::Display::fmt(entry, out)?;
     }
     out.write_char(']')
 }
 
 /// A JSON string. Names may hold what a user wrote, an `id` for one.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl std::fmt::Display for Quoted<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_char('"')?;
+        let mut rest = self.0;
+        while let Some(at) = rest.find(|c| c < ' ' || c == '"' || c == '\\') {
+            let (plain, special) = rest.split_at(at);
+            out.write_str(plain)?;
+            // All of them are one byte long.
+            match special.as_bytes()[0] {
+                control @ ..b' ' => write!(out, "\\u{control:04x}")?,
+                escaped => write!(out, "\\{}", char::from(escaped))?,
             }
-            c if c < ' ' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
+            rest = &special[1..];
         }
+        out.write_str(rest)?;
+        out.write_char('"')
     }
-    out.push('"');
-    out
 }

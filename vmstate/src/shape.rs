@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::describe::quoted;
+use crate::describe::Quoted;
 
 /// A declared state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl StateShape {
         let pad = "  ".repeat(depth);
         let mut out = format!(
             "{{\n{pad}  \"name\": {},\n{pad}  \"version\": {},\n{pad}  \"oldest\": {},\n{pad}  \"fields\": [",
-            quoted(self.name),
+            Quoted(self.name),
             self.version,
             self.oldest
         );
@@ -60,7 +60,7 @@ impl StateShape {
             let _ = write!(
                 out,
                 "{comma}\n{pad}    {{\"name\": {}, \"since\": {}, {}}}",
-                quoted(field.name),
+                Quoted(field.name),
                 field.since,
                 field.shape.members(depth + 2)
             );

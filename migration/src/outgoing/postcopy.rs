@@ -15,15 +15,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chardev::SocketAddress;
+use qapi::strerror;
 use qapi::types::{MigrationCapability as Capability, MigrationStatus as Status};
-use qapi::{Enum as _, strerror};
-
-use vmstate::Text;
 
 use super::stream::Stream;
 use super::urgent::Urgent;
 use super::{Outgoing, PART, Stop, Work};
-use crate::configuration::GlobalState;
 use crate::connect::{self, Outlet};
 use crate::lock;
 use crate::pace::Share;
@@ -55,9 +52,7 @@ impl Outgoing {
         stopped: &mut bool,
     ) -> Work<()> {
         let urgent = self.urgent(&stream, &sender, address)?;
-        let state = self.stop(stopped)?;
-        let mut states = self.on_loop(|machine| Self::save(machine, false))??;
-        states.push(GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved());
+        let states = self.stop(stopped)?.all()?;
         sender.sync();
         self.pass();
         sender.begin_pass();

@@ -1,9 +1,14 @@
 //! Sections as bytes, before they are in the stream.
 
-use vmstate::{Described, Encoder, VmState as _};
+use std::sync::mpsc;
 
+use qapi::Enum as _;
+use qapi::types::RunState;
+use vmstate::{Described, Encoder, Priority, Text, VmState as _};
+
+use super::{Stop, Work};
 use crate::configuration::GlobalState;
-use crate::machine::Placed;
+use crate::machine::{Machine, Placed};
 
 /// A section as bytes.
 pub(super) struct Saved {
@@ -29,9 +34,57 @@ impl Saved {
 }
 
 impl GlobalState {
-    pub(super) fn into_saved(self) -> Saved {
+    fn into_saved(self) -> Saved {
         let mut state = Encoder::new();
         self.put_fields(&mut state);
         Saved::new((Self::NAME, 0), (Self::NAME, Self::VERSION), state)
     }
+}
+
+/// Sections that the main loop saves.
+pub(super) struct Saving(mpsc::Receiver<Work<Vec<Saved>>>);
+
+/// Where they come from.
+pub(super) struct Saver(mpsc::Sender<Work<Vec<Saved>>>);
+
+/// Two ends of a way for sections.
+pub(super) fn saving() -> (Saver, Saving) {
+    let (sender, receiver) = mpsc::channel();
+    (Saver(sender), Saving(receiver))
+}
+
+impl Saver {
+    /// Saves all that are not early, of the devices that there are now: the guest may have ejected one meanwhile. Last comes what the
+    /// machine was doing.
+    pub(super) fn save(self, machine: &dyn Machine, state: RunState) {
+        let sections = wanted(machine, |priority| priority != Priority::Early);
+        let all = sections.map(|sections| {
+            let state = GlobalState { runstate: Text(state.as_str().to_owned()) };
+            sections.iter().map(Saved::of).chain([state.into_saved()]).collect()
+        });
+        // Nobody may want it any more.
+        let _ = self.0.send(all);
+    }
+}
+
+impl Saving {
+    /// Waits for them.
+    pub(super) fn all(self) -> Work<Vec<Saved>> {
+        // A loop that is gone takes the machine with it.
+        self.0.recv().unwrap_or(Err(Stop::Cancelled))
+    }
+}
+
+/// Saves what decides where memory may go.
+pub(super) fn early(machine: &dyn Machine) -> Work<Vec<Saved>> {
+    Ok(wanted(machine, |priority| priority == Priority::Early)?.iter().map(Saved::of).collect())
+}
+
+fn wanted(machine: &dyn Machine, wants: impl Fn(Priority) -> bool) -> Work<Vec<Placed>> {
+    let mut sections = machine.sections();
+    if let Some(why) = sections.blocked.into_iter().next() {
+        return Err(Stop::Failed(why));
+    }
+    sections.list.retain(|placed| wants(placed.section.priority()));
+    Ok(sections.list)
 }

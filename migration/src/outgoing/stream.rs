@@ -4,6 +4,7 @@ mod postcopy;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qapi::strerror;
 use qapi::types::MigrationCapability as Capability;
@@ -26,6 +27,9 @@ pub(super) struct Stream<'a> {
     /// How often it was asked whether it has all.
     pings: u32,
 }
+
+/// How long a destination is let read the end of the machine before anything else is done.
+const HEAD_START: Duration = Duration::from_millis(2);
 
 /// Numbers of such questions come behind this one.
 const PINGS: u32 = 0x100;
@@ -50,6 +54,11 @@ impl<'a> Stream<'a> {
 
     pub(super) fn put<T>(&mut self, write: impl FnOnce(&mut Output) -> io::Result<T>) -> Work<T> {
         write(&mut self.out).map_err(|error| self.failed(&error))
+    }
+
+    /// Writes what is gathered.
+    pub(super) fn flush(&mut self) -> Work<()> {
+        self.put(Output::flush)
     }
 
     pub(super) fn begin(&mut self) -> Work<()> {
@@ -107,7 +116,7 @@ impl<'a> Stream<'a> {
             self.pings += 1;
             let number = PINGS + self.pings;
             self.command(command::PING, &number.to_be_bytes())?;
-            self.put(|out| out.flush())?;
+            self.flush()?;
             back.wait_pong(number, false);
             return self.check_back();
         }
@@ -116,9 +125,9 @@ impl<'a> Stream<'a> {
 
     /// The same of local sockets, of which the kernel knows.
     pub(super) fn await_read(&mut self) -> Work<()> {
-        self.put(|out| out.flush())?;
+        self.flush()?;
         let channels = self.job.channels().clone();
-        channels.iter().try_for_each(|channel| channel.await_read()).map_err(|error| self.failed(&error))
+        channels.iter().try_for_each(|channel| channel.await_read(None)).map_err(|error| self.failed(&error))
     }
 
     /// Whether the other side still takes the machine in, as far as it would say so.
@@ -184,7 +193,7 @@ impl<'a> Stream<'a> {
     /// Ends the stream. With its last byte the machine is elsewhere: from there on nothing that fails brings it back, unless the other side
     /// answers and has not yet.
     pub(super) fn end(mut self) -> Work<()> {
-        self.put(|out| out.flush())?;
+        self.flush()?;
         // A peer that takes nothing can still be given up.
         self.out.channel().await_room().map_err(|error| self.failed(&error))?;
         let kind = self.out.channel().kind();
@@ -195,7 +204,9 @@ impl<'a> Stream<'a> {
             out.u8(wire::EOF)?;
             out.flush()
         })?;
-        // The other side goes on by now; this is for those who look into the stream.
+        // The other side goes on now, before what is for those who look into the stream is made where it might be. If it has not all, it
+        // ended, or will be noticed to have.
+        let _ = self.out.channel().await_read(Some(HEAD_START));
         let described = self.describe();
         if let Some(back) = &self.back {
             back.wait_shut().map_err(|why| match self.job.progress.is_cancelled() {

@@ -33,11 +33,6 @@ impl<'a> Stream<'a> {
         self.back.clone().ok_or_else(|| Stop::Failed("Unable to open return-path for postcopy".to_owned()))
     }
 
-    /// Writes what is gathered.
-    pub(in crate::outgoing) fn flush(&mut self) -> Work<()> {
-        self.put(Output::flush)
-    }
-
     /// Says that memory may follow the guest, and how large its pages are.
     pub(in crate::outgoing) fn advise(&mut self, sender: &Sender) -> Work<()> {
         let mut data = sender.page_sizes().to_be_bytes().to_vec();
