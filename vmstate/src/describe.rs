@@ -56,7 +56,7 @@ pub(crate) enum Kind {
     /// A value, or an array of so many.
     Scalar(&'static str, Option<usize>),
     /// A struct, and which of several it is.
-    Struct(Option<usize>, Part),
+    Struct(Option<usize>, Box<Part>),
 }
 
 impl std::fmt::Display for Layout {
@@ -114,10 +114,10 @@ impl std::fmt::Display for Quoted<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_char('"')?;
         let mut rest = self.0;
-        while let Some(at) = rest.find(|c| c < ' ' || c == '"' || c == '\\') {
+        // Bytes, since all that are looked for are one byte long.
+        while let Some(at) = rest.bytes().position(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
             let (plain, special) = rest.split_at(at);
             out.write_str(plain)?;
-            // All of them are one byte long.
             match special.as_bytes()[0] {
                 control @ ..b' ' => write!(out, "\\u{control:04x}")?,
                 escaped => write!(out, "\\{}", char::from(escaped))?,

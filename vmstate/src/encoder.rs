@@ -52,7 +52,11 @@ impl Encoder {
         write: impl FnOnce(&mut Self),
     ) {
         let (layout, size) = self.nested(write);
-        self.layout.fields.push(Entry { name, size, kind: Kind::Struct(index, Part { state, layout }) });
+        self.layout.fields.push(Entry {
+            name,
+            size,
+            kind: Kind::Struct(index, Box::new(Part { state, layout })),
+        });
     }
 
     /// Writes a subsection.

@@ -8,6 +8,9 @@ use crate::shape::Shape;
 /// Elements of a list at most; also bytes of a [`Text`] and words of [`Bits`].
 pub const MAX_ELEMENTS: u32 = 1 << 20;
 
+/// Bytes of a list that are read at once.
+const STEP: usize = 64 << 10;
+
 /// A value in a stream.
 pub trait Field: Sized {
     /// Writes it under `name`.
@@ -58,6 +61,16 @@ macro_rules! numbers {
                     all.iter().for_each(|value| bytes.extend_from_slice(&value.to_be_bytes()));
                 });
             }
+
+            fn get_all(input: &mut Decoder<'_>, count: usize) -> Result<Vec<Self>> {
+                const SIZE: usize = size_of::<$type>();
+                let mut all = Vec::new();
+                while all.len() < count {
+                    let bytes = u8::get_all(input, STEP.min((count - all.len()) * SIZE))?;
+                    all.extend(bytes.as_chunks::<SIZE>().0.iter().map(|value| $type::from_be_bytes(*value)));
+                }
+                Ok(all)
+            }
         }
     )*};
 }
@@ -87,7 +100,6 @@ impl Field for u8 {
     }
 
     fn get_all(input: &mut Decoder<'_>, count: usize) -> Result<Vec<Self>> {
-        const STEP: usize = 64 << 10;
         let mut all = Vec::new();
         while all.len() < count {
             let from = all.len();

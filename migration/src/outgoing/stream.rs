@@ -204,8 +204,9 @@ impl<'a> Stream<'a> {
             out.u8(wire::EOF)?;
             out.flush()
         })?;
-        // The other side goes on now, before what is for those who look into the stream is made where it might be. If it has not all, it
-        // ended, or will be noticed to have.
+        // The other side goes on now, if need be on this processor, before what is for those who look into the stream is made. If it has
+        // not all, that is noticed when it is sent more.
+        std::thread::yield_now();
         let _ = self.out.channel().await_read(Some(HEAD_START));
         let described = self.describe();
         if let Some(back) = &self.back {
