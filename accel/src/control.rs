@@ -408,20 +408,27 @@ impl Control {
 
     /// Has every vCPU consume a reset and waits for it. Only while paused (a running vCPU takes it when it stops).
     pub(crate) fn reset(&self) {
-        self.have_all(Task::Reset, |cpu| cpu.phase == Phase::Parked);
+        self.begin_all(Task::Reset);
+        self.await_all(|cpu| cpu.phase == Phase::Parked);
     }
 
-    /// Has every vCPU put down what it has, all at the same time, and waits for them. Only while paused, and not on a vCPU thread.
-    pub(crate) fn save(&self) {
-        self.have_all(Task::Save, |cpu| cpu.phase != Phase::Gone);
+    /// Has every vCPU put down what it has, all at the same time. Only while paused.
+    pub(crate) fn begin_save(&self) {
+        self.begin_all(Task::Save);
     }
 
-    /// Has every vCPU take over what lies ready, all at the same time, and waits for them. As [`Control::save`].
+    /// Waits until every vCPU has done so. Not on a vCPU thread.
+    pub(crate) fn await_saved(&self) {
+        self.await_all(|cpu| cpu.phase != Phase::Gone);
+    }
+
+    /// Has every vCPU take over what lies ready, all at the same time, and waits for them. Only while paused, and not on a vCPU thread.
     pub(crate) fn load(&self) {
-        self.have_all(Task::Load, |cpu| cpu.phase != Phase::Gone);
+        self.begin_all(Task::Load);
+        self.await_all(|cpu| cpu.phase != Phase::Gone);
     }
 
-    fn have_all(&self, task: Task, waits_for: impl Fn(&Cpu) -> bool) {
+    fn begin_all(&self, task: Task) {
         let mut inner = self.lock();
         for cpu in &mut inner.cpus {
             cpu.task = (cpu.phase != Phase::Gone).then_some(task);
@@ -429,6 +436,9 @@ impl Control {
         let bells = inner.bells();
         drop(inner);
         bells.iter().for_each(|bell| bell.notify_one());
+    }
+
+    fn await_all(&self, waits_for: impl Fn(&Cpu) -> bool) {
         let mut inner = self.lock();
         let busy = |cpu: &Cpu| cpu.task.is_some() && waits_for(cpu);
         while inner.goal != Goal::Exit && inner.cpus.iter().any(busy) {

@@ -239,6 +239,10 @@ pub trait Accel: Send + Sync {
     /// calling thread itself if it is a vCPU thread (it stops before its next instruction).
     fn pause(&self);
 
+    /// Has vCPUs begin to put down what their sections ([`Accel::saved`]) tell when they are saved next, which are not waited for before.
+    /// Only while paused.
+    fn begin_save(&self) {}
+
     /// State of vCPUs and interrupt controllers, for a migration. Sections are saved and loaded on the main loop's thread while
     /// paused, and loaded after a [`Accel::reset`] that no [`Accel::resume`] followed.
     fn saved(&self) -> Saved;

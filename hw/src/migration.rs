@@ -81,6 +81,10 @@ impl migration::Machine for Movable {
         self.0.stop_to_move().then(|| self.0.moving_state())
     }
 
+    fn begin_save(&self) {
+        self.0.accel().begin_save();
+    }
+
     fn moved(&self) {
         self.0.moved();
     }

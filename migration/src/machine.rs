@@ -74,6 +74,9 @@ pub trait Machine: Send + Sync {
     /// Stops the guest for the last pass, and gives the state that it is to be in on the other side. `None`: the program ends.
     fn stop(&self) -> Option<RunState>;
 
+    /// Its sections are to be saved, while it is stopped: begins with what takes long, and does not wait for that.
+    fn begin_save(&self) {}
+
     /// A guest begins to arrive: what takes time when it goes on is done now, while it runs elsewhere.
     fn prepare(&self) {}
 

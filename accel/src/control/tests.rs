@@ -292,7 +292,8 @@ fn a_reset_comes_before_a_non_maskable_interrupt_and_forgets_it() {
 fn all_are_saved_and_loaded_at_once_after_what_was_sent_and_loading_breaks_or_mends() {
     let model = Model::new(2);
     model.control.inject_nmi(0, model.kick());
-    model.control.save();
+    model.control.begin_save();
+    model.control.await_saved();
     let mut steps: Vec<_> = (0..3).map(|_| model.step()).collect();
     steps.sort_by_key(|(cpu, _)| *cpu);
     assert_eq!(steps, [(0, Step::Nmi), (0, Step::Save), (1, Step::Save)]);
@@ -312,7 +313,8 @@ fn who_has_a_vcpu_save_does_not_wait_for_one_that_is_gone() {
     let control = Control::new();
     let (cpu, _) = control.add();
     control.give_up(cpu);
-    control.save();
+    control.begin_save();
+    control.await_saved();
     control.load();
 }
 

@@ -115,6 +115,10 @@ impl Accel for KvmAccel {
         }
     }
 
+    fn begin_save(&self) {
+        self.shared.exchange.begin(&self.shared);
+    }
+
     fn saved(&self) -> Saved {
         let Some(config) = lock(&self.state).config.clone() else { return Saved::Nothing };
         let has = |name| cpu::feature(name).is_some_and(|feature| feature.is_in(&config.facts.words));

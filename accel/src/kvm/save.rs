@@ -1,7 +1,7 @@
 //! What a migration takes along of the kernel's half of a machine: the paravirtual clock, each vCPU, PIC pair, IOAPIC and PIT.
 //!
-//! Each vCPU's own thread saves and loads it, all at the same time ([`Exchange`]): the first section that is saved has all threads put
-//! down what they have, the last one that arrives has all take over theirs. Interrupt controllers come behind the vCPUs, since what
+//! Each vCPU's own thread saves and loads it, all at the same time ([`Exchange`]): all threads put down what they have when the machine
+//! is about to be saved, the last one that arrives has all take over theirs. Interrupt controllers come behind the vCPUs, since what
 //! waits in them goes on to local APICs when it is loaded.
 //!
 //! What the guest was told of its processor is saved too and must be the same here: see [`processor`].
@@ -44,7 +44,17 @@ pub(crate) struct Exchange {
 struct Cells {
     /// Of this time.
     step: Arc<InStep>,
+    /// vCPUs were told to put down what they have, and what they put down is not out of date.
+    begun: bool,
     cpus: Vec<Cell>,
+}
+
+impl Cells {
+    /// What was saved is out of date, also what a vCPU has yet to put down.
+    fn forget(&mut self) {
+        (self.step, self.begun) = (Arc::default(), false);
+        self.cpus.iter_mut().for_each(|cell| cell.saved = None);
+    }
 }
 
 #[derive(Default)]
@@ -63,16 +73,14 @@ impl Exchange {
         lock(&self.cells).cpus.push(Cell::default());
     }
 
-    /// What was saved for sections that were not asked for is out of date.
-    fn forget(&self) {
-        lock(&self.cells).cpus.iter_mut().for_each(|cell| cell.saved = None);
-    }
-
     /// On the vCPU's thread.
     pub(crate) fn save(&self, cpu: usize, fd: &kvm_ioctls::VcpuFd, reset: &ResetState, broken: bool) {
         let step = Arc::clone(&lock(&self.cells).step);
         let state = LiveState::capture(fd, reset.extent(), &step, broken);
-        lock(&self.cells).cpus[cpu].saved = Some(state);
+        let mut cells = lock(&self.cells);
+        if Arc::ptr_eq(&cells.step, &step) {
+            cells.cpus[cpu].saved = Some(state);
+        }
     }
 
     /// On the vCPU's thread; says whether the vCPU is broken.
@@ -88,12 +96,24 @@ impl Exchange {
         broken
     }
 
-    /// The state of one vCPU; all are saved unless that was done for another one before.
+    /// Has all vCPUs put down what they have; does not wait for it.
+    pub(super) fn begin(&self, shared: &Shared) {
+        let mut cells = lock(&self.cells);
+        cells.forget();
+        cells.begun = true;
+        drop(cells);
+        shared.control.begin_save();
+    }
+
+    /// The state of one vCPU; all are saved unless they were told to be before.
     fn saved(&self, shared: &Shared, cpu: usize) -> Option<KvmResult<LiveState>> {
-        let take = || lock(&self.cells).cpus.get_mut(cpu)?.saved.take();
-        take().or_else(|| {
-            lock(&self.cells).step = Arc::default();
-            shared.control.save();
+        let take = || {
+            shared.control.await_saved();
+            lock(&self.cells).cpus.get_mut(cpu)?.saved.take()
+        };
+        let begun = lock(&self.cells).begun;
+        begun.then(take).flatten().or_else(|| {
+            self.begin(shared);
             take()
         })
     }
@@ -111,7 +131,7 @@ impl Exchange {
 
     /// Before vCPUs run: what arrived is loaded, though others are missing, which stay in reset state.
     pub(super) fn finish(&self, shared: &Shared) {
-        self.forget();
+        lock(&self.cells).forget();
         if lock(&self.cells).cpus.iter().any(|cell| cell.arrived.is_some())
             && let Err(error) = self.load_all(shared)
         {
@@ -121,7 +141,9 @@ impl Exchange {
 
     /// What waits is out of date.
     pub(super) fn clear(&self) {
-        lock(&self.cells).cpus.iter_mut().for_each(|cell| *cell = Cell::default());
+        let mut cells = lock(&self.cells);
+        cells.forget();
+        cells.cpus.iter_mut().for_each(|cell| *cell = Cell::default());
     }
 
     fn load_all(&self, shared: &Shared) -> vmstate::Result<()> {

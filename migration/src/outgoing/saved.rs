@@ -57,10 +57,15 @@ impl Saver {
     /// Saves all that are not early, of the devices that there are now: the guest may have ejected one meanwhile. Last comes what the
     /// machine was doing.
     pub(super) fn save(self, machine: &dyn Machine, state: RunState) {
+        machine.begin_save();
         let sections = wanted(machine, |priority| priority != Priority::Early);
         let all = sections.map(|sections| {
             let state = GlobalState { runstate: Text(state.as_str().to_owned()) };
-            sections.iter().map(Saved::of).chain([state.into_saved()]).collect()
+            // The last first: those that take long, vCPUs, are among the first.
+            let mut all = vec![state.into_saved()];
+            all.extend(sections.iter().rev().map(Saved::of));
+            all.reverse();
+            all
         });
         // Nobody may want it any more.
         let _ = self.0.send(all);
