@@ -417,19 +417,24 @@ impl Control {
         self.begin_all(Task::Save);
     }
 
-    /// Waits until every vCPU has done so. Not on a vCPU thread.
-    pub(crate) fn await_saved(&self) {
-        self.await_all(|cpu| cpu.phase != Phase::Gone);
+    /// Has every vCPU take over what lies ready, all at the same time. Only while paused.
+    pub(crate) fn begin_load(&self) {
+        self.begin_all(Task::Load);
     }
 
-    /// Has every vCPU take over what lies ready, all at the same time, and waits for them. Only while paused, and not on a vCPU thread.
-    pub(crate) fn load(&self) {
-        self.begin_all(Task::Load);
+    /// Waits until every vCPU has done what [`Control::begin_save`] or [`Control::begin_load`] told it to. Not on a vCPU thread.
+    pub(crate) fn await_done(&self) {
         self.await_all(|cpu| cpu.phase != Phase::Gone);
     }
 
     fn begin_all(&self, task: Task) {
         let mut inner = self.lock();
+        // What is half done is done first: its end would be taken for that of this.
+        let half_done =
+            |cpu: &Cpu| cpu.phase != Phase::Gone && matches!(cpu.task, Some(Task::Save | Task::Load));
+        while inner.goal != Goal::Exit && inner.cpus.iter().any(half_done) {
+            inner = self.wait(inner);
+        }
         for cpu in &mut inner.cpus {
             cpu.task = (cpu.phase != Phase::Gone).then_some(task);
         }

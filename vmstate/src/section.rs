@@ -92,8 +92,9 @@ impl Section {
         }
     }
 
-    /// State whose length depends on the device, so that no declaration has all of it: `save` and `read` go field by field. `read`
-    /// looks at nothing of the device that may change, and gives what takes the state over.
+    /// State whose length depends on the device, so that no declaration has all of it, or of which something can begin before it is taken
+    /// over: `save` and `read` go field by field. `read` looks at nothing of the device that may change, and gives what takes the state
+    /// over.
     pub fn custom(
         shape: fn() -> StateShape,
         save: impl Fn(&mut Encoder) + Send + Sync + 'static,

@@ -293,11 +293,12 @@ fn all_are_saved_and_loaded_at_once_after_what_was_sent_and_loading_breaks_or_me
     let model = Model::new(2);
     model.control.inject_nmi(0, model.kick());
     model.control.begin_save();
-    model.control.await_saved();
+    model.control.await_done();
     let mut steps: Vec<_> = (0..3).map(|_| model.step()).collect();
     steps.sort_by_key(|(cpu, _)| *cpu);
     assert_eq!(steps, [(0, Step::Nmi), (0, Step::Save), (1, Step::Save)]);
-    model.control.load();
+    model.control.begin_load();
+    model.control.await_done();
     assert_eq!((0..2).map(|_| model.step().1).collect::<Vec<_>>(), [Step::Load; 2]);
     // The second came broken: it does not run.
     assert_eq!([0, 1].map(|cpu| model.control.is_broken(cpu)), [false, true]);
@@ -314,8 +315,9 @@ fn who_has_a_vcpu_save_does_not_wait_for_one_that_is_gone() {
     let (cpu, _) = control.add();
     control.give_up(cpu);
     control.begin_save();
-    control.await_saved();
-    control.load();
+    control.await_done();
+    control.begin_load();
+    control.await_done();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a migration takes along of the kernel's half of a machine: the paravirtual clock, each vCPU, PIC pair, IOAPIC and PIT.
 //!
 //! Each vCPU's own thread saves and loads it, all at the same time ([`Exchange`]): all threads put down what they have when the machine
-//! is about to be saved, the last one that arrives has all take over theirs. Interrupt controllers come behind the vCPUs, since what
+//! is about to be saved, and take over what arrived as soon as that of the last of them was read: devices are saved and read meanwhile. Interrupt controllers come behind the vCPUs, since what
 //! waits in them goes on to local APICs when it is loaded.
 //!
 //! What the guest was told of its processor is saved too and must be the same here: see [`processor`].
@@ -108,7 +108,7 @@ impl Exchange {
     /// The state of one vCPU; all are saved unless they were told to be before.
     fn saved(&self, shared: &Shared, cpu: usize) -> Option<KvmResult<LiveState>> {
         let take = || {
-            shared.control.await_saved();
+            shared.control.await_done();
             lock(&self.cells).cpus.get_mut(cpu)?.saved.take()
         };
         let begun = lock(&self.cells).begun;
@@ -118,7 +118,7 @@ impl Exchange {
         })
     }
 
-    /// Takes what arrived for one vCPU; when it is the last, all are loaded.
+    /// Takes what arrived for one vCPU; when it is the last, all begin to load it.
     fn arrive(&self, shared: &Shared, cpu: usize, state: LiveState) -> vmstate::Result<()> {
         let complete = {
             let mut cells = lock(&self.cells);
@@ -126,15 +126,22 @@ impl Exchange {
             cell.arrived = Some(Box::new(state));
             cells.cpus.iter().all(|cell| cell.arrived.is_some())
         };
-        if complete { self.load_all(shared) } else { Ok(()) }
+        if complete {
+            self.begin_load(shared);
+        }
+        Ok(())
     }
 
     /// Before vCPUs run: what arrived is loaded, though others are missing, which stay in reset state.
     pub(super) fn finish(&self, shared: &Shared) {
         lock(&self.cells).forget();
-        if lock(&self.cells).cpus.iter().any(|cell| cell.arrived.is_some())
-            && let Err(error) = self.load_all(shared)
-        {
+        let waits = |cells: &Cells| cells.cpus.iter().any(|cell| cell.arrived.is_some());
+        if !waits(&lock(&self.cells)) {
+            return;
+        }
+        self.begin_load(shared);
+        let count = lock(&self.cells).cpus.len();
+        for error in (0..count).filter_map(|cpu| self.loaded(shared, cpu).err()) {
             tracing::error!(%error, "a vCPU cannot go on");
         }
     }
@@ -146,23 +153,27 @@ impl Exchange {
         cells.cpus.iter_mut().for_each(|cell| *cell = Cell::default());
     }
 
-    fn load_all(&self, shared: &Shared) -> vmstate::Result<()> {
+    fn begin_load(&self, shared: &Shared) {
         lock(&self.cells).step = Arc::default();
         // Registers name guest memory that the kernel writes to, and are refused without.
         shared.first_run();
-        shared.control.load();
-        let results: Vec<_> =
-            lock(&self.cells).cpus.iter_mut().filter_map(|cell| cell.loaded.take()).collect();
-        results.into_iter().try_for_each(|result| match result {
-            Ok(None) => Ok(()),
-            Ok(Some((index, value))) => {
+        shared.control.begin_load();
+    }
+
+    /// Whether one vCPU is as it arrived, once all are that do something; it may be one that nothing arrived for.
+    fn loaded(&self, shared: &Shared, cpu: usize) -> vmstate::Result<()> {
+        shared.control.await_done();
+        let result = lock(&self.cells).cpus.get_mut(cpu).and_then(|cell| cell.loaded.take());
+        match result {
+            None | Some(Ok(None)) => Ok(()),
+            Some(Ok(Some((index, value)))) => {
                 Err(LoadError::invalid(format!("error: failed to set MSR {index:#x} to {value:#x}")))
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let text = qapi::strerror(&os_error(error));
                 Err(LoadError::invalid(format!("Failed to put registers after load: {text}")))
             }
-        })
+        }
     }
 }
 
@@ -223,8 +234,9 @@ fn clock(shared: &Arc<Shared>) -> Section {
 fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
     let (from, to) = (Arc::clone(shared), Arc::clone(shared));
     let (told, known) = (Arc::clone(config), Arc::clone(config));
-    Section::new(
-        move || {
+    Section::custom(
+        CpuState::declared,
+        move |out| {
             let live = match from.exchange.saved(&from, cpu) {
                 Some(Ok(live)) => Some(live),
                 Some(Err(error)) => {
@@ -233,14 +245,18 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
                 }
                 None => None,
             };
-            CpuState::new(processor::told(&told, cpu), live.as_ref())
+            CpuState::new(processor::told(&told, cpu), live.as_ref()).put_fields(out);
         },
-        move |state: CpuState| {
+        // Whatever else may fail to arrive: until all has, nobody looks at a vCPU.
+        move |input, version| {
+            let state = CpuState::get_versioned(input, version)?;
             processor::check(&state.processor, &known, cpu)?;
             let extent = to.extent.get().cloned().unwrap_or_default();
             let mut live = state.live(&extent)?;
             live.tsc_khz = frequency_to_set(&to, live.tsc_khz, known.facts.tsc_frequency, cpu == 0)?;
-            to.exchange.arrive(&to, cpu, live)
+            to.exchange.arrive(&to, cpu, live)?;
+            let to = Arc::clone(&to);
+            Ok(Box::new(move || to.exchange.loaded(&to, cpu)))
         },
     )
 }
