@@ -65,6 +65,8 @@ struct Cell {
     arrived: Option<Box<LiveState>>,
     /// An MSR that the kernel refused and its value, if there was one.
     loaded: Option<KvmResult<Option<(u32, u64)>>>,
+    /// Ticks of its counter in a millisecond, if they were loaded.
+    tsc_khz: Option<u32>,
 }
 
 impl Exchange {
@@ -73,10 +75,20 @@ impl Exchange {
         lock(&self.cells).cpus.push(Cell::default());
     }
 
-    /// On the vCPU's thread.
-    pub(crate) fn save(&self, cpu: usize, fd: &kvm_ioctls::VcpuFd, reset: &ResetState, broken: bool) {
-        let step = Arc::clone(&lock(&self.cells).step);
-        let state = LiveState::capture(fd, reset.extent(), &step, broken);
+    /// On the vCPU's thread. Its counter goes on at `tsc_khz`, unless it was loaded with another frequency.
+    pub(crate) fn save(
+        &self,
+        cpu: usize,
+        fd: &kvm_ioctls::VcpuFd,
+        reset: &ResetState,
+        tsc_khz: u32,
+        broken: bool,
+    ) {
+        let (step, tsc_khz) = {
+            let cells = lock(&self.cells);
+            (Arc::clone(&cells.step), cells.cpus[cpu].tsc_khz.unwrap_or(tsc_khz))
+        };
+        let state = LiveState::capture(fd, reset.extent(), &step, tsc_khz, broken);
         let mut cells = lock(&self.cells);
         if Arc::ptr_eq(&cells.step, &step) {
             cells.cpus[cpu].saved = Some(state);
@@ -92,7 +104,11 @@ impl Exchange {
         let Some(state) = state else { return false };
         let result = restore(&state, fd, reset, &step);
         let broken = state.broken || !matches!(result, Ok(None));
-        lock(&self.cells).cpus[cpu].loaded = Some(result);
+        let cell = &mut lock(&self.cells).cpus[cpu];
+        cell.loaded = Some(result);
+        if state.tsc_khz != 0 {
+            cell.tsc_khz = Some(state.tsc_khz);
+        }
         broken
     }
 
@@ -150,7 +166,7 @@ impl Exchange {
     pub(super) fn clear(&self) {
         let mut cells = lock(&self.cells);
         cells.forget();
-        cells.cpus.iter_mut().for_each(|cell| *cell = Cell::default());
+        cells.cpus.iter_mut().for_each(|cell| *cell = Cell { tsc_khz: cell.tsc_khz, ..Cell::default() });
     }
 
     fn begin_load(&self, shared: &Shared) {

@@ -47,7 +47,7 @@ const MSR_BATCH: usize = 255;
 /// What the kernel saves and loads of a vCPU besides what all have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Extent {
-    /// Model-specific registers.
+    /// Model-specific registers; of a vCPU, the time stamp counter is the last.
     msrs: Vec<u32>,
     /// What it is to guests of its own.
     nested: bool,
@@ -72,23 +72,20 @@ impl Extent {
         }
     }
 
-    /// Of this vCPU: registers that it has, without the time stamp counter, with its banks of machine checks; nested state if it has VMX or
-    /// SVM.
+    /// Of this vCPU: registers that it has, with its banks of machine checks; nested state if it has VMX or SVM.
     fn of_vcpu(&self, fd: &VcpuFd, cpuid: &CpuId) -> Self {
         let banks = read_msrs(fd, &[MSR_MCG_CAP]).first().map_or(0, |cap| cap.data as u32 & 0xff);
         let banks = MSR_MC0_CTL..MSR_MC0_CTL + 4 * banks.min(32);
         let wanted: Vec<_> = self.msrs.iter().copied().chain(banks).collect();
-        let found = read_msrs(fd, &wanted).into_iter().map(|entry| entry.index);
+        let mut msrs: Vec<_> = read_msrs(fd, &wanted).into_iter().map(|entry| entry.index).collect();
+        msrs.sort_by_key(|index| *index == MSR_IA32_TSC);
         let ecx = |leaf| super::cpuid::find(cpuid, leaf, None).map_or(0, |entry| entry.ecx);
-        Self {
-            msrs: found.filter(|index| *index != MSR_IA32_TSC).collect(),
-            nested: self.nested && (ecx(1) & VMX != 0 || ecx(0x8000_0001) & SVM != 0),
-        }
+        Self { msrs, nested: self.nested && (ecx(1) & VMX != 0 || ecx(0x8000_0001) & SVM != 0) }
     }
 
-    /// Registers that can be read and may be loaded.
+    /// Registers that can be read and may be loaded: not the time stamp counter.
     pub(super) fn msrs(&self) -> &[u32] {
-        &self.msrs
+        self.msrs.strip_suffix(&[MSR_IA32_TSC]).unwrap_or(&self.msrs)
     }
 
     /// Whether a vCPU can have guests of its own, and the kernel says so.
@@ -146,9 +143,9 @@ pub(crate) struct VcpuState {
 }
 
 impl VcpuState {
-    /// Called on the vCPU's thread, or before there is one; outside the guest.
-    pub(super) fn capture(fd: &VcpuFd, extent: &Extent) -> Result<Self> {
-        Ok(Self {
+    /// Gives its time stamp counter, too. Called on the vCPU's thread, or before there is one; outside the guest.
+    pub(super) fn capture(fd: &VcpuFd, extent: &Extent) -> Result<(Self, u64)> {
+        let mut state = Self {
             // First: an INIT or SIPI that waits is carried out.
             mp_state: fd.get_mp_state()?,
             regs: fd.get_regs()?,
@@ -160,7 +157,9 @@ impl VcpuState {
             msrs: read_msrs(fd, &extent.msrs),
             nested: if extent.nested { Some(nested(fd)?) } else { None },
             events: fd.get_vcpu_events()?,
-        })
+        };
+        let tsc = state.msrs.pop_if(|msr| msr.index == MSR_IA32_TSC).map_or(0, |msr| msr.data);
+        Ok((state, tsc))
     }
 
     /// Loads it; `tsc` sets the time stamp counter. Gives the registers that the kernel refused. On the vCPU's thread, outside
@@ -215,7 +214,7 @@ impl ResetState {
     pub(crate) fn capture(fd: &VcpuFd, extent: &Extent) -> Result<Self> {
         let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
         let extent = extent.of_vcpu(fd, &cpuid);
-        let mut state = VcpuState::capture(fd, &extent)?;
+        let (mut state, _) = VcpuState::capture(fd, &extent)?;
         // Which processor it is; the kernel does not look at the CPUID table for it.
         state.regs.rdx = super::cpuid::find(&cpuid, 1, None).map_or(state.regs.rdx, |leaf| leaf.eax.into());
         Ok(Self { state, extent })
@@ -250,13 +249,15 @@ pub(crate) struct LiveState {
 
 impl LiveState {
     /// The vCPUs that share `step` are saved as of one moment.
-    pub(super) fn capture(fd: &VcpuFd, extent: &Extent, step: &InStep, broken: bool) -> Result<Self> {
-        Ok(Self {
-            state: VcpuState::capture(fd, extent)?,
-            tsc: step.read(fd)?,
-            tsc_khz: fd.get_tsc_khz().unwrap_or(0),
-            broken,
-        })
+    pub(super) fn capture(
+        fd: &VcpuFd,
+        extent: &Extent,
+        step: &InStep,
+        tsc_khz: u32,
+        broken: bool,
+    ) -> Result<Self> {
+        let (state, now) = VcpuState::capture(fd, extent)?;
+        Ok(Self { state, tsc: step.read(fd, now), tsc_khz, broken })
     }
 
     /// Loads it; the time goes on from what was saved, at `tsc_khz` if that is not 0. Gives the registers that the kernel refused.

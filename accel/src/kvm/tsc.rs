@@ -50,19 +50,16 @@ impl First {
 }
 
 impl InStep {
-    /// This vCPU's counter at the moment when the first was asked.
-    pub(super) fn read(&self, fd: &VcpuFd) -> Result<u64> {
+    /// What this vCPU's counter, which is at `now`, was at the moment when the first was asked.
+    pub(super) fn read(&self, fd: &VcpuFd, now: u64) -> u64 {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = offset(fd);
-        if let Some(tsc) = first.zip(own).and_then(|(first, own)| first.tsc_with(own)) {
-            return Ok(tsc);
-        }
-        let tsc = read(fd)?;
-        first.get_or_insert(First { tsc, offset: own });
-        Ok(tsc)
+        let tsc = first.zip(own).and_then(|(first, own)| first.tsc_with(own));
+        first.get_or_insert(First { tsc: now, offset: own });
+        tsc.unwrap_or(now)
     }
 
-    /// Lets the counter go on from `tsc`, which was [`InStep::read`].
+    /// Lets the counter go on from `tsc`, which [`InStep::read`] gave.
     pub(super) fn write(&self, fd: &VcpuFd, tsc: u64) -> Result<()> {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = *first {

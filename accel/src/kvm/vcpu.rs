@@ -107,9 +107,10 @@ impl Vcpu {
                     running.shared.control.reset_done(cpu);
                 }
                 Step::Save => {
-                    let broken = running.shared.control.is_broken(cpu);
-                    running.shared.exchange.save(cpu, &running.runner.fd, &reset, broken);
-                    running.shared.control.save_done(cpu);
+                    let shared = &running.shared;
+                    let (tsc_khz, broken) = (shared.tsc_khz.get().copied(), shared.control.is_broken(cpu));
+                    shared.exchange.save(cpu, &running.runner.fd, &reset, tsc_khz.unwrap_or(0), broken);
+                    shared.control.save_done(cpu);
                 }
                 Step::Load => {
                     let broken = running.shared.exchange.load(cpu, &running.runner.fd, &reset);

@@ -58,7 +58,6 @@ impl Incoming {
             return Ok(());
         }
         let Load { later, state, memory, .. } = load;
-        drop(memory);
         let state = match state {
             Some(GlobalState { runstate }) => run_state(&runstate.0)?,
             None => RunState::Running,
@@ -68,6 +67,7 @@ impl Incoming {
             machine.arrived(state);
             Ok(())
         })??;
+        drop(memory);
         // The machine is here. What describes the stream is for others; a source that has not written all of it yet is to be able to.
         description(&mut input);
         Ok(())
