@@ -1,8 +1,8 @@
 //! What a migration takes along of the kernel's half of a machine: the paravirtual clock, each vCPU, PIC pair, IOAPIC and PIT.
 //!
 //! Each vCPU's own thread saves and loads it, all at the same time ([`Exchange`]): all threads put down what they have when the machine
-//! is about to be saved, and take over what arrived as soon as that of the last of them was read: devices are saved and read meanwhile. Interrupt controllers come behind the vCPUs, since what
-//! waits in them goes on to local APICs when it is loaded.
+//! is about to be saved, and take over what arrived as soon as that of the last of them was read. Devices are saved and read meanwhile.
+//! Interrupt controllers come behind the vCPUs, since what waits in them goes on to local APICs when it is loaded.
 //!
 //! What the guest was told of its processor is saved too and must be the same here: see [`processor`].
 
@@ -62,7 +62,7 @@ struct Cell {
     /// Put down and not taken yet.
     saved: Option<KvmResult<LiveState>>,
     /// Waits to be taken over.
-    arrived: Option<Box<LiveState>>,
+    arrived: Option<Arc<LiveState>>,
     /// An MSR that the kernel refused and its value, if there was one.
     loaded: Option<KvmResult<Option<(u32, u64)>>>,
     /// Ticks of its counter in a millisecond, if they were loaded.
@@ -104,10 +104,12 @@ impl Exchange {
         let Some(state) = state else { return false };
         let result = restore(&state, fd, reset, &step);
         let broken = state.broken || !matches!(result, Ok(None));
-        let cell = &mut lock(&self.cells).cpus[cpu];
-        cell.loaded = Some(result);
+        let mut cells = lock(&self.cells);
         if state.tsc_khz != 0 {
-            cell.tsc_khz = Some(state.tsc_khz);
+            cells.cpus[cpu].tsc_khz = Some(state.tsc_khz);
+        }
+        if Arc::ptr_eq(&cells.step, &step) {
+            cells.cpus[cpu].loaded = Some(result);
         }
         broken
     }
@@ -135,11 +137,11 @@ impl Exchange {
     }
 
     /// Takes what arrived for one vCPU; when it is the last, all begin to load it.
-    fn arrive(&self, shared: &Shared, cpu: usize, state: LiveState) -> vmstate::Result<()> {
+    fn arrive(&self, shared: &Shared, cpu: usize, state: Arc<LiveState>) -> vmstate::Result<()> {
         let complete = {
             let mut cells = lock(&self.cells);
             let cell = cells.cpus.get_mut(cpu).ok_or_else(|| LoadError::invalid("there is no such CPU"))?;
-            cell.arrived = Some(Box::new(state));
+            (cell.arrived, cell.loaded) = (Some(state), None);
             cells.cpus.iter().all(|cell| cell.arrived.is_some())
         };
         if complete {
@@ -148,17 +150,28 @@ impl Exchange {
         Ok(())
     }
 
+    /// Waits until what [arrived](Self::arrive) for one vCPU is loaded, unless others are missing. A reset that came in between is undone.
+    fn take_over(&self, shared: &Shared, cpu: usize, state: &Arc<LiveState>) -> vmstate::Result<()> {
+        shared.control.await_done();
+        let waits = |cell: &Cell| cell.arrived.as_ref().is_some_and(|arrived| Arc::ptr_eq(arrived, state));
+        let is_here = |cell: &Cell| cell.loaded.is_some() || waits(cell);
+        if !lock(&self.cells).cpus.get(cpu).is_some_and(is_here) {
+            self.arrive(shared, cpu, Arc::clone(state))?;
+            shared.control.await_done();
+        }
+        self.check()
+    }
+
     /// Before vCPUs run: what arrived is loaded, though others are missing, which stay in reset state.
     pub(super) fn finish(&self, shared: &Shared) {
         lock(&self.cells).forget();
-        let waits = |cells: &Cells| cells.cpus.iter().any(|cell| cell.arrived.is_some());
-        if !waits(&lock(&self.cells)) {
-            return;
-        }
-        self.begin_load(shared);
-        let count = lock(&self.cells).cpus.len();
-        for error in (0..count).filter_map(|cpu| self.loaded(shared, cpu).err()) {
-            tracing::error!(%error, "a vCPU cannot go on");
+        let waits = lock(&self.cells).cpus.iter().any(|cell| cell.arrived.is_some());
+        if waits {
+            self.begin_load(shared);
+            shared.control.await_done();
+            if let Err(error) = self.check() {
+                tracing::error!(%error, "a vCPU cannot go on");
+            }
         }
     }
 
@@ -176,20 +189,19 @@ impl Exchange {
         shared.control.begin_load();
     }
 
-    /// Whether one vCPU is as it arrived, once all are that do something; it may be one that nothing arrived for.
-    fn loaded(&self, shared: &Shared, cpu: usize) -> vmstate::Result<()> {
-        shared.control.await_done();
-        let result = lock(&self.cells).cpus.get_mut(cpu).and_then(|cell| cell.loaded.take());
-        match result {
-            None | Some(Ok(None)) => Ok(()),
-            Some(Ok(Some((index, value)))) => {
+    /// Whether all is as it arrived that was loaded.
+    fn check(&self) -> vmstate::Result<()> {
+        let cells = lock(&self.cells);
+        cells.cpus.iter().filter_map(|cell| cell.loaded.as_ref()).try_for_each(|result| match result {
+            Ok(None) => Ok(()),
+            Ok(Some((index, value))) => {
                 Err(LoadError::invalid(format!("error: failed to set MSR {index:#x} to {value:#x}")))
             }
-            Some(Err(error)) => {
-                let text = qapi::strerror(&os_error(error));
+            Err(error) => {
+                let text = qapi::strerror(&os_error(*error));
                 Err(LoadError::invalid(format!("Failed to put registers after load: {text}")))
             }
-        }
+        })
     }
 }
 
@@ -270,9 +282,9 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
             let extent = to.extent.get().cloned().unwrap_or_default();
             let mut live = state.live(&extent)?;
             live.tsc_khz = frequency_to_set(&to, live.tsc_khz, known.facts.tsc_frequency, cpu == 0)?;
-            to.exchange.arrive(&to, cpu, live)?;
-            let to = Arc::clone(&to);
-            Ok(Box::new(move || to.exchange.loaded(&to, cpu)))
+            let (to, live) = (Arc::clone(&to), Arc::new(live));
+            to.exchange.arrive(&to, cpu, Arc::clone(&live))?;
+            Ok(Box::new(move || to.exchange.take_over(&to, cpu, &live)))
         },
     )
 }

@@ -333,6 +333,29 @@ fn a_processor_that_is_missing_in_the_stream_stays_as_it_was_reset() {
 }
 
 #[test]
+fn a_reset_that_comes_while_a_guest_arrives_does_not_count() {
+    let Some(from) = Rig::new(&starter(), 2, true) else { return };
+    let to = Rig::new(&starter(), 2, true).unwrap();
+    from.accel.resume();
+    from.report();
+    from.accel.pause();
+    copy_memory(&from, &to);
+    let stream = save(&from);
+    let read = |(section, (_, version, bytes)): (&Section, &(_, u32, Vec<u8>))| {
+        section.read(&mut Decoder::new(&bytes[..]), *version).unwrap()
+    };
+    let applies: Vec<_> = sections(&to).iter().zip(&stream).map(read).collect();
+    to.accel.reset();
+    applies.into_iter().for_each(|apply| apply().unwrap());
+    for cpu in 0..2 {
+        assert_eq!(to.accel.registers(cpu), from.accel.registers(cpu), "{cpu}");
+    }
+    // One that comes later does.
+    to.accel.reset();
+    assert_ne!(to.accel.registers(0), from.accel.registers(0));
+}
+
+#[test]
 fn a_machine_that_got_ready_before_takes_a_guest_as_well() {
     let Some((from, to)) = with_controllers(&HELD_OFF) else { return };
     to.accel.make_ready();
