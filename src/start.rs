@@ -107,7 +107,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     for global in machine.globals().of_no_class(&machine.tree().registry()) {
         report.line(&format!("warning: global {global} has invalid class name"));
     }
-    let movable = Arc::new(Movable(Arc::clone(&machine)));
+    let movable = Arc::new(Movable::new(Arc::clone(&machine)));
     let migration = Arc::new(Migration::new(movable, Arc::clone(&chardevs)));
     monitors.set_backend(Arc::new(Vm {
         migration: Arc::clone(&migration),

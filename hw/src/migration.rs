@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use accel::Accel;
 use memory::Memory;
@@ -26,93 +26,119 @@ vmstate! {
 }
 
 /// A machine as the migration sees it.
-pub struct Movable(pub Arc<Machine>);
+pub struct Movable {
+    machine: Arc<Machine>,
+    /// What was found before the guest was stopped, and [`Machine::device_changes`] of that time.
+    found: Mutex<Option<(u64, Sections)>>,
+}
+
+impl Movable {
+    /// Nothing is moved yet.
+    pub fn new(machine: Arc<Machine>) -> Self {
+        Self { machine, found: Mutex::default() }
+    }
+
+    fn take_found(&self) -> Option<(u64, Sections)> {
+        // Assigned whole.
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn find(&self) -> Sections {
+        let mut walk = Walk::default();
+        walk.add("", Saved::one(timer(&self.machine)));
+        walk.add("", self.machine.accel().saved());
+        walk.add("", self.machine.saved());
+        for device in self.machine.devices_without_bus() {
+            walk.add("", device.saved());
+        }
+        walk.bus(&self.machine.main_bus());
+        walk.finish()
+    }
+}
 
 impl migration::Machine for Movable {
     fn memory(&self) -> &Arc<Memory> {
-        self.0.memory()
+        self.machine.memory()
     }
 
     fn mainloop(&self) -> &mainloop::Handle {
-        self.0.mainloop()
+        self.machine.mainloop()
     }
 
     fn send(&self, event: Event) {
-        self.0.send(event);
+        self.machine.send(event);
     }
 
     fn type_name(&self) -> String {
-        self.0.kind().name.to_owned()
+        self.machine.kind().name.to_owned()
     }
 
     fn uuid(&self) -> [u8; 16] {
-        self.0.config().uuid.as_deref().and_then(uuid::parse).unwrap_or_default()
+        self.machine.config().uuid.as_deref().and_then(uuid::parse).unwrap_or_default()
     }
 
     fn sections(&self) -> Sections {
-        let mut walk = Walk::default();
-        walk.add("", Saved::one(timer(&self.0)));
-        walk.add("", self.0.accel().saved());
-        walk.add("", self.0.saved());
-        for device in self.0.devices_without_bus() {
-            walk.add("", device.saved());
-        }
-        walk.bus(&self.0.main_bus());
-        walk.finish()
+        let current = self.take_found().filter(|(changes, _)| *changes == self.machine.device_changes());
+        current.map_or_else(|| self.find(), |(_, sections)| sections)
     }
 
     fn prepare(&self) {
-        self.0.accel().make_ready();
+        self.machine.accel().make_ready();
     }
 
     fn freeze(&self) -> Box<dyn Any + Send> {
-        Box::new((MemoryDevices::of(&self.0).freeze(), self.0.hold_devices()))
+        Box::new((MemoryDevices::of(&self.machine).freeze(), self.machine.hold_devices()))
     }
 
     fn keep_shared(&self, keep: bool) {
-        MemoryDevices::of(&self.0).set_keeps_shared(keep);
+        MemoryDevices::of(&self.machine).set_keeps_shared(keep);
     }
 
     fn run_state(&self) -> RunState {
-        self.0.run_state()
+        self.machine.run_state()
     }
 
     fn stop(&self) -> Option<RunState> {
-        self.0.stop_to_move().then(|| self.0.moving_state())
+        // While the guest still runs. Its last word may be that a device goes.
+        let found = (self.machine.device_changes(), self.find());
+        let stopped = self.machine.stop_to_move();
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = stopped.then_some(found);
+        stopped.then(|| self.machine.moving_state())
     }
 
     fn begin_save(&self) {
-        self.0.accel().begin_save();
+        self.machine.accel().begin_save();
     }
 
     fn moved(&self) {
-        self.0.moved();
+        self.machine.moved();
     }
 
     fn go_on(&self) {
-        self.0.not_moved();
+        drop(self.take_found());
+        self.machine.not_moved();
     }
 
     fn arrived(&self, source: RunState) {
-        self.0.incoming_done(source);
+        self.machine.incoming_done(source);
     }
 
     fn end(&self) {
-        self.0.mainloop().quit(1);
+        self.machine.mainloop().quit(1);
     }
 
     fn vcpu_writes(&self) -> Option<Arc<dyn VcpuWrites>> {
-        Some(Arc::new(Writes(Arc::clone(self.0.accel()))))
+        Some(Arc::new(Writes(Arc::clone(self.machine.accel()))))
     }
 
     fn free_pages(&self, step: FreePages) {
-        if let Some(balloon) = balloon::of(&self.0) {
+        if let Some(balloon) = balloon::of(&self.machine) {
             balloon.free_pages(step);
         }
     }
 
     fn throttle(&self, percent: u8) {
-        self.0.accel().set_throttle(percent);
+        self.machine.accel().set_throttle(percent);
     }
 }
 
@@ -211,3 +237,6 @@ fn path(device: &Arc<dyn Device>) -> String {
     }
     String::new()
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub fn declared(make: &dyn Fn() -> Result<(MainLoop, Host)>) -> Result<Declared>
         boards.push(kind.board);
         let (_main, host) = make()?;
         let machine = build(kind.name, host, &mut asked)?;
-        let sections = Movable(Arc::clone(&machine)).sections();
+        let sections = Movable::new(Arc::clone(&machine)).sections();
         all.states.extend(sections.list.iter().map(|placed| placed.section.shape()));
         all.blocked.extend(sections.blocked);
         machine.shut_down();

@@ -79,22 +79,30 @@ impl Section {
         load: impl Fn(S) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
         let load = Arc::new(load);
+        Self::begun(save, move |state| {
+            let load = Arc::clone(&load);
+            Ok(Box::new(move || load(state)))
+        })
+    }
+
+    /// State `S` of which something begins before it is taken over: as soon as it was read, on the thread that reads, `begin` gets it and
+    /// gives what takes it over.
+    pub fn begun<S: VmState + Send + 'static>(
+        save: impl Fn() -> S + Send + Sync + 'static,
+        begin: impl Fn(S) -> Result<Apply> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             name: S::NAME,
             version: S::VERSION,
             priority: Priority::Device,
             shape: S::declared,
             save: Box::new(move |out| save().put_fields(out)),
-            read: Box::new(move |input, version| {
-                let (state, load) = (S::get_versioned(input, version)?, Arc::clone(&load));
-                Ok(Box::new(move || load(state)))
-            }),
+            read: Box::new(move |input, version| begin(S::get_versioned(input, version)?)),
         }
     }
 
-    /// State whose length depends on the device, so that no declaration has all of it, or of which something can begin before it is taken
-    /// over: `save` and `read` go field by field. `read` looks at nothing of the device that may change, and gives what takes the state
-    /// over.
+    /// State whose length depends on the device, so that no declaration has all of it: `save` and `read` go field by field. `read`
+    /// looks at nothing of the device that may change, and gives what takes the state over.
     pub fn custom(
         shape: fn() -> StateShape,
         save: impl Fn(&mut Encoder) + Send + Sync + 'static,

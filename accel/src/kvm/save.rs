@@ -262,9 +262,8 @@ fn clock(shared: &Arc<Shared>) -> Section {
 fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
     let (from, to) = (Arc::clone(shared), Arc::clone(shared));
     let (told, known) = (Arc::clone(config), Arc::clone(config));
-    Section::custom(
-        CpuState::declared,
-        move |out| {
+    Section::begun(
+        move || {
             let live = match from.exchange.saved(&from, cpu) {
                 Some(Ok(live)) => Some(live),
                 Some(Err(error)) => {
@@ -273,11 +272,10 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
                 }
                 None => None,
             };
-            CpuState::new(processor::told(&told, cpu), live.as_ref()).put_fields(out);
+            CpuState::new(processor::told(&told, cpu), live.as_ref())
         },
         // Whatever else may fail to arrive: until all has, nobody looks at a vCPU.
-        move |input, version| {
-            let state = CpuState::get_versioned(input, version)?;
+        move |state: CpuState| {
             processor::check(&state.processor, &known, cpu)?;
             let extent = to.extent.get().cloned().unwrap_or_default();
             let mut live = state.live(&extent)?;

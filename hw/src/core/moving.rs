@@ -5,6 +5,7 @@
 //! [`Machine::incoming_done`] once the state of all devices was loaded.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use qapi::types::RunState;
 use qapi::{Error, Result};
@@ -72,7 +73,20 @@ impl RomsState {
 /// How many hold the machine's devices as they are: `Arc`s beyond the first.
 type Holders = Arc<()>;
 
+/// How often devices were realized and unrealized.
+#[derive(Default)]
+struct Changes(AtomicU64);
+
 impl Machine {
+    /// A number that is another one once a device was realized or unrealized.
+    pub fn device_changes(&self) -> u64 {
+        self.extension(Changes::default).0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn devices_changed(&self) {
+        self.extension(Changes::default).0.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Refuses devices that come and go, until the guard is dropped: their state is on its way.
     #[must_use]
     pub fn hold_devices(&self) -> Arc<()> {

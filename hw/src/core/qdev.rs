@@ -226,6 +226,7 @@ fn realize_plugged(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<(
         return Err(error);
     }
     device.dev().set_realized(true);
+    machine.devices_changed();
     // Before `plug`: the guest must not be told of a device that is not in its power-on state.
     if device.dev().is_hotplugged() {
         reset_tree(device, ResetKind::Cold);
@@ -279,6 +280,7 @@ fn unrealize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
         }
         Arc::clone(device).unrealize(machine);
         device.dev().set_realized(false);
+        machine.devices_changed();
     }
 }
 
