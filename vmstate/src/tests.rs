@@ -138,6 +138,21 @@ fn the_description_tells_every_byte() {
 }
 
 #[test]
+fn names_in_the_description_may_hold_anything() {
+    let name = |id: &str| Described::device((id, 0), ("d", 1), Layout::default()).to_string();
+    for (id, text) in [
+        ("", r#""""#),
+        ("a\"b\\", r#""a\"b\\""#),
+        ("\n\u{1f}\u{7f}", "\"\\u000a\\u001f\u{7f}\""),
+        ("ä\té", "\"ä\\u0009é\""),
+    ] {
+        let expected =
+            format!(r#"{{"name":{text},"instance_id":0,"vmsd_name":"d","version":1,"fields":[]}}"#);
+        assert_eq!(name(id), expected);
+    }
+}
+
+#[test]
 fn the_shape_tells_what_was_declared() {
     let shape = Whole::declared();
     assert_eq!((shape.version, shape.oldest), (2, 1));

@@ -76,9 +76,9 @@ impl Extent {
     fn of_vcpu(&self, fd: &VcpuFd, cpuid: &CpuId) -> Self {
         let banks = read_msrs(fd, &[MSR_MCG_CAP]).first().map_or(0, |cap| cap.data as u32 & 0xff);
         let banks = MSR_MC0_CTL..MSR_MC0_CTL + 4 * banks.min(32);
-        let wanted: Vec<_> = self.msrs.iter().copied().chain(banks).collect();
-        let mut msrs: Vec<_> = read_msrs(fd, &wanted).into_iter().map(|entry| entry.index).collect();
-        msrs.sort_by_key(|index| *index == MSR_IA32_TSC);
+        let others = self.msrs.iter().copied().filter(|index| *index != MSR_IA32_TSC);
+        let wanted: Vec<_> = others.chain(banks).chain([MSR_IA32_TSC]).collect();
+        let msrs = read_msrs(fd, &wanted).into_iter().map(|entry| entry.index).collect();
         let ecx = |leaf| super::cpuid::find(cpuid, leaf, None).map_or(0, |entry| entry.ecx);
         Self { msrs, nested: self.nested && (ecx(1) & VMX != 0 || ecx(0x8000_0001) & SVM != 0) }
     }
