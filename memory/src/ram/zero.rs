@@ -46,8 +46,9 @@ unsafe fn all_zero(start: *const u8, len: usize) -> bool {
         // SAFETY: inside of what can be read.
         unsafe { start.add(at).cast::<u64>().read_volatile() }
     };
-    // Most memory that is not zero says so at one of its ends.
-    if word(0) != 0 || word(len - 8) != 0 {
+    // Most memory that is not zero says so at once. (To look at its end as well would cost the processor the order in which it fetches
+    // ahead, a quarter of the speed.)
+    if word(0) != 0 {
         return false;
     }
     #[cfg(target_arch = "x86_64")]
@@ -71,6 +72,9 @@ unsafe fn all_zero_avx2(start: *const u8, len: usize) -> bool {
     unsafe {
         std::arch::asm!(
             "2:",
+            // Two pages ahead, where the processor does not go by itself. What is not there is not fetched.
+            "prefetcht0 [{at} + 8192]",
+            "prefetcht0 [{at} + 8256]",
             "vmovdqu ymm0, [{at}]",
             "vmovdqu ymm1, [{at} + 64]",
             "vpor ymm0, ymm0, [{at} + 32]",
