@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::Accel;
 use memory::Memory;
@@ -38,9 +38,9 @@ impl Movable {
         Self { machine, found: Mutex::default() }
     }
 
-    fn take_found(&self) -> Option<(u64, Sections)> {
+    fn found(&self) -> MutexGuard<'_, Option<(u64, Sections)>> {
         // Assigned whole.
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self) -> Sections {
@@ -78,7 +78,8 @@ impl migration::Machine for Movable {
     }
 
     fn sections(&self) -> Sections {
-        let current = self.take_found().filter(|(changes, _)| *changes == self.machine.device_changes());
+        let found = self.found().take();
+        let current = found.filter(|(changes, _)| *changes == self.machine.device_changes());
         current.map_or_else(|| self.find(), |(_, sections)| sections)
     }
 
@@ -102,7 +103,7 @@ impl migration::Machine for Movable {
         // While the guest still runs. Its last word may be that a device goes.
         let found = (self.machine.device_changes(), self.find());
         let stopped = self.machine.stop_to_move();
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = stopped.then_some(found);
+        *self.found() = stopped.then_some(found);
         stopped.then(|| self.machine.moving_state())
     }
 
@@ -115,7 +116,7 @@ impl migration::Machine for Movable {
     }
 
     fn go_on(&self) {
-        drop(self.take_found());
+        *self.found() = None;
         self.machine.not_moved();
     }
 

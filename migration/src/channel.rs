@@ -7,11 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use chardev::fds::Claim;
 use memory::RamBlock;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, seek};
 use rustix::net::{AddressFamily, sockopt};
 
@@ -145,7 +144,7 @@ impl Channel {
     pub fn is_gone(&self) -> bool {
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         let polled = poll(&mut fds, Some(&now));
         self.is_shut() || (polled.is_ok() && fds[0].revents().intersects(gone))
     }
@@ -167,12 +166,10 @@ impl Channel {
         end(child, &self.shut)
     }
 
-    fn wait(&self, direction: PollFlags, limit: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, direction: PollFlags) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.fd, direction), PollFd::new(&self.shut, PollFlags::IN)];
-        // Longer than forever is not needed.
-        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         loop {
-            match poll(&mut fds, limit.as_ref()) {
+            match poll(&mut fds, None) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) if fds[1].revents().contains(PollFlags::IN) => return Err(shut_error()),
@@ -187,7 +184,7 @@ impl Channel {
                 return Err(shut_error());
             }
             match call() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(direction, None)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(direction)?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => return other,
             }
@@ -270,22 +267,22 @@ impl Channel {
     /// # Errors
     /// The system's, or the channel was shut.
     pub fn await_room(&self) -> io::Result<()> {
-        if self.kind == Kind::File { Ok(()) } else { self.wait(PollFlags::OUT, None) }
+        if self.kind == Kind::File { Ok(()) } else { self.wait(PollFlags::OUT) }
     }
 
-    /// Waits until the other side has read all that was written into a local socket, or for as long as `limit` says. Of others nobody on
-    /// this machine knows.
+    /// Waits until the other side has read all that was written into a local socket, but for a few bytes. Of others nobody on this machine
+    /// knows.
     ///
     /// # Errors
     /// The system's, or the channel was shut.
     #[doc(alias = "SO_SNDBUF")]
-    pub fn await_read(&self, limit: Option<Duration>) -> io::Result<()> {
+    pub fn await_read(&self) -> io::Result<()> {
         if !self.is_local {
             return Ok(());
         }
-        // There is room where a quarter of what it may hold is taken at most: of the least that can be asked for, that is nothing.
+        // There is room where a quarter of what it may hold is taken at most: of the least that can be asked for, that is one small write.
         sockopt::set_socket_send_buffer_size(&self.fd, 0)?;
-        let taken = self.wait(PollFlags::OUT, limit);
+        let taken = self.wait(PollFlags::OUT);
         grow(&self.fd);
         taken
     }

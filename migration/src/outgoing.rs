@@ -15,7 +15,7 @@ mod urgent;
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use chardev::{ChardevSet, SocketAddress, YankRegistration};
@@ -195,12 +195,6 @@ impl Outgoing {
     fn on_loop<T: Send + 'static>(&self, work: impl FnOnce(&dyn Machine) -> T + Send + 'static) -> Work<T> {
         let machine = Arc::clone(&self.machine);
         Ok(self.machine.mainloop().run_on_loop(move || work(&*machine))?)
-    }
-
-    /// The same, without waiting for it; it does not happen if the loop ended.
-    fn begin_on_loop(&self, work: impl FnOnce(&dyn Machine) + Send + 'static) {
-        let machine = Arc::clone(&self.machine);
-        self.machine.mainloop().post(move || work(&*machine));
     }
 
     fn run(&self, outlet: Outlet, frozen: Box<dyn Any + Send>, yank: YankRegistration) {
@@ -399,35 +393,24 @@ impl Outgoing {
     /// Stops the guest, and begins to save its devices.
     fn stop(&self, stopped: &mut bool) -> Work<Saving> {
         let waits = self.has(Capability::PauseBeforeSwitchover);
-        let (saver, saving) = saved::saving();
-        let (told, state) = mpsc::channel();
+        let machine = Arc::clone(&self.machine);
         // Nobody is waited for in between, if nobody wants to be.
-        self.begin_on_loop(move |machine| {
-            let state = machine.stop();
+        let stop = move |_: &dyn Machine| {
+            let state = machine.stop()?;
             // Before it is saved: where it arrives nobody asks.
             machine.free_pages(FreePages::Done);
-            match state {
-                Some(was) if !waits => {
-                    let _awaited = told.send((state, None));
-                    saver.save(machine, was);
-                }
-                _ => {
-                    let _awaited = told.send((state, Some(saver)));
-                }
-            }
-        });
-        let (Some(state), saver) = state.recv().map_err(|_| Stop::Cancelled)? else {
-            return Err(Stop::Cancelled);
+            Some((state, (!waits).then(|| Saving::begin(&machine, state))))
         };
+        let (state, begun) = self.on_loop(stop)?.ok_or(Stop::Cancelled)?;
         *stopped = true;
         self.progress.stopped();
-        if let Some(saver) = saver {
+        if waits {
             self.advance(Status::PreSwitchover)?;
             if !self.progress.wait_to_go_on() {
                 return Err(Stop::Cancelled);
             }
-            self.begin_on_loop(move |machine| saver.save(machine, state));
         }
+        let saving = begun.unwrap_or_else(|| Saving::begin(&self.machine, state));
         self.advance(Status::Device)?;
         Ok(saving)
     }

@@ -44,15 +44,13 @@ pub(crate) struct Exchange {
 struct Cells {
     /// Of this time.
     step: Arc<InStep>,
-    /// vCPUs were told to put down what they have, and what they put down is not out of date.
-    begun: bool,
     cpus: Vec<Cell>,
 }
 
 impl Cells {
     /// What was saved is out of date, also what a vCPU has yet to put down.
     fn forget(&mut self) {
-        (self.step, self.begun) = (Arc::default(), false);
+        self.step = Arc::default();
         self.cpus.iter_mut().for_each(|cell| cell.saved = None);
     }
 }
@@ -116,10 +114,7 @@ impl Exchange {
 
     /// Has all vCPUs put down what they have; does not wait for it.
     pub(super) fn begin(&self, shared: &Shared) {
-        let mut cells = lock(&self.cells);
-        cells.forget();
-        cells.begun = true;
-        drop(cells);
+        lock(&self.cells).forget();
         shared.control.begin_save();
     }
 
@@ -129,8 +124,7 @@ impl Exchange {
             shared.control.await_done();
             lock(&self.cells).cpus.get_mut(cpu)?.saved.take()
         };
-        let begun = lock(&self.cells).begun;
-        begun.then(take).flatten().or_else(|| {
+        take().or_else(|| {
             self.begin(shared);
             take()
         })

@@ -17,7 +17,7 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use super::file::host_page_size;
 
 /// Bytes of an entry.
-const ENTRY: usize = 8;
+pub(super) const ENTRY: usize = 8;
 /// Entries read at a time: those of 2 MiB.
 const ENTRIES: usize = 512;
 /// In an entry: in RAM, or swapped out.

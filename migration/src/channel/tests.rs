@@ -32,14 +32,14 @@ fn a_writer_learns_when_all_was_read() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let writer = Arc::clone(&a);
     let thread = thread::spawn(move || {
-        writer.await_read(None).unwrap();
+        writer.await_read().unwrap();
         sender.send(()).unwrap();
         writer.write_all(&vec![2; 1 << 20]).unwrap();
     });
     let mut bytes = vec![0; LEN];
     // All but the last of it.
     b.read_exact(&mut bytes[1..]).unwrap();
-    receiver.recv_timeout(Duration::from_millis(20)).unwrap_err();
+    receiver.recv_timeout(std::time::Duration::from_millis(20)).unwrap_err();
     b.read_exact(&mut bytes[..1]).unwrap();
     receiver.recv().unwrap();
     // It holds as much as before, and goes on.
@@ -54,7 +54,7 @@ fn who_waits_for_a_reader_is_let_go() {
     let (a, _b) = pair();
     a.write_all(&[1; 5000]).unwrap();
     let writer = Arc::clone(&a);
-    let thread = thread::spawn(move || writer.await_read(None));
+    let thread = thread::spawn(move || writer.await_read());
     a.shut();
     thread.join().unwrap().unwrap_err();
 }

@@ -1,6 +1,6 @@
 //! Sections as bytes, before they are in the stream.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use qapi::Enum as _;
 use qapi::types::RunState;
@@ -44,40 +44,33 @@ impl GlobalState {
 /// Sections that the main loop saves.
 pub(super) struct Saving(mpsc::Receiver<Work<Vec<Saved>>>);
 
-/// Where they come from.
-pub(super) struct Saver(mpsc::Sender<Work<Vec<Saved>>>);
-
-/// Two ends of a way for sections.
-pub(super) fn saving() -> (Saver, Saving) {
-    let (sender, receiver) = mpsc::channel();
-    (Saver(sender), Saving(receiver))
-}
-
-impl Saver {
-    /// Saves all that are not early, of the devices that there are now: the guest may have ejected one meanwhile. Last comes what the
-    /// machine was doing.
-    pub(super) fn save(self, machine: &dyn Machine, state: RunState) {
-        machine.begin_save();
-        let sections = wanted(machine, |priority| priority != Priority::Early);
-        let all = sections.map(|sections| {
-            let state = GlobalState { runstate: Text(state.as_str().to_owned()) };
-            // The last first: those that take long, vCPUs, are among the first.
-            let mut all = vec![state.into_saved()];
-            all.extend(sections.iter().rev().map(Saved::of));
-            all.reverse();
-            all
-        });
-        // Nobody may want it any more.
-        let _ = self.0.send(all);
-    }
-}
-
 impl Saving {
+    /// Has a stopped machine saved on its loop, next; `state` is what it was doing. From any thread.
+    pub(super) fn begin(machine: &Arc<dyn Machine>, state: RunState) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let saved = Arc::clone(machine);
+        // Nobody may want it any more.
+        machine.mainloop().post(move || drop(sender.send(late(&*saved, state))));
+        Self(receiver)
+    }
+
     /// Waits for them.
     pub(super) fn all(self) -> Work<Vec<Saved>> {
         // A loop that is gone takes the machine with it.
         self.0.recv().unwrap_or(Err(Stop::Cancelled))
     }
+}
+
+/// Saves all that is not early, of the devices that there are now: the guest may have ejected one meanwhile. Last comes what the machine
+/// was doing.
+fn late(machine: &dyn Machine, state: RunState) -> Work<Vec<Saved>> {
+    machine.begin_save();
+    let sections = wanted(machine, |priority| priority != Priority::Early)?;
+    // The last first: those that take long, vCPUs, are among the first.
+    let mut all = vec![GlobalState { runstate: Text(state.as_str().to_owned()) }.into_saved()];
+    all.extend(sections.iter().rev().map(Saved::of));
+    all.reverse();
+    Ok(all)
 }
 
 /// Saves what decides where memory may go.

@@ -4,7 +4,6 @@ mod postcopy;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use qapi::strerror;
 use qapi::types::MigrationCapability as Capability;
@@ -27,9 +26,6 @@ pub(super) struct Stream<'a> {
     /// How often it was asked whether it has all.
     pings: u32,
 }
-
-/// How long a destination is let read the end of the machine before anything else is done.
-const HEAD_START: Duration = Duration::from_millis(2);
 
 /// Numbers of such questions come behind this one.
 const PINGS: u32 = 0x100;
@@ -127,7 +123,7 @@ impl<'a> Stream<'a> {
     pub(super) fn await_read(&mut self) -> Work<()> {
         self.flush()?;
         let channels = self.job.channels().clone();
-        channels.iter().try_for_each(|channel| channel.await_read(None)).map_err(|error| self.failed(&error))
+        channels.iter().try_for_each(|channel| channel.await_read()).map_err(|error| self.failed(&error))
     }
 
     /// Whether the other side still takes the machine in, as far as it would say so.
@@ -204,10 +200,9 @@ impl<'a> Stream<'a> {
             out.u8(wire::EOF)?;
             out.flush()
         })?;
-        // The other side goes on now, if need be on this processor, before what is for those who look into the stream is made. If it has
-        // not all, that is noticed when it is sent more.
+        // The other side goes on now, if need be on this processor: a local socket wakes it where its writer is. What follows is for those
+        // who look into the stream.
         std::thread::yield_now();
-        let _ = self.out.channel().await_read(Some(HEAD_START));
         let described = self.describe();
         if let Some(back) = &self.back {
             back.wait_shut().map_err(|why| match self.job.progress.is_cancelled() {

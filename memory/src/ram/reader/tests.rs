@@ -6,11 +6,10 @@ use std::os::unix::fs::MetadataExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ram::pagemap::ENTRY;
 use crate::ram::{Backing, MemfdSpec, RamList, RamSpec, create_memfd};
 
 const PAGE: u64 = 4096;
-/// Bytes of an entry of the page map.
-const ENTRY: usize = 8;
 const PAGES: u64 = 1030;
 const LEN: u64 = PAGES * PAGE;
 
