@@ -88,7 +88,7 @@ fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String
 
 fn classes() -> Registry {
     let mut registry = Registry::new();
-    register_all(&mut registry, &Memory::new());
+    register_all(&mut registry, &Memory::new(), false);
     registry
 }
 

@@ -22,7 +22,7 @@ use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
-use crate::config::{actions, identity, memory as memory_option, numa, outputs, rtc, smp};
+use crate::config::{actions, boot, identity, memory as memory_option, numa, outputs, rtc, smp};
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
 use crate::help;
@@ -198,10 +198,6 @@ fn build(
     monitors: &Monitors,
     memory: &Arc<Memory>,
 ) -> Result<Arc<Machine>> {
-    let mut registry = Registry::new();
-    register_all(&mut registry, memory);
-    let tree = Arc::new(Tree::new(registry));
-    chardevs.set_tree(&tree);
     let mut config = machine_config(line, name)?;
     let opened = accel::open(&accel_specs(line)?).map_err(|mut messages| {
         let last = messages.pop().unwrap_or_default();
@@ -209,6 +205,10 @@ fn build(
         Error::generic(last)
     })?;
     opened.messages.iter().for_each(|m| report.line(m));
+    let mut registry = Registry::new();
+    register_all(&mut registry, memory, opened.accel.name() != "kvm");
+    let tree = Arc::new(Tree::new(registry));
+    chardevs.set_tree(&tree);
     let (accel, prefix) = (Arc::clone(&opened.accel), opened.prefix);
     let qtest = accel.name() == "qtest";
     if qtest {
@@ -265,9 +265,10 @@ fn build(
     Ok(machine)
 }
 
-/// Every class there is.
-pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>) {
+/// Every class there is; `software`: without KVM.
+pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>, software: bool) {
     Tree::register(registry);
+    accel::register(registry, software);
     memory::register(registry, memory);
     chardev::register(registry);
     hw::register(registry);
@@ -286,6 +287,7 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         name,
         uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
         rtc: rtc::parse(&line.rtc)?,
+        boot: boot::parse(&line.boot)?,
         nographic: line.nographic,
         actions: actions::parse(&line.actions)?,
         boot_guest: false,
@@ -455,7 +457,7 @@ mod tests {
     fn every_property_that_is_an_enumeration_names_its_values() {
         let memory = Memory::new();
         let mut registry = Registry::new();
-        register_all(&mut registry, &memory);
+        register_all(&mut registry, &memory, false);
         let mut seen = 0;
         for class in registry.iter() {
             for property in class.properties() {

@@ -40,7 +40,7 @@ fn make_host() -> Result<(MainLoop, Host)> {
     let main = MainLoop::new().map_err(failed)?;
     let memory = Memory::new();
     let mut registry = Registry::new();
-    register_all(&mut registry, &memory);
+    register_all(&mut registry, &memory, false);
     let opened = accel::open(&[AccelSpec::option("qtest")]);
     let opened = opened.map_err(|mut messages| Error::generic(messages.pop().unwrap_or_default()))?;
     let host = Host {

@@ -55,7 +55,7 @@ pub use cpu::CpuModel;
 use cpu::{Facts, Supported};
 pub use irq::{Interrupt, IrqChip, LineStatistics, MsiMessage, MsiRoute, UserIrqChip};
 pub use registers::{DescriptorTable, Fpu, Registers, Segment};
-pub use select::{ACCELERATORS, AccelSpec, Opened, help, open};
+pub use select::{ACCELERATORS, AccelSpec, Opened, help, open, register};
 use stats::{Stat, StatTarget};
 
 /// What a package (a socket) is made of. All numbers are at least 1.

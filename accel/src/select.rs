@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use qapi::{Error, Result};
+use qom::{Registry, TypeInfo};
 
 use crate::Accel;
 use crate::kvm::KvmAccel;
@@ -14,6 +15,21 @@ use crate::sim::SimAccel;
 
 /// The names `-accel help` lists, in its order.
 pub const ACCELERATORS: [&str; 3] = ["kvm", "qtest", "sim"];
+
+/// What QEMU calls the accelerator that needs nothing of the host. Who asks for it gets ours, `sim`, which runs the built-in guest and nothing else.
+const SOFTWARE: &str = "tcg";
+
+/// Registers a class for each accelerator: who looks for what a program can do (libvirt) looks there. One that stands for QEMU's `tcg` is there only where it is `needed`,
+/// as there is no other: with KVM nobody should take the built-in guest's accelerator for a translator.
+pub fn register(registry: &mut Registry, needed: bool) {
+    registry.register(TypeInfo::new("accel"));
+    for name in ["kvm-accel", "qtest-accel", "sim-accel"] {
+        registry.register(TypeInfo::new(name).parent("accel"));
+    }
+    if needed {
+        registry.register(TypeInfo::new("tcg-accel").parent("accel"));
+    }
+}
 
 /// What `-accel help` prints.
 #[must_use]
@@ -92,15 +108,19 @@ pub fn open(specs: &[AccelSpec]) -> std::result::Result<Opened, Vec<String>> {
     let mut messages = Vec::new();
     // A machine list names all unknown accelerators before it tries any.
     let from_list = specs.iter().all(|spec| spec.prefix.is_empty());
-    let (known, unknown): (Vec<_>, Vec<_>) = specs
-        .iter()
-        .partition(|spec| !from_list || spec.name.is_empty() || ACCELERATORS.contains(&spec.name.as_str()));
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        specs.iter().partition(|spec| !from_list || spec.name.is_empty() || is_known(&spec.name));
     messages.extend(unknown.iter().map(|spec| format!("invalid accelerator {}", spec.name)));
     for spec in known {
         match open_one(spec) {
             Ok(accel) => {
                 if !messages.is_empty() {
                     messages.push(format!("falling back to {}", spec.name));
+                }
+                if spec.name == SOFTWARE {
+                    let nothing_else =
+                        "there is no translator: 'sim' runs the built-in guest and nothing else";
+                    messages.push(format!("{}warning: {nothing_else}", spec.prefix));
                 }
                 return Ok(Opened { accel, messages, prefix: spec.prefix.clone() });
             }
@@ -111,6 +131,10 @@ pub fn open(specs: &[AccelSpec]) -> std::result::Result<Opened, Vec<String>> {
         }
     }
     Err(messages)
+}
+
+fn is_known(name: &str) -> bool {
+    name == SOFTWARE || ACCELERATORS.contains(&name)
 }
 
 fn open_one(spec: &AccelSpec) -> Result<Arc<dyn Accel>> {
@@ -124,8 +148,8 @@ fn open_one(spec: &AccelSpec) -> Result<Arc<dyn Accel>> {
             no_options("qtest-accel")?;
             QtestAccel::new()
         }
-        "sim" => {
-            no_options("sim-accel")?;
+        "sim" | SOFTWARE => {
+            no_options(if spec.name == SOFTWARE { "tcg-accel" } else { "sim-accel" })?;
             SimAccel::new()
         }
         "" => return Err(Error::generic("no accelerator found")),

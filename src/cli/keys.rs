@@ -43,6 +43,20 @@ pub(crate) const LISTS: &[List] = &[
         ],
     },
     List {
+        option: "-boot",
+        name: "boot-opts",
+        implied: true,
+        keys: &[
+            ("menu", SWITCH, ""),
+            ("once", "str", ""),
+            ("order", "str", ""),
+            ("reboot-timeout", "num", ""),
+            ("splash-time", "num", ""),
+            ("splash", "str", ""),
+            ("strict", SWITCH, ""),
+        ],
+    },
+    List {
         option: "-fw_cfg",
         name: "fw_cfg",
         implied: true,

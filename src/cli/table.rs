@@ -74,6 +74,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-dtb", &[], "FILE", "refused: there are no device trees"),
     with("-bios", &[], "FILE", "refused: there is no firmware"),
     with(
+        "-boot",
+        &[],
+        "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off][,reboot-timeout=MS][,splash-time=MS]",
+        "what firmware would boot from, for a guest to read",
+    ),
+    with(
         "-fw_cfg",
         &[],
         "[name=]NAME,file=FILE | [name=]NAME,string=TEXT",
@@ -106,6 +112,7 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     flag("-no-user-config", &[], "accepted; there are no configuration files"),
     with("-display", &[], "none", "no display"),
     with("-audio", &[], "none", "no sound"),
+    with("-audiodev", &[], "[driver=]none,id=ID | JSON", "no sound, by a name"),
     flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
     with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),
     with(

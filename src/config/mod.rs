@@ -3,6 +3,7 @@
 //! Pure: nothing here opens, allocates or starts anything.
 
 pub(crate) mod actions;
+pub(crate) mod boot;
 pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod numa;

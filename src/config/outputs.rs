@@ -1,6 +1,6 @@
-//! `-display` and `-audio`: a screen and sound, of which there is none. To ask for none is no mistake: scripts always do.
+//! `-display`, `-audio` and `-audiodev`: a screen and sound, of which there is none. To ask for none is no mistake: scripts always do.
 
-use qapi::{Error, Result};
+use qapi::{Error, Result, Value, json};
 use qom::options;
 
 use crate::cli::{CommandLine, Raw};
@@ -36,7 +36,49 @@ pub(crate) fn check_display(line: &CommandLine) -> Result<()> {
 /// # Errors
 /// QEMU's, with the option's prefix.
 pub(crate) fn check_audio(line: &CommandLine) -> Result<()> {
-    line.audio.iter().try_for_each(|raw| audio(raw).map_err(|e| e.prefixed(&raw.prefix())))
+    let at = |raw: &Raw, result: Result<()>| result.map_err(|e| e.prefixed(&raw.prefix()));
+    line.audio.iter().try_for_each(|raw| at(raw, audio(raw)))?;
+    line.audio_devices.iter().try_for_each(|raw| at(raw, audio_device(raw)))
+}
+
+/// `-audiodev`: silence that has a name, for sound cards, of which there are none. The name may come twice, as in QEMU.
+fn audio_device(raw: &Raw) -> Result<()> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+    let pairs: Vec<(String, String)> = if raw.is_json() {
+        match json::parse(&raw.text)? {
+            Value::Dict(dict) => dict.iter().map(|(key, value)| (key.to_owned(), text(value))).collect(),
+            _ => return Err(Error::generic("Invalid parameter type for 'audiodev', expected: object")),
+        }
+    } else {
+        options::keyval(&raw.text, Some("driver"))?.pairs
+    };
+    let get = |key| {
+        let missing = || Error::generic(format!("Parameter '{key}' is missing"));
+        options::value(&pairs, key).ok_or_else(missing)
+    };
+    get("id")?;
+    driver(get("driver")?, "-audiodev none")?;
+    // How often silence is not played, and in which form.
+    let settings = |key: &str| {
+        let key = key.split_once('.').map_or(key, |(head, _)| head);
+        ["id", "driver", "timer-period", "in", "out"].contains(&key)
+    };
+    match pairs.iter().find(|(key, _)| !settings(key)) {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::generic(format!("Parameter '{key}' is unexpected"))),
+    }
+}
+
+/// Whether `name` is the one driver that there is; `instead` is what to ask for.
+fn driver(name: &str, instead: &str) -> Result<()> {
+    let known = ["alsa", "oss", "wav", "pa", "pipewire", "sdl", "jack", "sndio", "dbus", "spice"];
+    match name {
+        "none" => Ok(()),
+        name if known.contains(&name) => {
+            Err(Error::generic(format!("Audio driver '{name}' is not available, please use '{instead}'")))
+        }
+        name => Err(Error::generic(format!("Parameter 'driver' does not accept value '{name}'"))),
+    }
 }
 
 fn audio(raw: &Raw) -> Result<()> {
@@ -50,13 +92,7 @@ fn audio(raw: &Raw) -> Result<()> {
                 Some((key, _)) => format!("Parameter '{key}' is unexpected"),
             }
         }
-        Some(driver)
-            if ["alsa", "oss", "wav", "pa", "pipewire", "sdl", "jack", "sndio", "dbus", "spice"]
-                .contains(&driver) =>
-        {
-            format!("Audio driver '{driver}' is not available, please use '-audio none'")
-        }
-        Some(driver) => format!("Parameter 'driver' does not accept value '{driver}'"),
+        Some(other) => return driver(other, "-audio none"),
     };
     Err(Error::generic(text))
 }

@@ -9,7 +9,7 @@ use crate::cli::table::lookup;
 fn description() -> Description {
     let memory = Memory::new();
     let mut registry = Registry::new();
-    crate::start::register_all(&mut registry, &memory);
+    crate::start::register_all(&mut registry, &memory, false);
     Description(Arc::new(Tree::new(registry)))
 }
 

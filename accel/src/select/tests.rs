@@ -55,6 +55,20 @@ fn a_machine_list_names_unknown_ones_first_and_falls_back() {
 }
 
 #[test]
+fn who_asks_for_qemus_software_gets_ours_and_is_told() {
+    let opened = open(&[AccelSpec::option("tcg")]).unwrap_or_else(|lines| panic!("{lines:?}"));
+    assert_eq!(opened.accel.name(), "sim");
+    assert_eq!(
+        opened.messages,
+        ["-accel tcg: warning: there is no translator: 'sim' runs the built-in guest and nothing else"]
+    );
+    assert_eq!(
+        failure(&[AccelSpec::option("tcg,thread=single")]),
+        ["-accel tcg,thread=single: Property 'tcg-accel.thread' not found"]
+    );
+}
+
+#[test]
 fn without_kvm_the_default_is_sim_and_one_line_says_so() {
     let missing = KvmAccel::open_path("/nonexistent/kvm", &[]).map(|_| ()).unwrap_err();
     assert_eq!(

@@ -3,6 +3,9 @@
 use qapi::types::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use qapi::{Error, Result};
 
+mod boot;
+pub use boot::BootConfig;
+
 /// RAM granularity: sizes are rounded up to it.
 const RAM_ALIGN: u64 = 8192;
 /// RAM of a machine whose command line names none.
@@ -27,6 +30,8 @@ pub struct MachineConfig {
     pub uuid: Option<String>,
     /// `-rtc`.
     pub rtc: RtcConfig,
+    /// `-boot`.
+    pub boot: BootConfig,
     /// `-nographic`.
     pub nographic: bool,
     /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.

@@ -22,7 +22,8 @@ pub mod uuid;
 
 pub use bus::{Bus, BusState, PlainBus};
 pub use config::{
-    Actions, MachineConfig, MemoryConfig, MemorySizes, RtcBase, RtcClock, RtcConfig, Smp, SmpConfig,
+    Actions, BootConfig, MachineConfig, MemoryConfig, MemorySizes, RtcBase, RtcClock, RtcConfig, Smp,
+    SmpConfig,
 };
 pub use device::{Category, Device, DeviceClass, DeviceState, ResetKind};
 pub use globals::Global;

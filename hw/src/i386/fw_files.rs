@@ -1,7 +1,7 @@
 //! What the board tells a guest through `fw_cfg`: items once, when it is built; files about memory, tables and names at each reset, as
 //! they depend on devices.
 //!
-//! Left out of what QEMU has there: SMM (`etc/smi/…`), option ROMs, HPET, the boot menu; sleep states are those that there are.
+//! Left out of what QEMU has there: SMM (`etc/smi/…`), option ROMs, HPET; sleep states are those that there are.
 
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ pub(super) fn create(machine: &Arc<Machine>, layout: &Layout) -> Result<()> {
     fw.set(key::RAM_SIZE, machine.sizes().ram.to_le_bytes());
     fw.set(key::NOGRAPHIC, half(machine.config().nographic.into()));
     fw.set(key::NB_CPUS, half(smp.cpus));
-    fw.set(key::BOOT_MENU, half(0));
+    let boot = &machine.config().boot;
+    fw.set(key::BOOT_MENU, half(boot.menu.into()));
     fw.set(key::MAX_CPUS, half(apic_ids));
     fw.set(key::IRQ0_OVERRIDE, 1u32.to_le_bytes());
     let mut nodes = vec![0u64; 1 + apic_ids as usize];
@@ -51,8 +52,10 @@ pub(super) fn create(machine: &Arc<Machine>, layout: &Layout) -> Result<()> {
     }
     nodes.extend(numa.nodes().map(|(_, node)| node.size));
     fw.set(key::NUMA, nodes.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
-    // For ever: a guest that cannot boot is not reset.
-    fw.add_file("etc/boot-fail-wait", (-1i32).to_le_bytes())?;
+    if let Some(time) = boot.splash_time {
+        fw.add_file("etc/boot-menu-wait", time.to_le_bytes())?;
+    }
+    fw.add_file("etc/boot-fail-wait", boot.reboot_timeout.to_le_bytes())?;
     if let Some((base, size)) = layout.device_memory {
         let end = (base + size).next_multiple_of(GIB);
         fw.add_file("etc/reserved-memory-end", end.to_le_bytes())?;

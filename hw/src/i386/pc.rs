@@ -38,6 +38,7 @@ pub(super) struct PcBoard {
     bus: Arc<PciBus>,
     south: Arc<SouthBridge>,
     piix4: Option<Arc<Piix4Pm>>,
+    rtc: Arc<Rtc>,
     boot: Boot,
     /// See [`Constraints::reserved`].
     reserved: Vec<(u64, u64)>,
@@ -74,13 +75,13 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     }
     let (south, piix4) = south_bridge(machine, q35, &bus)?;
     let isa = south.isa_bus().ok_or_else(|| Error::generic("the south bridge has no ISA bus"))?;
-    legacy(machine, &south, &isa, &layout)?;
+    let rtc = legacy(machine, &south, &isa, &layout)?;
     if let Some(fw) = FwCfg::of(machine) {
         boot.describe(&fw, &layout)?;
     }
     let reserved = limits.reserved(machine.kind(), machine.accel().is_kvm());
     let (phys_bits, described) = (limits.phys_bits, AtomicBool::new(false));
-    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, boot, reserved, described }))
+    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, rtc, boot, reserved, described }))
 }
 
 fn downcast<T: qom::Object>(device: Arc<dyn Device>) -> Result<Arc<T>> {
@@ -130,17 +131,21 @@ fn legacy(
     south: &Arc<SouthBridge>,
     isa: &Arc<dyn Bus>,
     layout: &Layout,
-) -> Result<()> {
+) -> Result<Arc<Rtc>> {
     let place = Place::Child(Arc::<SouthBridge>::clone(south), "rtc");
     let rtc = qdev::build(machine, "mc146818rtc", place, Some(isa), &[])?;
-    downcast::<Rtc>(rtc)?.set_memory_size(layout.below_4g, layout.above_4g);
+    let rtc = downcast::<Rtc>(rtc)?;
+    rtc.set_memory_size(layout.below_4g, layout.above_4g);
+    // Both orders are judged before the machine is there.
+    let orders = [false, true].map(|first| machine.config().boot.cmos(first));
+    rtc.set_boot_order(orders.into_iter().try_fold([0; 2], |_, order| order)?);
     qdev::build(machine, "i8042", Place::Unattached, Some(isa), &[])?;
     qdev::build(machine, "port92", Place::Unattached, Some(isa), &[])?;
     let mut tx = machine.memory().transaction();
     // The port that POST codes and delays are written to.
     let delay = tx.io(RegionDesc::new("ioport80", 1), Arc::new(UnassignedIo));
     tx.add_subregion(machine.io_region(), 0x80, delay, 0);
-    Ok(())
+    Ok(rtc)
 }
 
 impl PcBoard {
@@ -187,6 +192,7 @@ impl Board for PcBoard {
 
     fn describe(&self, machine: &Arc<Machine>) -> Result<()> {
         let first = !self.described.swap(true, Relaxed);
+        self.rtc.set_boot_order(machine.config().boot.cmos(first)?);
         fw_files::refresh(machine, &self.layout, &self.reserved, first)
     }
 

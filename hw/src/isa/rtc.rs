@@ -169,6 +169,12 @@ impl Rtc {
         state.cmos[0x5d] = (high >> 16) as u8;
     }
 
+    /// Writes the CMOS bytes in which PC firmware looks for the order of devices to boot from: 0x3d and 0x38.
+    pub fn set_boot_order(&self, bytes: [u8; 2]) {
+        let mut state = self.lock();
+        [state.cmos[0x3d], state.cmos[0x38]] = bytes;
+    }
+
     fn read(&self, now: i64) -> u8 {
         let mut state = self.lock();
         let index = state.index;
