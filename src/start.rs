@@ -69,15 +69,61 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }
     chardevs.hold_input();
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
-    let chars = Chars { set: &chardevs, report };
+    let terminal = TerminalSettings::of(|name| std::env::var_os(name));
+    let monitors = Monitors::new(main.handle(), vm::version(), terminal.clone());
+    let console = Console { chardevs: &chardevs, monitors: &monitors, terminal: &terminal };
+    let running = match bring_up(line, name.guest, report, &mut main, &console, daemon, &ending) {
+        Ok(running) => running,
+        Err(error) => {
+            // While monitors are still connected: who sees them hang up reads why, and finds it.
+            report.error(&error);
+            return Ok(1);
+        }
+    };
+    let code = main.run();
+
+    running.migration.shut_down();
+    running.machine.shut_down();
+    chardevs.drain(&mut main, DRAIN);
+    drop((signals, running.qtest_server));
+    monitors.close();
+    drop(running.pid_file);
+    trace::log::finish();
+    Ok(code)
+}
+
+/// What talks to people and clients; it is there before the machine, and outlives it.
+struct Console<'c> {
+    chardevs: &'c Arc<ChardevSet>,
+    monitors: &'c Monitors,
+    terminal: &'c TerminalSettings,
+}
+
+/// A machine that only waits for the main loop.
+struct Running {
+    machine: Arc<Machine>,
+    migration: Arc<Migration>,
+    qtest_server: Option<qtest::Server>,
+    pid_file: Option<PidFile>,
+}
+
+/// From monitors to a machine that runs, or waits for a monitor.
+fn bring_up(
+    line: &CommandLine,
+    name: Option<String>,
+    report: &Reporter,
+    main: &mut MainLoop,
+    &Console { chardevs, monitors, terminal }: &Console<'_>,
+    daemon: Option<daemon::Daemon>,
+    ending: &OnceLock<Weak<Machine>>,
+) -> Result<Running> {
+    let chars = Chars { set: chardevs, report };
     crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
     chars.chardevs(&line.chardevs)?;
-    let terminal = TerminalSettings::of(|name| std::env::var_os(name));
-    let mut progress = ProgressLine::on_stderr(&terminal).filter(|_| !line.daemonize);
-    let monitors = Monitors::new(main.handle(), vm::version(), terminal);
-    chars.monitors(&line.monitors, &monitors)?;
-    let serials = chars.serials(line, &monitors)?;
-    greet(&mut main)?;
+    let mut progress = ProgressLine::on_stderr(terminal).filter(|_| !line.daemonize);
+    chars.monitors(&line.monitors, monitors)?;
+    let serials = chars.serials(line, monitors)?;
+    greet(main)?;
 
     let memory = Memory::new();
     if let Some(progress) = &mut progress {
@@ -85,13 +131,13 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         progress.afterwards(move || monitors.redraw());
     }
     memory.set_prealloc_observer(progress.map(|line| Arc::new(line) as Arc<dyn PreallocObserver>));
-    let machine = build(line, name.guest, report, &main, &chardevs, &monitors, &memory)?;
+    let machine = build(line, name, report, main, chardevs, monitors, &memory)?;
     if line.incoming.is_some() {
         // Before there are devices: what is in shared memory may be what is to arrive.
         machine.expect_incoming();
     }
     ending.get_or_init(|| Arc::downgrade(&machine));
-    greet(&mut main)?;
+    greet(main)?;
     for raw in &line.fw_cfg {
         report
             .at(&raw.prefix(), || crate::fw_cfg::add(raw, &machine))
@@ -108,13 +154,13 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         report.line(&format!("warning: global {global} has invalid class name"));
     }
     let movable = Arc::new(Movable::new(Arc::clone(&machine)));
-    let migration = Arc::new(Migration::new(movable, Arc::clone(&chardevs)));
+    let migration = Arc::new(Migration::new(movable, Arc::clone(chardevs)));
     monitors.set_backend(Arc::new(Vm {
         migration: Arc::clone(&migration),
         tree: Arc::clone(machine.tree()),
         command_line: Description(Arc::clone(machine.tree())),
         machine: MachineHandlers::new(Arc::clone(&machine)),
-        chardevs: Arc::clone(&chardevs),
+        chardevs: Arc::clone(chardevs),
         logging: Logging(log::events()),
     }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
@@ -142,16 +188,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         machine.start();
     }
     chardevs.release_input();
-    let code = main.run();
-
-    migration.shut_down();
-    machine.shut_down();
-    chardevs.drain(&mut main, DRAIN);
-    drop((signals, qtest_server));
-    monitors.close();
-    drop(pid_file);
-    trace::log::finish();
-    Ok(code)
+    Ok(Running { machine, migration, qtest_server, pid_file })
 }
 
 /// Gives the process the name that `ps` shows; the kernel keeps the first 15 bytes.

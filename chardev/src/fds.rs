@@ -137,28 +137,34 @@ impl Fds {
     /// is no socket is closed.
     pub fn socket(&self, text: &str) -> Result<OwnedFd> {
         let no_socket = || Error::generic(format!("File descriptor '{text}' is not a socket"));
-        let fd = self.named_or_inherited(text, no_socket)?;
+        let fd = match self.names() {
+            Some(_) => self.take(text)?,
+            None => inherited(number(text)?).map_err(|_| no_socket())?,
+        };
         sockopt::socket_type(&fd).map_err(|_| no_socket())?;
         Ok(fd)
     }
 
-    /// The same of any descriptor.
+    /// The descriptor of a stream: one with a name within a monitor's command; one that was inherited if `text` begins with a digit, as no name does. That is taken, so that
+    /// nothing here keeps the stream open.
     ///
     /// # Errors
     ///
     /// Those of [`Self::take`], `Unable to parse FD number TEXT`, `Bad file descriptor` of one that was not inherited.
     pub fn any(&self, text: &str) -> Result<OwnedFd> {
-        self.named_or_inherited(text, || Error::generic(format!("Bad file descriptor: {text}")))
-    }
-
-    fn named_or_inherited(&self, text: &str, not_there: impl Fn() -> Error) -> Result<OwnedFd> {
-        if self.names().is_some() {
+        if self.names().is_some() && !text.starts_with(|c: char| c.is_ascii_digit()) {
             return self.take(text);
         }
-        let number = text.parse();
-        let number = number.map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))?;
-        inherited(number).map_err(|_| not_there())
+        let number = number(text)?;
+        let fd =
+            inherited_only(number).map_err(|_| Error::generic(format!("Bad file descriptor: {text}")))?;
+        close_inherited(number);
+        Ok(fd)
     }
+}
+
+fn number(text: &str) -> Result<i32> {
+    text.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -90,6 +90,8 @@ pub struct Program {
     devices: [Option<Slot>; MAX_DEVICES],
     refused: [Option<pci::Function>; MAX_REFUSED],
     next_scan: u64,
+    /// The highest number of a bus on which there is something.
+    last_bus: u8,
     power: power::Power,
     dirty: Dirty,
     disks: Disks,
@@ -110,6 +112,7 @@ impl Program {
             devices: [None; MAX_DEVICES],
             refused: [None; MAX_REFUSED],
             next_scan: 0,
+            last_bus: 0,
             power: power::Power::new(bus),
             dirty: Dirty::new(info),
             disks: Disks::default(),
@@ -263,13 +266,16 @@ impl Program {
         }
         self.forget_disks(bus);
         let (mut found, mut count) = ([None; MAX_DEVICES + MAX_DISKS + MAX_REFUSED], 0);
+        let mut last_bus = 0;
         pci::scan(bus, |_, function, vendor, device| {
+            last_bus = last_bus.max(function.bus);
             let is_memory = (vendor, device) == (virtio::VENDOR, mem::PCI_DEVICE);
             if (is_memory || disk::is_disk(vendor, device)) && count < found.len() {
                 found[count] = Some((function, is_memory));
                 count += 1;
             }
         });
+        self.last_bus = last_bus;
         for (function, is_memory) in found.into_iter().flatten() {
             let mut memory = self.devices.iter().flatten();
             let known = memory.any(|slot| slot.driver.function() == function) || self.disks.knows(function);

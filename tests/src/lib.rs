@@ -2,7 +2,7 @@
 //!
 //! Rooms: [`program`] finds the program under test, [`vm`] starts and ends it, [`wire`] is a byte stream with a deadline, on which
 //! [`qmp`], [`hmp`], [`qtest`] and [`console`] speak their protocols; [`screen`] is a window that the program is in; [`pci`] and [`virtio_mem`] are a driver over qtest, [`qtest_bus`] has the built-in guest's drivers there; [`vhost_user`] is what
-//! serves vhost-user devices; [`stream`] takes saved machines apart; [`share`] says how many random cases are tried; [`testbed`] boots Linux; [`moves`] moves a guest that writes back and forth, and [`holds`] says what a process holds; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
+//! serves vhost-user devices; [`stream`] takes saved machines apart; [`share`] says how many random cases are tried; [`testbed`] boots Linux; [`moves`] moves a guest that writes back and forth, and [`holds`] says what a process holds; [`libvirt`] has a libvirtd drive it; [`introspection`] judges replies by the program's own schema; [`oracle`] reads the transcripts of QEMU 10.0.2 and
 //! says where a program differs from them. The tests themselves are in `e2e/`.
 //!
 //! The same tests run against QEMU (`PLIANT_BIN=/usr/bin/qemu-system-x86_64`), which shows that the harness is right before
@@ -20,6 +20,7 @@ pub mod core_file;
 pub mod hmp;
 pub mod holds;
 pub mod introspection;
+pub mod libvirt;
 pub mod moves;
 pub mod oracle;
 pub mod pci;

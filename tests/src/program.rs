@@ -5,6 +5,7 @@
 //! be QEMU, and the harness then leaves out what Debian's build lacks (the `qtest` accelerator).
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 /// The name that programs under test are started by (`argv[0]`).
@@ -37,6 +38,8 @@ pub enum Need {
     Tmux,
     /// `socat`, with which people sit at a console on a socket.
     Socat,
+    /// libvirt's daemon and `virsh`, and the right to give them namespaces of their own.
+    Libvirt,
     /// The recorded transcripts.
     Oracle,
     /// The accelerator `qtest` in the program under test.
@@ -116,6 +119,15 @@ fn missing(need: Need) -> Option<String> {
         }
         Need::Qemu => {
             qemu().is_none().then(|| "no qemu-system-x86_64 in PATH (run tests/install-peers)".into())
+        }
+        Need::Libvirt => {
+            let out =
+                Command::new("unshare").args(["--net", "--pid", "--fork", "libvirtd", "--version"]).output();
+            match out {
+                Ok(out) if out.status.success() && in_path("virsh").is_some() => None,
+                Ok(out) => Some(format!("no libvirt to be run: {}", String::from_utf8_lossy(&out.stderr))),
+                Err(e) => Some(format!("unshare: {e}")),
+            }
         }
         Need::StorageDaemon => crate::vhost_user::StorageDaemon::program()
             .is_none()

@@ -186,12 +186,12 @@ impl Program {
         say!(self.console, bus, "disk {index}: gone");
     }
 
-    /// Forgets the disk in this slot of the root bus, if there is one. False: it has requests, and is to be asked for again.
-    pub(super) fn give_up_disk(&mut self, bus: &mut impl Bus, slot: u32) -> bool {
+    /// Forgets the disk in this slot, of the root bus or of any other, if there is one. False: it has requests, and is to be asked for again.
+    pub(super) fn give_up_disk(&mut self, bus: &mut impl Bus, slot: u32, on_root: bool) -> bool {
         for index in 0..MAX_DISKS {
             let Some(disk) = &mut self.disks.places[index] else { continue };
             let function = disk.driver.function();
-            if (function.bus, u32::from(function.device)) != (0, slot) {
+            if (function.bus == 0, u32::from(function.device)) != (on_root, slot) {
                 continue;
             }
             if let Some(job) = &mut disk.job {

@@ -1,0 +1,62 @@
+//! Domains: one for each kind of machine, as `tests/libvirt/xml` has them.
+
+use crate::program;
+
+/// What libvirt is told about a virtual machine.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    name: String,
+    xml: String,
+}
+
+impl Domain {
+    fn new(name: &str, template: &str) -> Self {
+        let emulator = program::path();
+        let xml = template
+            .replace("@NAME@", name)
+            .replace("@EMULATOR@", emulator.to_str().expect("the path is text"));
+        Self { name: name.to_owned(), xml }
+    }
+
+    /// `q35` with a virtio-mem device, two of four vCPUs and a balloon.
+    pub fn q35_vmem() -> Self {
+        Self::new("q35vmem", include_str!("../../libvirt/xml/q35-vmem.xml"))
+    }
+
+    /// The same on `pc`.
+    pub fn pc_vmem() -> Self {
+        Self::new("pcvmem", include_str!("../../libvirt/xml/pc-vmem.xml"))
+    }
+
+    /// `q35` with the host's processor and a network card.
+    pub fn q35_kvm() -> Self {
+        Self::new("q35kvm", include_str!("../../libvirt/xml/q35-kvm.xml"))
+    }
+
+    /// `microvm`, which has no PCI.
+    pub fn microvm() -> Self {
+        Self::new("microvm", include_str!("../../libvirt/xml/microvm.xml"))
+    }
+
+    /// What libvirt calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The text.
+    pub fn xml(&self) -> String {
+        self.xml.clone()
+    }
+
+    /// The same domain with another text in place of one that is in it.
+    ///
+    /// # Panics
+    ///
+    /// If that is not in it.
+    #[must_use]
+    pub fn with(mut self, old: &str, new: &str) -> Self {
+        assert!(self.xml.contains(old), "no {old} in {}", self.xml);
+        self.xml = self.xml.replace(old, new);
+        self
+    }
+}
