@@ -3,7 +3,10 @@
 //! Each test has a host of its own with one libvirtd or two (`tests::libvirt`). Domains run the built-in guest on KVM, whose console tells what it does; stock Linux
 //! is in the testbed.
 
+mod leaves_nothing;
 mod lifecycle;
+mod migration;
+mod restart;
 mod session;
 
 use tests::libvirt::{Domain, Host, Node};

@@ -95,6 +95,18 @@ impl<'n> Session<'n> {
         self.virsh("qemu-monitor-command", &["--hmp", line])
     }
 
+    /// Listens anew, as nobody does to a libvirtd that has ended.
+    pub(crate) fn listen(&mut self) {
+        self.events = Events::listen(self.node, &self.domain);
+    }
+
+    /// As [`Self::resize`], where events of this node are not listened to.
+    #[track_caller]
+    pub(crate) fn resize_there(&mut self, alias: &str, size: &str, kib: u64) {
+        self.listen();
+        self.resize(alias, size, kib);
+    }
+
     /// Sets what the guest is asked to plug, and waits until libvirt knows that it has.
     #[track_caller]
     pub(crate) fn resize(&mut self, alias: &str, size: &str, kib: u64) {

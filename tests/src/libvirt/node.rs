@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Instant;
 use std::{fs, thread};
 
@@ -141,6 +141,46 @@ impl<'h> Node<'h> {
         command
     }
 
+    /// Starts `virsh` and does not wait for its end.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_virsh(&self, args: &[&str]) -> Child {
+        self.virsh_command().args(args).spawn().expect("virsh runs")
+    }
+
+    /// How often libvirtd has told an emulator something with this text in it.
+    pub fn said(&self, text: &str) -> usize {
+        self.traffic(usize::MAX)
+            .iter()
+            .filter(|line| line.contains("SEND_MSG") && line.contains(text))
+            .count()
+    }
+
+    /// Waits until it was more often than `times`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come to that.
+    pub fn until_said(&self, text: &str, times: usize) {
+        let until = Instant::now() + patience();
+        while self.said(text) <= times {
+            assert!(Instant::now() < until, "nobody said {text}");
+        }
+    }
+
+    /// How many descriptors libvirtd has open.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn daemon_descriptors(&self) -> usize {
+        let script = "ls /proc/$(cat /run/libvirt/libvirtd.pid)/fd | wc -l";
+        let out = run(self.command().args(["sh", "-c", script]));
+        String::from_utf8_lossy(&out.stdout).trim().parse().expect("libvirtd runs")
+    }
+
     /// Runs `virsh`, which has to succeed; what it wrote, without blank ends.
     ///
     /// # Panics
@@ -232,6 +272,16 @@ impl<'h> Node<'h> {
             .filter(|line| !of_the_machine.iter().any(|known| line.contains(known)))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// The same without those that have one of these words.
+    pub fn errors_but(&self, words: &[&str]) -> Vec<String> {
+        self.errors().into_iter().filter(|line| !words.iter().any(|word| line.contains(word))).collect()
+    }
+
+    /// How the other nodes of the host reach its libvirtd.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.path("run/libvirt-sock"))
     }
 
     /// The last messages between libvirtd and emulators, each cut short.
