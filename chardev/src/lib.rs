@@ -45,7 +45,6 @@
 //! ```
 
 mod backend;
-mod base64;
 mod commands;
 mod connection;
 mod described;

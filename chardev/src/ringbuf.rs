@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use qapi::{Error, Result};
 
 use crate::backend::Backend;
-use crate::base64;
+use qapi::base64;
 
 /// The largest ring. QEMU takes any power of two; this one is allocated as it fills.
 const MAX_SIZE: u64 = 1 << 40;

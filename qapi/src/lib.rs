@@ -24,6 +24,7 @@
 //! assert!(qapi::lookup("query-pci").is_some_and(|command| !command.allow_oob));
 //! ```
 
+pub mod base64;
 mod dispatch;
 mod error;
 #[cfg(feature = "fuzzing")]

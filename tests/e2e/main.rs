@@ -43,6 +43,7 @@ mod rtc;
 mod runtime_errors;
 mod scenarios;
 mod screens;
+mod secret;
 mod session;
 mod startup_errors;
 mod state;

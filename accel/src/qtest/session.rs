@@ -16,9 +16,9 @@
 //! Where QEMU aborts on bad arguments, the reply is a `FAIL` line. Lines above [`MAX_LINE`] bytes and transfers above
 //! [`MAX_TRANSFER`] fail.
 
-mod base64;
-
 use std::fmt::Write;
+
+use qapi::base64;
 
 /// Longest line, bytes.
 pub const MAX_LINE: usize = 2 * MAX_TRANSFER + 128;

@@ -50,7 +50,7 @@ proptest! {
             while model.len() > 8 { model.pop_front(); }
             let size = i64::from(read % 12) + 1;
             let expected: Vec<u8> = model.drain(..model.len().min(size as usize)).collect();
-            prop_assert_eq!(ring.read_text(size, DataFormat::Base64).unwrap(), crate::base64::encode(&expected));
+            prop_assert_eq!(ring.read_text(size, DataFormat::Base64).unwrap(), qapi::base64::encode(&expected));
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod numa;
 pub mod qdev;
 pub mod qtree;
 pub mod runstate;
+pub mod secret;
 pub mod uuid;
 
 pub use bus::{Bus, BusState, PlainBus};
@@ -43,4 +44,5 @@ pub fn register(registry: &mut qom::Registry) {
     );
     machine_object::register(registry);
     iothread::register(registry);
+    secret::register(registry);
 }

@@ -1,9 +1,10 @@
-//! Base 64 (RFC 4648, section 4), for `ringbuf-read` and `ringbuf-write`.
+//! Base 64 (RFC 4648, section 4), in which bytes travel through JSON and the qtest protocol.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Encodes with padding.
-pub(crate) fn encode(data: &[u8]) -> String {
+#[must_use]
+pub fn encode(data: &[u8]) -> String {
     let mut text = String::with_capacity(data.len().div_ceil(3) * 4);
     for chunk in data.chunks(3) {
         let bits =
@@ -17,7 +18,8 @@ pub(crate) fn encode(data: &[u8]) -> String {
 }
 
 /// Decodes; `None` for a foreign character, a wrong length or padding in the middle.
-pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+#[must_use]
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
     if !text.len().is_multiple_of(4) || padding > 2 {
