@@ -53,4 +53,5 @@ mod unplugged;
 mod vhost_user_io;
 mod virtqueues;
 mod vmgenid;
+mod watchdog;
 mod yank;

@@ -6,6 +6,7 @@ mod migration;
 pub mod pcihp;
 pub mod piix4_pm;
 pub mod pm;
+pub(crate) mod sleep;
 pub mod tables;
 pub mod vmgenid;
 

@@ -65,10 +65,14 @@ pub(super) fn register(registry: &mut Registry) {
             parts: OnceLock::new(),
         })
     });
-    registry.register(class.properties([
-        switch("acpi-pci-hotplug-with-bridge-support", |d| &d.bridge_hotplug),
-        switch("acpi-root-pci-hotplug", |d| &d.root_hotplug),
-    ]));
+    registry.register(
+        class
+            .properties([
+                switch("acpi-pci-hotplug-with-bridge-support", |d| &d.bridge_hotplug),
+                switch("acpi-root-pci-hotplug", |d| &d.root_hotplug),
+            ])
+            .properties(super::sleep::properties::<Piix4Pm>()),
+    );
 }
 
 fn switch(name: &'static str, field: fn(&Piix4Pm) -> &AtomicBool) -> Property {

@@ -85,7 +85,7 @@ pub struct Actions {
     pub shutdown: ShutdownAction,
     /// When it tells that it panicked (`pvpanic`).
     pub panic: PanicAction,
-    /// When its watchdog expires. There is none yet.
+    /// When its watchdog expires.
     pub watchdog: WatchdogAction,
 }
 

@@ -20,6 +20,7 @@ pub mod qtree;
 pub mod runstate;
 pub mod secret;
 pub mod uuid;
+mod watchdog;
 
 pub use bus::{Bus, BusState, PlainBus};
 pub use config::{

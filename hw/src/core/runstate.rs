@@ -216,7 +216,7 @@ impl Machine {
         }
     }
 
-    fn post(self: &Arc<Self>, work: fn(&Arc<Self>)) {
+    pub(super) fn post(self: &Arc<Self>, work: fn(&Arc<Self>)) {
         let weak = Arc::downgrade(self);
         self.mainloop().post(move || {
             if let Some(machine) = weak.upgrade() {
@@ -249,15 +249,24 @@ impl Machine {
 
     /// Ends the program with status 1, because of something it cannot be allowed to go on after. Main loop thread.
     pub fn kill(self: &Arc<Self>) {
-        {
-            let mut inner = self.run.lock();
-            if std::mem::replace(&mut inner.ended, true) {
-                return;
-            }
+        self.end(1, Some(Event::Shutdown { guest: false, reason: ShutdownCause::HostError }));
+    }
+
+    /// Ends the program with `status`, whatever a shutdown does, once; `told` is sent before. Main loop thread.
+    pub(super) fn end(self: &Arc<Self>, status: i32, told: Option<Event>) {
+        if std::mem::replace(&mut self.run.lock().ended, true) {
+            return;
         }
-        self.send(Event::Shutdown { guest: false, reason: ShutdownCause::HostError });
+        if let Some(event) = told {
+            self.send(event);
+        }
         self.accel().pause();
-        self.mainloop().quit(1);
+        self.mainloop().quit(status);
+    }
+
+    /// Whether the program ends.
+    pub(super) fn has_ended(&self) -> bool {
+        self.run.lock().ended
     }
 
     /// The guest's kernel told that it panicked. Any thread; `-action panic=` is carried out on the main loop's.

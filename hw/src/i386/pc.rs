@@ -21,8 +21,11 @@ use crate::core::machine::{Board, Machine};
 use crate::core::machine_types::Board as Kind;
 use crate::core::qdev::{self, Place};
 use crate::isa::fw_cfg::FwCfg;
+use crate::isa::kvm_pit;
 use crate::isa::rtc::Rtc;
-use crate::isa::south_bridge::{ICH9_ACPI_CNTL, ICH9_PMBASE, PIRQ_A, PIRQ_E, SouthBridge};
+use crate::isa::south_bridge::{
+    ICH9_ACPI_CNTL, ICH9_PMBASE, ICH9_RCBA, PIRQ_A, PIRQ_E, RCBA_BASE, SouthBridge,
+};
 use crate::pci::device::config_write;
 use crate::pci::{PciBus, PciDevice};
 
@@ -61,6 +64,7 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
         amd: is_amd(machine, &host_cpu),
     };
     let layout = Layout::new(machine.kind(), &sizes, &limits)?;
+    kvm_pit::check(machine)?;
     cpu::create(machine, limits.phys_bits)?;
     ram::map(machine, region, &layout);
     let boot = Boot::open(machine)?;
@@ -169,6 +173,7 @@ impl PcBoard {
         if self.south.pm().is_some() {
             config_write(&south, ICH9_PMBASE, 4, u32::from(FIRMWARE_BASE) | 1);
             config_write(&south, ICH9_ACPI_CNTL, 1, 0x80);
+            config_write(&south, ICH9_RCBA, 4, RCBA_BASE | 1);
         }
         if let Some(piix4) = &self.piix4 {
             let function: Arc<dyn PciDevice> = Arc::<Piix4Pm>::clone(piix4);

@@ -7,6 +7,7 @@
 pub mod debug_exit;
 pub mod fw_cfg;
 pub mod i8042;
+pub mod kvm_pit;
 pub mod pirq;
 pub mod port92;
 pub mod ports;
@@ -14,6 +15,7 @@ pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
 pub mod south_bridge;
+pub mod tco;
 pub mod vmcoreinfo;
 
 pub use ports::Ports;
@@ -26,6 +28,7 @@ pub fn register(registry: &mut qom::Registry) {
     debug_exit::register(registry);
     fw_cfg::register(registry);
     i8042::register(registry);
+    kvm_pit::register(registry);
     port92::register(registry);
     pvpanic::register(registry);
     rtc::register(registry);

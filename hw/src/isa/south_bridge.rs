@@ -1,6 +1,6 @@
 //! The ISA bridges: PIIX3 (`PIIX3`, function 0) and ICH9 (`ICH9-LPC`), with interrupt routing and reset control.
 //!
-//! Intel 82371SB (PIIX3) §3, Intel ICH9 datasheet §13. Left out: USB, IDE, SATA, SMBus, TCO watchdog, SMI.
+//! Intel 82371SB (PIIX3) §3, Intel ICH9 datasheet §13. Left out: USB, IDE, SATA, SMBus, SMI (SMI_EN is storage).
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
@@ -8,14 +8,16 @@ use std::sync::{Arc, OnceLock, Weak};
 use memory::{RegionDesc, RegionId};
 use qapi::{Error, Result};
 use qom::{Class, ObjectRef, Property, Registry};
-use vmstate::{Priority, Result as LoadResult, Saved, Section, vmstate};
+use vmstate::{LoadError, Priority, Result as LoadResult, Saved, Section, vmstate};
 
 use super::pirq::{Pirq, Wiring};
 use super::reset_control::{self, ResetControl};
+use super::tco::{self, Tco, TcoState};
 use crate::acpi::AcpiState;
 use crate::acpi::memhp::MemoryHotplug;
 use crate::acpi::pcihp::{self, AcpiPciHotplug};
 use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
+use crate::acpi::sleep;
 use crate::core::bus::{self, Bus, PlainBus};
 use crate::core::device::{Category, Device, DeviceClass, ResetKind};
 use crate::core::machine::Machine;
@@ -29,6 +31,11 @@ pub const PIRQ_E: u16 = 0x68;
 pub const ICH9_PMBASE: u16 = 0x40;
 /// ICH9: bit 7 enables them.
 pub const ICH9_ACPI_CNTL: u16 = 0x44;
+/// ICH9: where the chipset's configuration space is; bit 0 enables it.
+pub const ICH9_RCBA: u16 = 0xf0;
+/// Where firmware puts that.
+pub const RCBA_BASE: u32 = 0xfed1_c000;
+const RCBA_SIZE: u64 = 0x4000;
 const ICH9_PM_PORTS: u64 = 128;
 const ACPI_ENABLE: u8 = 0x80;
 /// The property that says whether ACPI or the ports plug behind bridges.
@@ -41,6 +48,9 @@ pub struct SouthBridge {
     wiring: Wiring,
     /// ICH9: whether ACPI plugs behind bridges.
     acpi_hotplug: AtomicBool,
+    /// ICH9: whether the watchdog is there, and whether it is strapped to do nothing.
+    tco: AtomicBool,
+    noreboot: AtomicBool,
     parts: OnceLock<Parts>,
 }
 crate::pci_device!(SouthBridge, pci);
@@ -54,6 +64,8 @@ struct Parts {
     hotplug: Option<Arc<AcpiPciHotplug>>,
     /// ICH9 only.
     power: Option<(Arc<Pm>, RegionId)>,
+    /// The same; absent with `enable_tco=off`. The region is the chipset's configuration space.
+    tco: Option<(Arc<Tco>, RegionId)>,
 }
 
 vmstate! {
@@ -75,6 +87,10 @@ vmstate! {
         /// If the machine has ACPI.
         pm: Option<AcpiState>,
     }
+    subsections {
+        /// The watchdog, if the guest touched it.
+        tco: TcoState,
+    }
 }
 
 pub(super) fn register(registry: &mut Registry) {
@@ -84,23 +100,32 @@ pub(super) fn register(registry: &mut Registry) {
                 pci: PciState::new(class),
                 wiring,
                 acpi_hotplug: AtomicBool::new(true),
+                tco: AtomicBool::new(true),
+                noreboot: AtomicBool::new(false),
                 parts: OnceLock::new(),
             })
         });
         if wiring == Wiring::Ich9 {
             let mut device = DeviceClass::internal_on("PCI").category(Category::Bridge).hide(&[ACPI_HOTPLUG]);
             device.hotpluggable = false;
-            class = class.extension(device).property(
-                Property::new(ACPI_HOTPLUG, "bool")
-                    .get(|d: &SouthBridge| Ok(d.acpi_hotplug.load(Relaxed).into()))
-                    .set(|d: &SouthBridge, value, name| {
-                        d.acpi_hotplug.store(value.to_bool(name)?, Relaxed);
-                        Ok(())
-                    }),
-            );
+            class = class
+                .extension(device)
+                .property(switch(ACPI_HOTPLUG, |d| &d.acpi_hotplug))
+                .property(switch("enable_tco", |d| &d.tco))
+                .property(switch("noreboot", |d| &d.noreboot).description("on/off").default(false))
+                .properties(sleep::properties::<SouthBridge>());
         }
         registry.register(class);
     }
+}
+
+fn switch(name: &'static str, field: fn(&SouthBridge) -> &AtomicBool) -> Property {
+    Property::new(name, "bool").get(move |d: &SouthBridge| Ok(field(d).load(Relaxed).into())).set(
+        move |d: &SouthBridge, value, name| {
+            field(d).store(value.to_bool(name)?, Relaxed);
+            Ok(())
+        },
+    )
 }
 
 impl SouthBridge {
@@ -132,6 +157,11 @@ impl SouthBridge {
             let mut tx = machine.memory().transaction();
             tx.set_enabled(*region, enabled);
             tx.set_address(*region, base);
+            if let Some((_, config)) = &parts.tco {
+                let base = self.pci.with_config(|c| c.get32(ICH9_RCBA));
+                tx.set_enabled(*config, base & 1 != 0);
+                tx.set_address(*config, u64::from(base) & !(RCBA_SIZE - 1));
+            }
         }
     }
 
@@ -146,11 +176,27 @@ impl SouthBridge {
         Some(AcpiState::of(&machine, pm, parts.hotplug.as_deref()))
     }
 
-    fn load(&self, device: &PciDeviceState, reset: u8, acpi: Option<AcpiState>) -> LoadResult<()> {
+    fn tco_state(&self) -> Option<TcoState> {
+        let (tco, _) = self.parts.get()?.tco.as_ref()?;
+        (!tco.is_untouched()).then(|| tco.saved_state())
+    }
+
+    fn load(
+        &self,
+        device: &PciDeviceState,
+        reset: u8,
+        acpi: Option<AcpiState>,
+        tco: Option<&TcoState>,
+    ) -> LoadResult<()> {
         self.pci.load_state(device)?;
         self.update();
         let Some(parts) = self.parts.get() else { return Ok(()) };
         parts.reset.load(reset);
+        match (&parts.tco, tco) {
+            (Some((own, _)), saved) => own.load_state(saved),
+            (None, Some(_)) => return Err(LoadError::invalid("the watchdog is at one end only".to_owned())),
+            (None, None) => {}
+        }
         let own = parts.power.as_ref().map(|(pm, _)| (pm, parts.hotplug.as_deref()));
         AcpiState::load(acpi, parts.machine.upgrade().as_deref(), own)
     }
@@ -167,6 +213,23 @@ impl SouthBridge {
         MemoryHotplug::install(machine, &pm, owner.clone());
         pm.map_gpe(machine, &owner, region, ICH9_GPE_OFFSET, ICH9_GPE_PORTS);
         (pm, region)
+    }
+
+    fn make_tco(&self, machine: &Arc<Machine>, power: RegionId) -> (Arc<Tco>, RegionId) {
+        let tco = Tco::new(machine, self.noreboot.load(Relaxed));
+        let owner = self.pci.owner();
+        let mut tx = machine.memory().transaction();
+        let ports = RegionDesc::new("sm-tco", tco::SIZE.into()).owned_by(owner.clone());
+        let ports = tx.io(ports, Arc::new(tco::TcoPorts(Arc::clone(&tco))));
+        tx.add_subregion(power, tco::OFFSET, ports, 0);
+        let smi = RegionDesc::new("acpi-smi", tco::SMI.1.into()).owned_by(owner.clone());
+        let smi = tx.io(smi, Arc::new(tco::SmiPorts(Arc::clone(&tco))));
+        tx.add_subregion(power, tco::SMI.0, smi, 0);
+        let config = RegionDesc::new("lpc-rcrb-mmio", RCBA_SIZE.into()).owned_by(owner);
+        let config = tx.io(config, Arc::new(tco::ChipsetConfig(Arc::clone(&tco))));
+        tx.set_enabled(config, false);
+        tx.add_subregion(machine.system_region(), 0, config, 1);
+        (tco, config)
     }
 }
 
@@ -208,6 +271,8 @@ impl PciDevice for SouthBridge {
             Wiring::Ich9 if machine.properties().acpi() => Some(self.make_power(machine)),
             _ => None,
         };
+        let tco = power.as_ref().filter(|_| self.tco.load(Relaxed));
+        let tco = tco.map(|(_, ports)| self.make_tco(machine, *ports));
         let on = self.acpi_hotplug.load(Relaxed);
         let hotplug = power.as_ref().filter(|_| on).map(|(pm, _)| {
             let at = (pcihp::ICH9_BASE, &self.pci.owner());
@@ -220,6 +285,7 @@ impl PciDevice for SouthBridge {
             isa,
             hotplug,
             power,
+            tco,
         });
         Ok(())
     }
@@ -235,6 +301,7 @@ impl PciDevice for SouthBridge {
                 }
                 c.set32(ICH9_PMBASE, 1);
                 c.set8(ICH9_ACPI_CNTL, 0);
+                c.set32(ICH9_RCBA, 0);
             }
         });
         self.update();
@@ -242,6 +309,9 @@ impl PciDevice for SouthBridge {
             parts.reset.reset();
             if let Some((pm, _)) = &parts.power {
                 pm.reset();
+            }
+            if let Some((tco, _)) = &parts.tco {
+                tco.reset();
             }
             if let Some(hotplug) = &parts.hotplug {
                 hotplug.reset();
@@ -258,15 +328,16 @@ impl PciDevice for SouthBridge {
         let section = match own.wiring {
             Wiring::Piix => Section::new(
                 move || PiixState { dev: own.pci.saved_state(), rcr: own.reset_control() },
-                move |PiixState { dev, rcr }| loaded.load(&dev, rcr, None),
+                move |PiixState { dev, rcr }| loaded.load(&dev, rcr, None, None),
             ),
             Wiring::Ich9 => Section::new(
                 move || Ich9State {
                     d: own.pci.saved_state(),
                     rst_cnt: own.reset_control(),
                     pm: own.acpi_state(),
+                    tco: own.tco_state(),
                 },
-                move |Ich9State { d, rst_cnt, pm }| loaded.load(&d, rst_cnt, pm),
+                move |Ich9State { d, rst_cnt, pm, tco }| loaded.load(&d, rst_cnt, pm, tco.as_ref()),
             ),
         };
         // What is behind it drives lines that it routes.
