@@ -54,6 +54,8 @@ impl Backend for Vm {
             pci: &self.machine,
             virtio: &self.machine,
             block: &self.machine,
+            tpm: &self.machine,
+            input: &self.machine,
             migration: self.migration.as_ref(),
             dump: &self.machine,
             inspect: &self.machine,

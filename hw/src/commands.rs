@@ -6,6 +6,7 @@ mod block;
 mod cpu_models;
 mod machine;
 mod stats;
+mod tpm;
 
 use std::sync::Arc;
 

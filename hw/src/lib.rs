@@ -9,6 +9,7 @@
 //! | [`virtio`] | queues, the PCI transport |
 //! | [`mem`] | memory devices, virtio-mem |
 //! | `dump` | the guest's memory as a core file |
+//! | [`input`] | what people type |
 //! | [`inspect`] | the guest's memory and registers, for people |
 //! | [`i386`] | the boards `pc`, `q35` and `none` |
 
@@ -18,6 +19,7 @@ pub mod commands;
 pub mod core;
 mod dump;
 pub mod i386;
+pub mod input;
 pub mod inspect;
 pub mod isa;
 pub mod mem;

@@ -3,7 +3,7 @@
 
 use qapi::Result;
 use qapi::commands::BlockCommands;
-use qapi::types::{BlockDeviceInfo, BlockInfo, IOThreadInfo, JobInfo};
+use qapi::types::{BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStats, IOThreadInfo, JobInfo};
 
 use super::MachineHandlers;
 use crate::core::IoThread;
@@ -14,6 +14,14 @@ impl BlockCommands for MachineHandlers {
     }
 
     fn query_named_block_nodes(&self, _flat: Option<bool>) -> Result<Vec<BlockDeviceInfo>> {
+        Ok(Vec::new())
+    }
+
+    fn query_blockstats(&self, _query_nodes: Option<bool>) -> Result<Vec<BlockStats>> {
+        Ok(Vec::new())
+    }
+
+    fn query_block_jobs(&self) -> Result<Vec<BlockJobInfo>> {
         Ok(Vec::new())
     }
 

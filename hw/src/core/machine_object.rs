@@ -24,6 +24,7 @@ pub struct MachineObject {
     firmware: Mutex<Option<String>>,
     acpi: AtomicBool,
     hmat: AtomicBool,
+    i8042: AtomicBool,
     max_ram_below_4g: AtomicU64,
     mem_merge: AtomicBool,
     dump_guest_core: AtomicBool,
@@ -43,6 +44,7 @@ impl MachineObject {
             firmware: Mutex::default(),
             acpi: AtomicBool::new(true),
             hmat: AtomicBool::new(false),
+            i8042: AtomicBool::new(true),
             max_ram_below_4g: AtomicU64::new(0),
             mem_merge: AtomicBool::new(true),
             dump_guest_core: AtomicBool::new(true),
@@ -89,6 +91,10 @@ impl MachineObject {
     /// `hmat=`: whether the guest is told how fast memory is.
     pub fn hmat(&self) -> bool {
         self.hmat.load(Relaxed)
+    }
+    /// `i8042=`: whether there is a keyboard controller, on a PC.
+    pub fn i8042(&self) -> bool {
+        self.i8042.load(Relaxed)
     }
     /// `max-ram-below-4g=`, 0 for the board's own choice.
     pub fn max_ram_below_4g(&self) -> u64 {
@@ -180,6 +186,7 @@ fn pc() -> Vec<Property> {
         flag("hmat", "Set on/off to enable/disable ACPI Heterogeneous Memory Attribute Table (HMAT)", |m| {
             &m.hmat
         }),
+        flag("i8042", "Enable/disable Intel 8042 PS/2 controller emulation", |m| &m.i8042),
         fixed_flag("hpet", "Enable/disable high precision event timer emulation"),
         fixed_flag("sata", "Enable/disable Serial ATA bus"),
         fixed_flag("smbus", "Enable/disable system management bus"),

@@ -21,6 +21,7 @@ use crate::core::machine::{Board, Machine};
 use crate::core::machine_types::Board as Kind;
 use crate::core::qdev::{self, Place};
 use crate::isa::fw_cfg::FwCfg;
+use crate::isa::i8042::I8042;
 use crate::isa::kvm_pit;
 use crate::isa::rtc::Rtc;
 use crate::isa::south_bridge::{
@@ -42,6 +43,7 @@ pub(super) struct PcBoard {
     south: Arc<SouthBridge>,
     piix4: Option<Arc<Piix4Pm>>,
     rtc: Arc<Rtc>,
+    keyboard: Option<Arc<I8042>>,
     boot: Boot,
     /// See [`Constraints::reserved`].
     reserved: Vec<(u64, u64)>,
@@ -79,13 +81,13 @@ pub(super) fn build(machine: &Arc<Machine>) -> Result<Arc<dyn Board>> {
     }
     let (south, piix4) = south_bridge(machine, q35, &bus)?;
     let isa = south.isa_bus().ok_or_else(|| Error::generic("the south bridge has no ISA bus"))?;
-    let rtc = legacy(machine, &south, &isa, &layout)?;
+    let (rtc, keyboard) = legacy(machine, &south, &isa, &layout)?;
     if let Some(fw) = FwCfg::of(machine) {
         boot.describe(&fw, &layout)?;
     }
     let reserved = limits.reserved(machine.kind(), machine.accel().is_kvm());
     let (phys_bits, described) = (limits.phys_bits, AtomicBool::new(false));
-    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, rtc, boot, reserved, described }))
+    Ok(Arc::new(PcBoard { layout, phys_bits, bus, south, piix4, rtc, keyboard, boot, reserved, described }))
 }
 
 fn downcast<T: qom::Object>(device: Arc<dyn Device>) -> Result<Arc<T>> {
@@ -135,7 +137,7 @@ fn legacy(
     south: &Arc<SouthBridge>,
     isa: &Arc<dyn Bus>,
     layout: &Layout,
-) -> Result<Arc<Rtc>> {
+) -> Result<(Arc<Rtc>, Option<Arc<I8042>>)> {
     let place = Place::Child(Arc::<SouthBridge>::clone(south), "rtc");
     let rtc = qdev::build(machine, "mc146818rtc", place, Some(isa), &[])?;
     let rtc = downcast::<Rtc>(rtc)?;
@@ -143,13 +145,16 @@ fn legacy(
     // Both orders are judged before the machine is there.
     let orders = [false, true].map(|first| machine.config().boot.cmos(first));
     rtc.set_boot_order(orders.into_iter().try_fold([0; 2], |_, order| order)?);
-    qdev::build(machine, "i8042", Place::Unattached, Some(isa), &[])?;
+    let keyboard = match machine.properties().i8042() {
+        true => Some(downcast(qdev::build(machine, "i8042", Place::Unattached, Some(isa), &[])?)?),
+        false => None,
+    };
     qdev::build(machine, "port92", Place::Unattached, Some(isa), &[])?;
     let mut tx = machine.memory().transaction();
     // The port that POST codes and delays are written to.
     let delay = tx.io(RegionDesc::new("ioport80", 1), Arc::new(UnassignedIo));
     tx.add_subregion(machine.io_region(), 0x80, delay, 0);
-    Ok(rtc)
+    Ok((rtc, keyboard))
 }
 
 impl PcBoard {
@@ -204,6 +209,9 @@ impl Board for PcBoard {
     fn firmware(&self, machine: &Arc<Machine>) {
         if machine.config().boot_guest {
             self.program_bridges();
+            if let Some(keyboard) = &self.keyboard {
+                keyboard.set_up();
+            }
             firmware::assign_bars(&self.bus, self.memory64());
         }
     }

@@ -1,8 +1,8 @@
-//! Devices with fixed ports behind the south bridge: keyboard controller (reset only), port 92, real-time clock, debug exit, pvpanic,
+//! Devices with fixed ports behind the south bridge: keyboard controller with keyboard and mouse, port 92, real-time clock, debug exit, pvpanic,
 //! firmware configuration, and the south bridges themselves.
 //!
-//! Interrupt controllers and timer are the accelerator's (`kvm`: in the kernel). Left out: DMA, floppy, parallel port, PS/2
-//! devices, PC speaker.
+//! Interrupt controllers and timer are the accelerator's (`kvm`: in the kernel). Left out: DMA, floppy, parallel port,
+//! PC speaker.
 
 pub mod debug_exit;
 pub mod fw_cfg;
@@ -11,6 +11,7 @@ pub mod kvm_pit;
 pub mod pirq;
 pub mod port92;
 pub mod ports;
+pub mod ps2;
 pub mod pvpanic;
 pub mod reset_control;
 pub mod rtc;
@@ -30,6 +31,7 @@ pub fn register(registry: &mut qom::Registry) {
     i8042::register(registry);
     kvm_pit::register(registry);
     port92::register(registry);
+    ps2::register(registry);
     pvpanic::register(registry);
     rtc::register(registry);
     south_bridge::register(registry);

@@ -9,8 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, address, balloon, chardev, cpu, dirty, dump, error_text, fds, interrupts, items,
-    logging, machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
+    Execute, Session, address, balloon, block, chardev, cpu, dirty, dump, error_text, fds, input, interrupts,
+    items, logging, machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
 };
 
 /// A console command.
@@ -96,6 +96,7 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
         dirty::COMMANDS,
         dump::COMMANDS,
         fds::COMMANDS,
+        input::COMMANDS,
         interrupts::COMMANDS,
         logging::COMMANDS,
         memory::COMMANDS,
@@ -111,10 +112,12 @@ pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
         OWN_INFOS,
         address::INFOS,
         balloon::INFOS,
+        block::INFOS,
         chardev::INFOS,
         cpu::INFOS,
         dirty::INFOS,
         dump::INFOS,
+        input::INFOS,
         interrupts::INFOS,
         machine::INFOS,
         migration::INFOS,

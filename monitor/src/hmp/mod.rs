@@ -6,6 +6,7 @@
 mod address;
 mod args;
 mod balloon;
+mod block;
 mod chardev;
 mod command;
 mod complete;
@@ -18,6 +19,7 @@ mod fds;
 mod format;
 mod hints;
 mod history_file;
+mod input;
 mod interrupts;
 mod job;
 mod lexis;

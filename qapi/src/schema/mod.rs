@@ -38,6 +38,8 @@ pub const MODULES: &[(&str, &str)] = &[
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
     ("block", include_str!("../../schema/block.json")),
+    ("tpm", include_str!("../../schema/tpm.json")),
+    ("input", include_str!("../../schema/input.json")),
     ("migration", include_str!("../../schema/migration.json")),
     ("dump", include_str!("../../schema/dump.json")),
     ("command-line", include_str!("../../schema/command-line.json")),

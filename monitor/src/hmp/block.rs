@@ -1,0 +1,16 @@
+//! Disks that the program itself serves, jobs on them, and trusted platform modules: there are none of these.
+
+use super::command::{Command, command};
+
+/// `info` sub-commands of this room. Each asks the query behind it.
+pub(super) const INFOS: &[Command] = &[
+    command("block-jobs", &[], "", "show jobs on disks that are not done", &[], |x, _| {
+        x.query("query-block-jobs").map(|_| "No active jobs\n".to_owned())
+    }),
+    command("blockstats", &[], "", "show what disks did", &[], |x, _| {
+        x.query("query-blockstats").map(|_| String::new())
+    }),
+    command("tpm", &[], "", "show the trusted platform modules", &[], |x, _| {
+        x.query("query-tpm").map(|_| String::new())
+    }),
+];
