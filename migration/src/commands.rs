@@ -50,7 +50,12 @@ impl MigrationCommands for Migration {
         if self.is_running() {
             return Err(Error::generic("There's a migration process in progress"));
         }
-        let begun = matches!(&*lock(&self.incoming), Expected::Begun(_) | Expected::NotOpened(_));
+        // One that has come is over: the machine may be moved on.
+        let begun = match &*lock(&self.incoming) {
+            Expected::Begun(incoming) => incoming.progress.status() != Status::Completed,
+            Expected::NotOpened(_) => true,
+            Expected::No | Expected::Deferred => false,
+        };
         let mut settings = lock(&self.settings);
         let changed = settings.capabilities.changed(&capabilities)?;
         let new = |capability| changed.has(capability) && !settings.capabilities.has(capability);
