@@ -11,7 +11,7 @@ use crate::cli::keys::{self, SWITCH};
 use crate::config::smp;
 
 /// Options whose parameters belong to what they make.
-const OPEN: [&str; 4] = ["accel", "device", "numa", "object"];
+const OPEN: [&str; 5] = ["accel", "device", "netdev", "numa", "object"];
 
 /// The answers; properties of machines are in the tree's classes.
 pub(crate) struct Description(pub(crate) Arc<Tree>);

@@ -51,6 +51,9 @@ fn list_requested(line: &CommandLine, report: &Reporter) -> Result<Option<String
     if let Some(text) = Chars::help(&line.chardevs) {
         return Ok(Some(text));
     }
+    if let Some(text) = line.netdevs.iter().find_map(|raw| net::help(&raw.text)) {
+        return Ok(Some(text));
+    }
     let lists = |raw: &Raw| {
         raw.text
             .strip_prefix("enable=")

@@ -31,6 +31,7 @@ pub(crate) fn events() -> Table {
     Table::new(&[
         memory::trace_events::EVENTS,
         chardev::trace_events::EVENTS,
+        net::trace_events::EVENTS,
         accel::trace_events::EVENTS,
         hw::trace_events::EVENTS,
         monitor::trace_events::EVENTS,

@@ -16,6 +16,7 @@ use mainloop::{MainLoop, Signal};
 use memory::{BackendDefaults, Memory, PreallocObserver};
 use migration::Migration;
 use monitor::{Monitors, TerminalSettings};
+use net::NetSet;
 use qapi::types::ShutdownCause;
 use qapi::{Error, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
@@ -149,6 +150,9 @@ fn bring_up(
         }
     }
     devices(line, report, &machine)?;
+    for lonely in machine.net().lonely() {
+        report.line(&format!("warning: {lonely}"));
+    }
     machine.finish()?;
     for global in machine.globals().of_no_class(&machine.tree().registry()) {
         report.line(&format!("warning: global {global} has invalid class name"));
@@ -161,6 +165,7 @@ fn bring_up(
         command_line: Description(Arc::clone(machine.tree())),
         machine: MachineHandlers::new(Arc::clone(&machine)),
         chardevs: Arc::clone(chardevs),
+        net: Arc::clone(machine.net()),
         logging: Logging(log::events()),
     }));
     let qtest_server = qtest_server(line, &machine, &chars)?;
@@ -258,6 +263,7 @@ fn build(
         accel: opened.accel,
         mainloop: main.handle(),
         chardevs: Arc::clone(chardevs),
+        net: NetSet::new(main.handle(), Arc::clone(chardevs.fds())),
         events: Arc::new(monitors.event_sink()),
     };
     let machine = Machine::new(config, host)?;
@@ -279,6 +285,10 @@ fn build(
         prealloc_threads: machine.smp().cpus,
     });
     objects(line, machine.tree())?;
+    for raw in &line.netdevs {
+        let add = || machine.net().add_text(&raw.text);
+        report.at(&raw.prefix(), add).map_err(|e| e.prefixed(&raw.prefix()))?;
+    }
     for raw in &line.numa {
         let at = |e: Error| e.prefixed(&raw.prefix());
         match numa::parse(raw).map_err(at)? {

@@ -9,6 +9,7 @@ use chardev::ChardevSet;
 use hw::core::{Host, Machine, MachineConfig};
 use mainloop::MainLoop;
 use memory::Memory;
+use net::NetSet;
 use qapi::{Error, Result};
 use qom::{Registry, Tree};
 
@@ -49,6 +50,7 @@ fn make_host() -> Result<(MainLoop, Host)> {
         accel: opened.accel,
         mainloop: main.handle(),
         chardevs: Arc::new(ChardevSet::new(main.handle())),
+        net: NetSet::new(main.handle(), Arc::default()),
         events: Arc::new(|_| ()),
     };
     Ok((main, host))

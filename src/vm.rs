@@ -7,6 +7,7 @@ use chardev::fds::Fds;
 use hw::commands::MachineHandlers;
 use migration::Migration;
 use monitor::{Backend, Conversation, Version};
+use net::NetSet;
 use qapi::Handlers;
 use qom::Tree;
 
@@ -36,6 +37,7 @@ pub(crate) struct Vm {
     pub(crate) tree: Arc<Tree>,
     pub(crate) command_line: Description,
     pub(crate) chardevs: Arc<ChardevSet>,
+    pub(crate) net: Arc<NetSet>,
     pub(crate) migration: Arc<Migration>,
     pub(crate) logging: Logging,
 }
@@ -51,6 +53,7 @@ impl Backend for Vm {
             qdev: &self.machine,
             chardev: self.chardevs.as_ref(),
             yank: self.chardevs.yank().as_ref(),
+            net: self.net.as_ref(),
             pci: &self.machine,
             virtio: &self.machine,
             block: &self.machine,

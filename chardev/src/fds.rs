@@ -139,7 +139,7 @@ impl Fds {
         let no_socket = || Error::generic(format!("File descriptor '{text}' is not a socket"));
         let fd = match self.names() {
             Some(_) => self.take(text)?,
-            None => inherited(number(text)?).map_err(|_| no_socket())?,
+            None => inherited(text.parse().map_err(|_| unparsable(text))?).map_err(|_| no_socket())?,
         };
         sockopt::socket_type(&fd).map_err(|_| no_socket())?;
         Ok(fd)
@@ -152,19 +152,48 @@ impl Fds {
     ///
     /// Those of [`Self::take`], `Unable to parse FD number TEXT`, `Bad file descriptor` of one that was not inherited.
     pub fn any(&self, text: &str) -> Result<OwnedFd> {
-        if self.names().is_some() && !text.starts_with(|c: char| c.is_ascii_digit()) {
+        let closed = |_| Error::generic(format!("Bad file descriptor: {text}"));
+        self.named_or_inherited(text, || unparsable(text), closed)
+    }
+
+    /// A descriptor as network devices take it: digits are the number of one that was inherited, which is this function's to give away
+    /// once; anything else is a name of the monitor whose command runs. `owner` is who wants it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::take`]; `OWNER: Can't use file descriptor N: Bad file descriptor` of one that was not inherited, or is given away; on the
+    /// command line `Invalid file descriptor number 'TEXT'` of what is no number.
+    pub fn parameter(&self, owner: &str, text: &str) -> Result<OwnedFd> {
+        let invalid = || Error::generic(format!("Invalid file descriptor number '{text}'"));
+        let closed = |number| {
+            Error::generic(format!("{owner}: Can't use file descriptor {number}: Bad file descriptor"))
+        };
+        self.named_or_inherited(text, invalid, closed)
+    }
+
+    /// Within a command the descriptor that has a name, else, as if `text` begins with a digit, which no name does, one that was inherited. That is taken: while a copy of it is open, a
+    /// stream does not end for its reader, and a network interface is in use.
+    fn named_or_inherited(
+        &self,
+        text: &str,
+        invalid: impl FnOnce() -> Error,
+        closed: impl FnOnce(i32) -> Error,
+    ) -> Result<OwnedFd> {
+        if self.names().is_some() && !text.starts_with(|first: char| first.is_ascii_digit()) {
             return self.take(text);
         }
-        let number = number(text)?;
-        let fd =
-            inherited_only(number).map_err(|_| Error::generic(format!("Bad file descriptor: {text}")))?;
-        close_inherited(number);
+        let number = text.parse::<i32>().ok().filter(|number| *number >= 0).ok_or_else(invalid)?;
+        let fd = inherited_only(number).map_err(|_| closed(number))?;
+        // Those that everybody has stay.
+        if number > 2 {
+            close_inherited(number);
+        }
         Ok(fd)
     }
 }
 
-fn number(text: &str) -> Result<i32> {
-    text.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {text}")))
+fn unparsable(text: &str) -> Error {
+    Error::generic(format!("Unable to parse FD number {text}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

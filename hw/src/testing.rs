@@ -52,6 +52,7 @@ impl Rig {
             accel: opened.accel,
             mainloop: main.handle(),
             chardevs: Arc::new(chardev::ChardevSet::new(main.handle())),
+            net: net::NetSet::new(main.handle(), Arc::default()),
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
         };
         let machine = Machine::new(config, host)?;

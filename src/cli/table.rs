@@ -116,6 +116,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     flag("-nographic", &[], "no display; serial port and monitor on the terminal"),
     with("-chardev", &[], "BACKEND,id=ID[,PROP=VALUE...]", "a character device; 'help' lists the back ends"),
     with(
+        "-netdev",
+        &[],
+        "tap,id=ID,fd=FD | tap,id=ID[,ifname=NAME],script=no,downscript=no | dgram,id=ID,local.type=.. | JSON",
+        "the host's end of a network device; 'help' lists the kinds",
+    ),
+    with(
         "-add-fd",
         &[],
         "set=N,fd=N[,opaque=TEXT]",

@@ -12,6 +12,7 @@ use accel::cpu::Facts;
 use accel::{Accel, CpuModel, IrqChip, VcpuConfig};
 use chardev::ChardevSet;
 use memory::{AddressSpace, Memory, RegionDesc, RegionId, SIZE_ALL, UnassignedIo};
+use net::NetSet;
 use qapi::events::Event;
 use qapi::{Error, Result};
 use qom::{Input, ObjectRef, Tree, cast};
@@ -44,6 +45,8 @@ pub struct Host {
     pub mainloop: mainloop::Handle,
     /// The character devices.
     pub chardevs: Arc<ChardevSet>,
+    /// The host's ends of network devices.
+    pub net: Arc<NetSet>,
     /// Where events go.
     pub events: EventSink,
 }
@@ -416,6 +419,11 @@ impl Machine {
     /// The character devices.
     pub fn chardevs(&self) -> &Arc<ChardevSet> {
         &self.host.chardevs
+    }
+
+    /// The host's ends of network devices.
+    pub fn net(&self) -> &Arc<NetSet> {
+        &self.host.net
     }
     /// Adds a serial port on character device `id`, as `-serial` does. A machine without an ISA bus (`none`) has no
     /// ports and leaves the device alone.

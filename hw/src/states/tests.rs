@@ -30,6 +30,7 @@ fn host() -> Result<(MainLoop, Host)> {
         accel: accel::open(&[AccelSpec::option("qtest")]).expect("qtest needs nothing").accel,
         mainloop: main.handle(),
         chardevs: Arc::new(chardev::ChardevSet::new(main.handle())),
+        net: net::NetSet::new(main.handle(), Arc::default()),
         events: Arc::new(|_| ()),
     };
     Ok((main, host))

@@ -10,7 +10,8 @@ use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
     Execute, Session, address, balloon, block, chardev, cpu, dirty, dump, error_text, fds, input, interrupts,
-    items, logging, machine, memory, migration, number, objects, pci, registers, run_state, stats, virtio,
+    items, logging, machine, memory, migration, net, number, objects, pci, registers, run_state, stats,
+    virtio,
 };
 
 /// A console command.
@@ -101,6 +102,7 @@ pub(crate) static COMMANDS: LazyLock<Table> = LazyLock::new(|| {
         logging::COMMANDS,
         memory::COMMANDS,
         migration::COMMANDS,
+        net::COMMANDS,
         objects::COMMANDS,
         run_state::COMMANDS,
     ])
@@ -121,6 +123,7 @@ pub(crate) static INFOS: LazyLock<Table> = LazyLock::new(|| {
         interrupts::INFOS,
         machine::INFOS,
         migration::INFOS,
+        net::INFOS,
         objects::INFOS,
         pci::INFOS,
         registers::INFOS,

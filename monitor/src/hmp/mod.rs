@@ -28,6 +28,7 @@ mod machine;
 mod memory;
 mod memory_map;
 mod migration;
+mod net;
 mod objects;
 mod pci;
 mod readline;

@@ -35,6 +35,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("sockets", include_str!("../../schema/sockets.json")),
     ("chardev", include_str!("../../schema/chardev.json")),
     ("yank", include_str!("../../schema/yank.json")),
+    ("net", include_str!("../../schema/net.json")),
     ("pci", include_str!("../../schema/pci.json")),
     ("virtio", include_str!("../../schema/virtio.json")),
     ("block", include_str!("../../schema/block.json")),

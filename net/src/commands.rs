@@ -1,0 +1,33 @@
+//! The commands of `schema/net.json`.
+
+use qapi::Result;
+use qapi::commands::NetCommands;
+use qapi::types::{HumanReadableText, Netdev, PliantNetClient, RxFilterInfo};
+
+use crate::set::NetSet;
+
+impl NetCommands for NetSet {
+    fn netdev_add(&self, arguments: Netdev) -> Result<()> {
+        self.add(&arguments).map(drop)
+    }
+
+    fn netdev_del(&self, id: String) -> Result<()> {
+        self.remove(&id)
+    }
+
+    fn set_link(&self, name: String, up: bool) -> Result<()> {
+        Self::set_link(self, &name, up)
+    }
+
+    fn query_rx_filter(&self, name: Option<String>) -> Result<Vec<RxFilterInfo>> {
+        self.rx_filters(name.as_deref())
+    }
+
+    fn x_pliant_query_network(&self) -> Result<Vec<PliantNetClient>> {
+        Ok(self.list())
+    }
+
+    fn x_pliant_netdev_add_text(&self, options: String) -> Result<HumanReadableText> {
+        self.add_text(&options).map(|text| text.unwrap_or_default().into())
+    }
+}
