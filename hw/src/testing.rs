@@ -46,13 +46,14 @@ impl Rig {
         let opened = accel::open(&[AccelSpec::option("qtest")]).expect("qtest needs nothing");
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
+        let chardevs = Arc::new(chardev::ChardevSet::new(main.handle()));
         let host = Host {
             tree,
             memory,
             accel: opened.accel,
             mainloop: main.handle(),
-            chardevs: Arc::new(chardev::ChardevSet::new(main.handle())),
-            net: net::NetSet::new(main.handle(), Arc::default()),
+            net: net::NetSet::new(main.handle(), Arc::clone(chardevs.fds())),
+            chardevs,
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
         };
         let machine = Machine::new(config, host)?;

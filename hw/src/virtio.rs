@@ -13,6 +13,7 @@ mod device;
 pub mod features;
 pub mod migration;
 pub mod mmio;
+mod net;
 pub mod pci;
 pub mod query;
 pub mod ring;
@@ -41,6 +42,7 @@ pub fn register(registry: &mut qom::Registry) {
     mmio::register(registry);
     vhost::register(registry);
     balloon::register(registry);
+    net::register(registry);
     rng::register(registry);
     serial::register(registry);
 }

@@ -24,6 +24,9 @@ pub enum Outcome {
     /// It stays first in its queue until the device calls [`Notifier::queue_ready`]; then, and whenever the driver adds another
     /// one, it is given to the device again, with what is in it then. Rings are not looked at meanwhile.
     Later,
+    /// The room is too small for what the device has: it is given the buffer again together with the next one, as one, once there is one.
+    /// Until then it stays, as with `Later`. Of a ring that holds no more ([`Chain::is_complete`]) that is never.
+    More,
     /// As `Later`, but the device is at work on what the buffer needs, some milliseconds in each call: it is given to the device again in
     /// the next turns of the loop that serves the queue, and a machine that stops waits for it. A device forgets its work when it is given
     /// something else, and in [`VirtioDevice::driver_reset`].

@@ -10,7 +10,7 @@ mod generic;
 mod proxy;
 mod windows;
 
-pub use generic::{BackendPci, PCI_CLASS_OTHERS, PciBackend, ProxyClass};
+pub use generic::{BackendPci, PCI_CLASS_OTHERS, PciBackend, ProxyClass, register_with_modern};
 pub use proxy::{Proxy, VirtioPci, leading_properties};
 
 /// Registers `virtio-bus`, `virtio-pci-bus` and `virtio-pci`.

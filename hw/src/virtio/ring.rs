@@ -63,17 +63,21 @@ pub struct Head {
     pub descriptors: u16,
 }
 
-/// One buffer of a queue: what the driver wrote, and room for what the device answers.
+/// One buffer of a queue: what the driver wrote, and room for what the device answers. Where a device asked for more room
+/// ([`Outcome::More`](super::Outcome)): several buffers, that follow each other.
 pub struct Chain<'a> {
     memory: &'a dyn DmaMemory,
     head: Head,
     readable: Vec<(u64, u32)>,
     writable: Vec<(u64, u32)>,
+    /// Buffers behind the first, and where among the writable descriptors each begins.
+    joined: Vec<(Head, usize)>,
+    complete: bool,
 }
 
 impl<'a> Chain<'a> {
     fn new(memory: &'a dyn DmaMemory, head: Head) -> Self {
-        Self { memory, head, readable: Vec::new(), writable: Vec::new() }
+        Self { memory, head, readable: Vec::new(), writable: Vec::new(), joined: Vec::new(), complete: false }
     }
 
     /// Takes one more descriptor in.
@@ -94,9 +98,61 @@ impl<'a> Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// What [`VirtQueue::push`] takes.
+    /// What [`VirtQueue::push`] takes of the first buffer.
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// How many buffers it is.
+    pub fn buffers(&self) -> u16 {
+        // No more than a ring has entries.
+        self.joined.len() as u16 + 1
+    }
+
+    /// Whether it is all that the ring can hold, so that asking for more room is in vain.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Nothing can be joined to it any more.
+    pub(super) fn set_complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Entries of the ring that it takes.
+    pub(super) fn entries(&self) -> usize {
+        let heads = std::iter::once(&self.head).chain(self.joined.iter().map(|(head, _)| head));
+        heads.map(|head| usize::from(head.descriptors)).sum()
+    }
+
+    /// Has the room go on in `next`, the buffer behind it.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub(super) fn join(&mut self, next: Self) -> Result<(), Violation> {
+        if self.readable.len() + self.writable.len() + next.writable.len() > MAX_DESCRIPTORS {
+            return Err(Violation("Virtqueue size exceeded".into()));
+        }
+        self.joined.push((next.head, self.writable.len()));
+        self.writable.extend(next.writable);
+        Ok(())
+    }
+
+    /// What [`VirtQueue::push_all`] takes: the buffers, with their parts of `written` bytes.
+    pub(super) fn used(&self, written: u32) -> Vec<(Head, u32)> {
+        let starts = self.joined.iter().map(|(_, start)| *start);
+        let ends: Vec<usize> = starts.chain([self.writable.len()]).collect();
+        let heads = std::iter::once(self.head).chain(self.joined.iter().map(|(head, _)| *head));
+        let (mut start, mut left) = (0, u64::from(written));
+        let mut used = Vec::with_capacity(ends.len());
+        for (head, end) in heads.zip(ends) {
+            let room: u64 = self.writable[start..end].iter().map(|(_, len)| u64::from(*len)).sum();
+            let part = if end == self.writable.len() { left } else { left.min(room) };
+            // A part of 32 bits.
+            used.push((head, part as u32));
+            (start, left) = (end, left - part);
+        }
+        used
     }
 
     /// Bytes the driver wrote.
@@ -321,9 +377,19 @@ impl VirtQueue {
     /// # Errors
     /// The ring cannot be written.
     pub fn push<M: GuestMemory>(&mut self, memory: &M, head: Head, written: u32) -> Result<(), Violation> {
-        trace::emit!(virtqueue_fill, trace::Id::of(self), head.id, written, self.next_used());
+        self.push_all(memory, &[(head, written)])
+    }
+
+    /// Returns buffers with so many bytes in each. The driver sees all of them at once.
+    ///
+    /// # Errors
+    /// The ring cannot be written.
+    pub fn push_all<M: GuestMemory>(&mut self, memory: &M, used: &[(Head, u32)]) -> Result<(), Violation> {
+        for (head, written) in used {
+            trace::emit!(virtqueue_fill, trace::Id::of(self), head.id, *written, self.next_used());
+        }
         match &mut self.ring {
-            Some(ring) => either!(ring, r => r.push(memory, head, written)),
+            Some(ring) => either!(ring, r => r.push(memory, used)),
             None => Ok(()),
         }
     }

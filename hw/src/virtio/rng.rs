@@ -15,7 +15,7 @@ use vmstate::{Saved, vmstate};
 use self::backend::{Fill, RngBackend, from_object};
 use super::features::BAD_FEATURE;
 use super::migration::{BackendState, Carrier, section};
-use super::pci::{PciBackend, ProxyClass};
+use super::pci::{PciBackend, ProxyClass, register_with_modern};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice};
 use crate::core::{Category, Device, DeviceClass, DeviceState, Machine, link};
@@ -366,18 +366,19 @@ pub(super) fn register(registry: &mut qom::Registry) {
             .cast::<VirtioRng, dyn VirtioBackend>(|d| d)
             .extension(DeviceClass::on("virtio-bus").category(Category::Misc)),
     );
-    let class = ProxyClass {
-        name: "virtio-rng-pci",
-        parent: "virtio-pci",
-        backend: "virtio-rng-device",
-        child_type: "child<virtio-rng-device>",
-        without: &[],
-        vectors: None,
-        own: Vec::new(),
-        device: DeviceClass::on("PCI").category(Category::Misc),
-    }
-    .info::<VirtioRng>(registry);
-    registry.register(class);
+    let names = ["virtio-rng-pci", "virtio-rng-pci-non-transitional"];
+    register_with_modern::<VirtioRng>(registry, "virtio-rng-pci-base", names, |name, parent, without| {
+        ProxyClass {
+            name,
+            parent,
+            backend: "virtio-rng-device",
+            child_type: "child<virtio-rng-device>",
+            without,
+            vectors: None,
+            own: Vec::new(),
+            device: DeviceClass::on("PCI").category(Category::Misc),
+        }
+    });
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use vmstate::Saved;
 use self::port::SerialPort;
 use self::ports::{CONTROL_IN, CONTROL_OUT, News, Ports, port_of};
 use super::migration::Carrier;
-use super::pci::{BackendPci, PciBackend, ProxyClass};
+use super::pci::{BackendPci, PciBackend, ProxyClass, register_with_modern};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
 use crate::core::bus::attach;
@@ -339,26 +339,29 @@ pub(super) fn register(registry: &mut qom::Registry) {
             .cast::<VirtioSerial, dyn VirtioBackend>(|d| d)
             .extension(DeviceClass::on("virtio-bus").category(Category::Input)),
     );
-    let class = Property::new("class", "uint32")
+    let names = ["virtio-serial-pci", "virtio-serial-pci-non-transitional"];
+    let class = |name, parent, without| ProxyClass {
+        name,
+        parent,
+        backend: "virtio-serial-device",
+        child_type: "child<virtio-serial-device>",
+        without,
+        vectors: Some(2),
+        own: vec![(usize::MAX, pci_class_property())],
+        device: DeviceClass::on("PCI").category(Category::Input),
+    };
+    register_with_modern::<VirtioSerial>(registry, "virtio-serial-pci-base", names, class);
+}
+
+fn pci_class_property() -> Property {
+    Property::new("class", "uint32")
         .default(0u64)
         .get(|d: &BackendPci<VirtioSerial>| Ok(u64::from(d.own().load(Relaxed)).into()))
         .set(|d: &BackendPci<VirtioSerial>, value, name| {
             // In range: the setter refuses more bits.
             d.own().store(value.to_uint(name, 32)? as u32, Relaxed);
             Ok(())
-        });
-    let class = ProxyClass {
-        name: "virtio-serial-pci",
-        parent: "virtio-pci",
-        backend: "virtio-serial-device",
-        child_type: "child<virtio-serial-device>",
-        without: &[],
-        vectors: Some(2),
-        own: vec![(usize::MAX, class)],
-        device: DeviceClass::on("PCI").category(Category::Input),
-    }
-    .info::<VirtioSerial>(registry);
-    registry.register(class);
+        })
 }
 
 #[cfg(test)]

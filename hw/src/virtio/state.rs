@@ -358,16 +358,31 @@ impl VirtioState {
             let Some(mut buffer) = queue.pop(memory, indirect)? else {
                 return Ok(if queue.rearm(memory) { Step::More } else { Step::Empty });
             };
-            let outcome = device.serve(index, &mut buffer)?;
-            let head = buffer.head();
-            let stays = match outcome {
-                Outcome::Done(written) => {
-                    queue.push(memory, head, written)?;
-                    used = true;
-                    return Ok(Step::More);
+            let stays = loop {
+                match device.serve(index, &mut buffer)? {
+                    Outcome::Done(written) => {
+                        match buffer.buffers() {
+                            1 => queue.push(memory, buffer.head(), written)?,
+                            _ => queue.push_all(memory, &buffer.used(written))?,
+                        }
+                        used = true;
+                        return Ok(Step::More);
+                    }
+                    Outcome::Later => break Step::Later,
+                    Outcome::Again => break Step::Again,
+                    Outcome::More if buffer.is_complete() => break Step::Later,
+                    Outcome::More => {}
                 }
-                Outcome::Later => Step::Later,
-                Outcome::Again => Step::Again,
+                if buffer.entries() >= usize::from(queue.size()) {
+                    buffer.set_complete();
+                    continue;
+                }
+                match queue.pop(memory, indirect)? {
+                    Some(next) => buffer.join(next)?,
+                    // The driver tells of the next one.
+                    None if !queue.rearm(memory) => break Step::Later,
+                    None => {}
+                }
             };
             queue.put_back(before);
             Ok(stays)

@@ -5,7 +5,7 @@ use qom::{ObjectRef, Property, TypeInfo};
 use super::{Config, VirtioBalloon, unpoisoned};
 use crate::core::{Category, Device, DeviceClass, IoThread, link};
 use crate::virtio::VirtioBackend;
-use crate::virtio::pci::ProxyClass;
+use crate::virtio::pci::{ProxyClass, register_with_modern};
 
 type Flag = fn(&mut Config) -> &mut bool;
 
@@ -51,7 +51,7 @@ fn properties() -> Vec<Property> {
     ]
 }
 
-/// Registers `virtio-balloon-device` and `virtio-balloon-pci`.
+/// Registers `virtio-balloon-device` and its proxies.
 pub(in crate::virtio) fn register(registry: &mut qom::Registry) {
     registry.register(
         TypeInfo::new("virtio-balloon-device")
@@ -62,16 +62,16 @@ pub(in crate::virtio) fn register(registry: &mut qom::Registry) {
             .cast::<VirtioBalloon, dyn VirtioBackend>(|d| d)
             .extension(DeviceClass::on("virtio-bus").category(Category::Misc).hide(HIDDEN)),
     );
-    let class = ProxyClass {
-        name: "virtio-balloon-pci",
-        parent: "virtio-pci",
+    let names = ["virtio-balloon-pci", "virtio-balloon-pci-non-transitional"];
+    let class = |name, parent, without| ProxyClass {
+        name,
+        parent,
         backend: "virtio-balloon-device",
         child_type: "child<virtio-balloon-device>",
-        without: &[],
+        without,
         vectors: None,
         own: Vec::new(),
         device: DeviceClass::on("PCI").category(Category::Misc),
-    }
-    .info::<VirtioBalloon>(registry);
-    registry.register(class);
+    };
+    register_with_modern::<VirtioBalloon>(registry, "virtio-balloon-pci-base", names, class);
 }

@@ -125,6 +125,24 @@ impl<B: PciBackend> Proxy for BackendPci<B> {
     }
 }
 
+/// What only classes have that could be something else than modern.
+const LEGACY_PROPERTIES: &[&str] = &["disable-legacy", "disable-modern"];
+
+/// Registers two proxy classes with an abstract one above them, whose names are `base`, `names[0]`, and `names[1]`, which ends in
+/// `-non-transitional`: it has no properties that ask for a legacy interface. `class` makes one of a name, a parent, and what it has not.
+pub fn register_with_modern<B: PciBackend>(
+    registry: &mut Registry,
+    base: &'static str,
+    names: [&'static str; 2],
+    class: impl Fn(&'static str, &'static str, &'static [&'static str]) -> ProxyClass,
+) {
+    registry.register(TypeInfo::new(base).parent("virtio-pci"));
+    for (name, without) in names.into_iter().zip([&[][..], LEGACY_PROPERTIES]) {
+        let info = class(name, base, without).info::<B>(registry);
+        registry.register(info);
+    }
+}
+
 /// Declares a proxy class.
 pub struct ProxyClass {
     /// Its name, as `virtio-rng-pci`.

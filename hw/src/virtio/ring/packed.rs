@@ -234,26 +234,44 @@ impl Packed {
         Ok(Some(chain))
     }
 
-    pub(super) fn push<M: GuestMemory>(
-        &mut self,
+    pub(super) fn push<M: GuestMemory>(&mut self, memory: &M, used: &[(Head, u32)]) -> Result<(), Violation> {
+        let mut at = self.used;
+        let places: Vec<_> = used
+            .iter()
+            .map(|(head, written)| {
+                let place = at;
+                at = at.advance(head.descriptors, self.size);
+                (place, head.id, *written)
+            })
+            .collect();
+        // The driver looks at the first one, and finds the others behind it.
+        for (place, id, written) in places.into_iter().rev() {
+            self.write_used(memory, place, id, written)?;
+        }
+        self.used = at;
+        let descriptors: u32 = used.iter().map(|(head, _)| u32::from(head.descriptors)).sum();
+        self.untold = self.untold.saturating_add(descriptors);
+        Ok(())
+    }
+
+    fn write_used<M: GuestMemory>(
+        &self,
         memory: &M,
-        head: Head,
+        place: Position,
+        id: u16,
         written: u32,
     ) -> Result<(), Violation> {
-        let at = self.descriptor(self.used.index);
+        let at = self.descriptor(place.index);
         let mut body = [0; 6];
         body[..4].copy_from_slice(&written.to_le_bytes());
-        body[4..].copy_from_slice(&head.id.to_le_bytes());
-        let round = if self.used.wrap { AVAIL | USED } else { 0 };
+        body[4..].copy_from_slice(&id.to_le_bytes());
+        let round = if place.wrap { AVAIL | USED } else { 0 };
         let flags = round | if written > 0 { WRITE } else { 0 };
         // Flags last: they are what the driver waits for.
         memory
             .write_slice(&body, GuestAddress(at + 8))
             .and_then(|()| memory.store(flags.to_le(), GuestAddress(at + FLAGS), Ordering::Release))
-            .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))?;
-        self.used = self.used.advance(head.descriptors, self.size);
-        self.untold = self.untold.saturating_add(head.descriptors.into());
-        Ok(())
+            .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))
     }
 
     pub(super) fn has_buffers<M: GuestMemory>(&self, memory: &M) -> bool {

@@ -134,15 +134,30 @@ impl Split {
         Ok(u16::from_le(flags) & INDIRECT != 0)
     }
 
-    pub(super) fn push<M: GuestMemory>(
-        &mut self,
-        memory: &M,
-        head: Head,
-        written: u32,
-    ) -> Result<(), Violation> {
-        self.ring
-            .add_used(memory, head.id, written)
-            .map_err(|error| Violation(format!("virtio: used ring cannot be written: {error}")))
+    pub(super) fn push<M: GuestMemory>(&mut self, memory: &M, used: &[(Head, u32)]) -> Result<(), Violation> {
+        let refused = |error: &dyn std::fmt::Display| {
+            Violation(format!("virtio: used ring cannot be written: {error}"))
+        };
+        if let [(head, written)] = used {
+            return self.ring.add_used(memory, head.id, *written).map_err(|error| refused(&error));
+        }
+        // The crate tells the driver of each one. Here the index moves once, behind all of them.
+        let (area, size) = (self.ring.used_ring(), self.ring.size().max(1));
+        let place = |offset: u64| {
+            area.checked_add(offset)
+                .map(GuestAddress)
+                .ok_or_else(|| refused(&"it is beyond the last address"))
+        };
+        let mut next = self.ring.next_used();
+        for (head, written) in used {
+            let entry = u64::from(head.id) | u64::from(*written) << 32;
+            let at = place(4 + 8 * u64::from(next % size))?;
+            memory.write_obj(entry.to_le(), at).map_err(|error| refused(&error))?;
+            next = next.wrapping_add(1);
+        }
+        memory.store(next.to_le(), place(2)?, Ordering::Release).map_err(|error| refused(&error))?;
+        self.ring.set_next_used(next);
+        Ok(())
     }
 
     pub(super) fn has_buffers<M: GuestMemory>(&self, memory: &M) -> bool {

@@ -216,6 +216,14 @@ impl Driver {
         head
     }
 
+    /// The first descriptor of the buffer that came back last.
+    pub(crate) fn last_head(&self, queue: u16) -> u16 {
+        let base = RINGS + STRIDE * u64::from(queue);
+        let (size, _, taken, _) = self.queues[usize::from(queue)];
+        let entry = self.ram(base + USED + 4 + 8 * u64::from(taken.wrapping_sub(1) % size), 2);
+        u16::from_le_bytes([entry[0], entry[1]])
+    }
+
     /// Where descriptor `head` of a queue has its data.
     pub(crate) fn data(queue: u16, head: u16) -> u64 {
         RINGS + STRIDE * u64::from(queue) + DATA + SLOT * u64::from(head)
