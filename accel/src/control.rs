@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - A vCPU is *broken* after an error or a triple fault: it stays parked under goal Run until a reset.
+//! - A vCPU that is taken away is Gone like one that ended; when it comes again, it begins anew ([`Control::enter`]).
 //! - A reset is a task that each vCPU consumes (`next() -> Reset`) whatever the goal, in its own thread, because a
 //!   vCPU's registers belong to its thread. So are saving and loading what it has (`Save`, `Load`): all vCPUs work at the same time.
 //! - So is the question for its registers (`next() -> Report`): a running vCPU stops for it and goes on; and a non-maskable
@@ -58,6 +59,8 @@ pub(crate) enum Step {
     Report,
     /// Take a non-maskable interrupt and ask again.
     Nmi,
+    /// Put the vCPU into its reset state and return from the thread's function: it is taken away, and may come again.
+    Leave,
     /// Return from the thread's function.
     Exit,
 }
@@ -83,6 +86,7 @@ enum Phase {
     Running,
     /// Inside a device callback that waits in `pause`.
     Pausing,
+    /// It has no thread: not yet, or not any more.
     Gone,
 }
 
@@ -109,10 +113,31 @@ struct Cpu {
     answered: u64,
     report: Option<Snapshot>,
     nmi: bool,
+    /// It is taken away.
+    leave: bool,
     /// Until when it executes no guest code.
     rest: Option<Instant>,
     /// Rings when there is something to do for its thread.
     bell: Arc<Condvar>,
+}
+
+impl Cpu {
+    fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            broken: false,
+            task: None,
+            thread: None,
+            stop: Arc::new(StopFlag(AtomicBool::new(true))),
+            asked: 0,
+            answered: 0,
+            report: None,
+            nmi: false,
+            leave: false,
+            rest: None,
+            bell: Arc::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -170,21 +195,36 @@ impl Control {
     /// Adds a parked vCPU and returns its number and stop flag.
     pub(crate) fn add(&self) -> (usize, Arc<StopFlag>) {
         let mut inner = self.lock();
-        let stop = Arc::new(StopFlag(AtomicBool::new(true)));
-        inner.cpus.push(Cpu {
-            phase: Phase::Parked,
-            broken: false,
-            task: None,
-            thread: None,
-            stop: Arc::clone(&stop),
-            asked: 0,
-            answered: 0,
-            report: None,
-            nmi: false,
-            rest: None,
-            bell: Arc::default(),
-        });
+        let cpu = Cpu::new(Phase::Parked);
+        let stop = Arc::clone(&cpu.stop);
+        inner.cpus.push(cpu);
         (inner.cpus.len() - 1, stop)
+    }
+
+    /// Makes room for `count` vCPUs that are not there yet, numbered from 0.
+    pub(crate) fn reserve(&self, count: usize) {
+        self.lock().cpus.resize_with(count, || Cpu::new(Phase::Gone));
+    }
+
+    /// A vCPU that is not there comes, parked; whoever calls starts its thread, which loads its reset state first if `reset`. Gives its stop
+    /// flag.
+    pub(crate) fn enter(&self, cpu: usize, reset: bool) -> Arc<StopFlag> {
+        let came = Cpu { task: reset.then_some(Task::Reset), ..Cpu::new(Phase::Parked) };
+        let stop = Arc::clone(&came.stop);
+        self.lock().cpus[cpu] = came;
+        stop
+    }
+
+    /// Has the thread of a vCPU end, which the caller waits for; `kick` is called if it runs. Not on that thread.
+    pub(crate) fn leave(&self, cpu: usize, kick: impl Fn(usize)) {
+        let mut inner = self.lock();
+        let this = &mut inner.cpus[cpu];
+        this.leave = true;
+        this.stop.0.store(true, Ordering::SeqCst);
+        if this.phase == Phase::Running {
+            kick(cpu);
+        }
+        this.bell.notify_one();
     }
 
     /// Makes sure that nobody waits for a vCPU whose thread ended, a panic included.
@@ -210,6 +250,8 @@ impl Control {
             let rest = rest.filter(|left| !left.is_zero());
             let step = match goal {
                 Goal::Exit => Some((Phase::Gone, Step::Exit)),
+                // It stays in the way of nobody who waits for what it was to do.
+                _ if this.leave => Some((Phase::Gone, Step::Leave)),
                 _ if this.task == Some(Task::Reset) => Some((Phase::Parked, Step::Reset)),
                 _ if std::mem::take(&mut this.nmi) => Some((Phase::Parked, Step::Nmi)),
                 // After what it was sent before.

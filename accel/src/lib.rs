@@ -82,8 +82,10 @@ impl Topology {
 /// The vCPUs to create.
 #[derive(Debug, Clone)]
 pub struct VcpuConfig {
-    /// APIC ID of each vCPU in order of index; the first is the boot processor. Never empty.
+    /// APIC ID of each vCPU that there may be in order of index; the first is the boot processor. Never empty.
     pub apic_ids: Vec<u32>,
+    /// How many of them, the first ones, there are from the start; the others can be [plugged](Accel::plug_vcpu).
+    pub present: u32,
     /// What the IDs are made of.
     pub topology: Topology,
     /// What `-cpu` comes to here, the same for all.
@@ -101,14 +103,14 @@ impl VcpuConfig {
         let mut facts = cpu.facts(accel.supported_cpu());
         facts.realize(&topology, accel.supported_cpu());
         let phys_bits = cpu.phys_bits(accel.host_phys_bits().unwrap_or(0));
-        Self { apic_ids: (0..count).collect(), topology, facts: Arc::new(facts), phys_bits }
+        Self { apic_ids: (0..count).collect(), present: count, topology, facts: Arc::new(facts), phys_bits }
     }
 }
 
 /// A created vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VcpuInfo {
-    /// Counts from 0 in order of creation.
+    /// Its place in [`VcpuConfig::apic_ids`].
     pub index: u32,
     /// Its local APIC's ID.
     pub apic_id: u32,
@@ -180,13 +182,24 @@ pub trait Accel: Send + Sync {
         io: &Arc<AddressSpace>,
     ) -> qapi::Result<()>;
 
-    /// Creates all vCPUs, paused and in reset state.
+    /// Creates the vCPUs that there are from the start, paused and in reset state.
     ///
     /// # Errors
     /// More than the accelerator can have, a feature it does not know, not attached, or called twice.
     fn create_vcpus(&self, config: VcpuConfig, events: Arc<dyn VcpuEvents>) -> qapi::Result<()>;
 
-    /// The vCPUs in order of index.
+    /// Adds vCPU `index` of those that may be there ([`VcpuConfig::apic_ids`]), in reset state: one of a machine that runs waits for another
+    /// to start it. Excludes [`Accel::unplug_vcpu`] and the calls that change the run state.
+    ///
+    /// # Errors
+    /// There is one of that index already, there may be none, or the host has no more.
+    fn plug_vcpu(&self, index: u32) -> qapi::Result<()>;
+
+    /// Takes vCPU `index` away: when this returns, it executes nothing and no device callback any more. Nothing happens if there is none. Never
+    /// on a vCPU thread, and with no lock held that a device callback may want.
+    fn unplug_vcpu(&self, index: u32);
+
+    /// The vCPUs that there are, in order of index. Indices may be missing between those of two.
     fn vcpus(&self) -> Vec<VcpuInfo>;
 
     /// Registers of vCPU `cpu` as of now. One that runs is taken out of the guest for a moment (what QEMU calls synchronizing),

@@ -44,7 +44,7 @@ impl Model {
                         Step::Load => control.load_done(cpu, cpu == 1),
                         Step::Report => control.report(cpu, Some(snapshot_of(cpu))),
                         Step::Nmi => {}
-                        Step::Exit => return,
+                        Step::Leave | Step::Exit => return,
                     }
                 }
             }));

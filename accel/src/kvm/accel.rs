@@ -16,7 +16,7 @@ use super::irqchip::KvmIrqChip;
 use super::listener::SystemListener;
 use super::shared::Spaces;
 use super::stats::StatsFile;
-use super::{KvmAccel, chips, cpuid, features, limit, lock, save, throttle};
+use super::{KvmAccel, MadeOf, Slot, chips, cpuid, features, limit, lock, save, throttle};
 use crate::cpu::{self, Supported};
 use crate::stats::{Stat, StatTarget};
 use crate::{
@@ -43,11 +43,19 @@ impl Accel for KvmAccel {
     }
 
     fn create_vcpus(&self, config: VcpuConfig, events: Arc<dyn VcpuEvents>) -> Result<()> {
-        self.create_all(&config, &events)
+        self.create_all(config, events)
+    }
+
+    fn plug_vcpu(&self, index: u32) -> Result<()> {
+        self.plug(index, true)
+    }
+
+    fn unplug_vcpu(&self, index: u32) {
+        self.unplug(index);
     }
 
     fn vcpus(&self) -> Vec<VcpuInfo> {
-        lock(&self.state).vcpus.clone()
+        lock(&self.state).vcpus.iter().filter_map(|slot| Some(slot.live.as_ref()?.info)).collect()
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {
@@ -64,8 +72,9 @@ impl Accel for KvmAccel {
     }
 
     fn inject_nmi(&self) -> Result<()> {
-        let count = lock(&self.state).vcpus.len();
-        (0..count).for_each(|cpu| self.shared.control.inject_nmi(cpu, self.kick()));
+        for vcpu in self.vcpus() {
+            self.shared.control.inject_nmi(vcpu.index as usize, self.kick());
+        }
         Ok(())
     }
 
@@ -120,7 +129,7 @@ impl Accel for KvmAccel {
     }
 
     fn saved(&self) -> Saved {
-        let Some(config) = lock(&self.state).config.clone() else { return Saved::Nothing };
+        let Some(MadeOf { config, .. }) = lock(&self.state).made_of.clone() else { return Saved::Nothing };
         let has = |name| cpu::feature(name).is_some_and(|feature| feature.is_in(&config.facts.words));
         if has("invtsc") && config.facts.tsc_frequency == 0 {
             return Saved::Blocked("State blocked by non-migratable CPU device (invtsc flag)".into());
@@ -128,7 +137,8 @@ impl Accel for KvmAccel {
         if has("vmx") && !self.kvm.check_extension(Cap::NestedState) {
             return Saved::Blocked("Nested VMX virtualization does not support live migration yet".into());
         }
-        Saved::Sections(save::sections(&self.shared, &config))
+        let present: Vec<u32> = self.vcpus().iter().map(|vcpu| vcpu.index).collect();
+        Saved::Sections(save::sections(&self.shared, &config, &present))
     }
 
     fn set_throttle(&self, percent: u8) {
@@ -142,8 +152,9 @@ impl Accel for KvmAccel {
     fn shutdown(&self) {
         self.shared.throttle.end();
         self.shared.control.shutdown(self.kick());
-        let threads = std::mem::take(&mut lock(&self.state).threads);
         let me = thread::current().id();
+        let take = |slot: &mut Slot| slot.live.as_mut()?.thread.take();
+        let threads: Vec<_> = lock(&self.state).vcpus.iter_mut().filter_map(take).collect();
         for thread in threads.into_iter().filter(|thread| thread.thread().id() != me) {
             if thread.join().is_err() {
                 tracing::error!("a vCPU thread panicked");
@@ -176,7 +187,11 @@ impl Accel for KvmAccel {
                 .as_ref()
                 .map_or(Ok(Vec::new()), read),
             StatTarget::Vcpu(index) => {
-                let file = lock(&self.state).stats.get(index as usize).cloned().flatten();
+                let file = {
+                    let state = lock(&self.state);
+                    let slot = state.vcpus.get(index as usize).filter(|slot| slot.live.is_some());
+                    slot.and_then(|slot| slot.stats.clone())
+                };
                 file.map_or(Ok(Vec::new()), |file| read(&file))
             }
         }

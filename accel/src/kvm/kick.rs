@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::ptr;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -43,7 +44,7 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 /// Signals the thread of a vCPU. A thread that has ended is no error.
-pub(crate) fn kick(thread: &JoinHandle<()>) {
+pub(crate) fn kick<T>(thread: &JoinHandle<T>) {
     let _ = thread.kill(SIGRTMIN());
 }
 
@@ -78,9 +79,13 @@ pub(crate) fn kvm_from_file(file: File) -> Kvm {
 
 /// A vCPU bound to the calling thread, so that kicks reach it. Not `Send`: the binding is the thread's.
 pub(crate) struct Runner {
+    // Ends before the page is unmapped, which `fd` does.
+    bound: Bound,
     pub(crate) fd: VcpuFd,
-    _bound: std::marker::PhantomData<*mut u8>,
 }
+
+/// A kick on this thread finds a run page.
+struct Bound(PhantomData<*mut u8>);
 
 impl Runner {
     pub(crate) fn bind(mut fd: VcpuFd) -> Self {
@@ -92,7 +97,14 @@ impl Runner {
         // SAFETY: `run` points to a live kvm_run; taking a field's address reads nothing.
         let flag = unsafe { &raw mut (*run).immediate_exit };
         IMMEDIATE_EXIT.with(|cell| cell.set(flag));
-        Self { fd, _bound: std::marker::PhantomData }
+        Self { bound: Bound(PhantomData), fd }
+    }
+
+    /// Gives the vCPU back, for another thread.
+    pub(crate) fn unbind(self) -> VcpuFd {
+        let Self { bound, fd } = self;
+        drop(bound);
+        fd
     }
 
     /// Makes the next `KVM_RUN` complete what the guest has started and return.
@@ -133,10 +145,10 @@ impl Runner {
     }
 }
 
-impl Drop for Runner {
+impl Drop for Bound {
     fn drop(&mut self) {
         IMMEDIATE_EXIT.with(|cell| cell.set(ptr::null_mut()));
-        // The page is unmapped after this, when `fd` is dropped.
+        // The page is unmapped after this at the earliest.
         compiler_fence(Ordering::SeqCst);
     }
 }

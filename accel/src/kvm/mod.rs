@@ -64,11 +64,12 @@ use qapi::Error;
 
 use crate::control::Snapshot;
 use crate::cpu::Supported;
-use crate::{Accel, VcpuConfig, VcpuInfo};
+use crate::{Accel, VcpuConfig, VcpuEvents, VcpuInfo};
 use ioeventfd::IoListener;
 use shared::Shared;
-use state::ChipState;
+use state::{ChipState, Extent};
 use stats::StatsFile;
+use vcpu::Vcpu;
 
 /// Page size of the architecture, bytes.
 pub(crate) const PAGE_SIZE: u64 = 4096;
@@ -93,6 +94,8 @@ pub struct KvmAccel {
     /// Of the VM, once somebody asked.
     stats: OnceLock<Option<StatsFile>>,
     io_listener: Arc<IoListener>,
+    /// What the kernel saves of any vCPU, once there is one.
+    extent: OnceLock<Extent>,
     /// What vCPU threads share with us.
     shared: Arc<Shared>,
     state: Mutex<State>,
@@ -100,12 +103,33 @@ pub struct KvmAccel {
 
 #[derive(Default)]
 struct State {
-    vcpus: Vec<VcpuInfo>,
-    threads: Vec<JoinHandle<()>>,
-    /// Of each vCPU; made with it, as the thread takes the vCPU's file. `None` for a kernel without.
-    stats: Vec<Option<Arc<StatsFile>>>,
-    /// What they were made of.
-    config: Option<Arc<VcpuConfig>>,
+    /// By index.
+    vcpus: Vec<Slot>,
+    /// What they are made of.
+    made_of: Option<MadeOf>,
+}
+
+/// A vCPU that may be there.
+#[derive(Default)]
+struct Slot {
+    /// If it is.
+    live: Option<Live>,
+    /// If it was: the kernel does not take it back, and has no other of its APIC ID.
+    parked: Option<Vcpu>,
+    /// Made with it, as the thread takes the vCPU's file. `None` for a kernel without.
+    stats: Option<Arc<StatsFile>>,
+}
+
+struct Live {
+    info: VcpuInfo,
+    /// Until the end of all.
+    thread: Option<JoinHandle<Vcpu>>,
+}
+
+#[derive(Clone)]
+struct MadeOf {
+    config: Arc<VcpuConfig>,
+    events: Arc<dyn VcpuEvents>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -139,7 +163,9 @@ impl KvmAccel {
 
     fn kick(&self) -> impl Fn(usize) + '_ {
         |cpu| {
-            if let Some(thread) = lock(&self.state).threads.get(cpu) {
+            let state = lock(&self.state);
+            let live = state.vcpus.get(cpu).and_then(|slot| slot.live.as_ref());
+            if let Some(thread) = live.and_then(|live| live.thread.as_ref()) {
                 kick::kick(thread);
             }
         }

@@ -89,6 +89,7 @@ impl KvmAccel {
             cpuid,
             stats: OnceLock::new(),
             io_listener: Arc::new(IoListener::new(Arc::clone(&vm))),
+            extent: OnceLock::new(),
             shared: Arc::new(Shared {
                 control: Control::new(),
                 boot: Mutex::default(),

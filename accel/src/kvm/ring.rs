@@ -19,7 +19,7 @@
 
 #![expect(unsafe_code, reason = "the rings are memory shared with the kernel")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -91,9 +91,9 @@ pub(super) fn parse(value: &str) -> Result<u32> {
     Ok(u32::try_from(entries).unwrap_or(u32::MAX))
 }
 
-/// The rings of all vCPUs.
+/// The rings of all vCPUs by index, those that were taken away included: one that comes again goes on in its ring.
 #[derive(Default)]
-pub(super) struct Rings(Vec<Ring>);
+pub(super) struct Rings(BTreeMap<u32, Ring>);
 
 /// One vCPU's ring.
 struct Ring {
@@ -187,22 +187,22 @@ impl Drop for Ring {
 }
 
 impl Rings {
-    /// Takes in the ring of a new vCPU; they come in order of index.
-    fn add(&mut self, vcpu: &impl AsRawFd, entries: u32) -> io::Result<()> {
-        self.0.push(Ring::map(vcpu, entries)?);
+    /// Takes in the ring of a new vCPU.
+    fn add(&mut self, index: u32, vcpu: &impl AsRawFd, entries: u32) -> io::Result<()> {
+        self.0.insert(index, Ring::map(vcpu, entries)?);
         Ok(())
     }
 }
 
 impl SystemListener {
     /// Takes in the ring of a new vCPU, if there are rings.
-    pub(super) fn add_ring(&self, vcpu: &impl AsRawFd, entries: u32) -> io::Result<()> {
-        self.slots().rings.as_mut().map_or(Ok(()), |rings| rings.add(vcpu, entries))
+    pub(super) fn add_ring(&self, index: u32, vcpu: &impl AsRawFd, entries: u32) -> io::Result<()> {
+        self.slots().rings.as_mut().map_or(Ok(()), |rings| rings.add(index, vcpu, entries))
     }
 
     /// Pages that were read from the ring of a vCPU so far.
     pub(super) fn ring_pages(&self, cpu: u32) -> Option<u64> {
-        Some(self.slots().rings.as_ref()?.0.get(cpu as usize)?.pages)
+        Some(self.slots().rings.as_ref()?.0.get(&cpu)?.pages)
     }
 
     /// Reads all rings.
@@ -216,7 +216,7 @@ impl SystemListener {
         if slots.reap(&self.vm) {
             return;
         }
-        if let Some(ring) = slots.rings.as_mut().and_then(|rings| rings.0.get_mut(cpu as usize)) {
+        if let Some(ring) = slots.rings.as_mut().and_then(|rings| rings.0.get_mut(&cpu)) {
             ring.overflowed = true;
             ring.skip(ring.count.saturating_sub(KEPT_FREE).max(1));
         }
@@ -229,9 +229,9 @@ impl Slots {
     pub(super) fn reap(&mut self, vm: &VmFd) -> bool {
         let (start, gate) = (Instant::now(), Arc::clone(&self.gate));
         let Some(rings) = &mut self.rings else { return false };
-        let mut closed = rings.0.iter().any(|ring| ring.overflowed).then(|| gate.close());
+        let mut closed = rings.0.values().any(|ring| ring.overflowed).then(|| gate.close());
         let mut found = Vec::new();
-        let mut read = || rings.0.iter_mut().fold(false, |lost, ring| ring.read(&mut found) | lost);
+        let mut read = || rings.0.values_mut().fold(false, |lost, ring| ring.read(&mut found) | lost);
         let lost = read();
         if found.is_empty() {
             return false;

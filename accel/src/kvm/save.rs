@@ -57,6 +57,8 @@ impl Cells {
 
 #[derive(Default)]
 struct Cell {
+    /// Whether there is such a vCPU.
+    present: bool,
     /// Put down and not taken yet.
     saved: Option<KvmResult<LiveState>>,
     /// Waits to be taken over.
@@ -68,9 +70,22 @@ struct Cell {
 }
 
 impl Exchange {
-    /// Before a vCPU's thread starts.
-    pub(crate) fn add(&self) {
-        lock(&self.cells).cpus.push(Cell::default());
+    /// Makes room for `count` vCPUs that are not there yet.
+    pub(super) fn reserve(&self, count: usize) {
+        lock(&self.cells).cpus.resize_with(count, Cell::default);
+    }
+
+    /// Before a vCPU's thread starts. Gives the frequency of its counter, if those of the others were loaded.
+    pub(super) fn enter(&self, cpu: usize) -> Option<u32> {
+        let mut cells = lock(&self.cells);
+        let tsc_khz = cells.cpus.iter().find_map(|cell| cell.tsc_khz.filter(|_| cell.present));
+        cells.cpus[cpu] = Cell { present: true, tsc_khz, ..Cell::default() };
+        tsc_khz
+    }
+
+    /// After a vCPU's thread ended.
+    pub(super) fn leave(&self, cpu: usize) {
+        lock(&self.cells).cpus[cpu] = Cell::default();
     }
 
     /// On the vCPU's thread. Its counter goes on at `tsc_khz`, unless it was loaded with another frequency.
@@ -134,9 +149,10 @@ impl Exchange {
     fn arrive(&self, shared: &Shared, cpu: usize, state: Arc<LiveState>) -> vmstate::Result<()> {
         let complete = {
             let mut cells = lock(&self.cells);
-            let cell = cells.cpus.get_mut(cpu).ok_or_else(|| LoadError::invalid("there is no such CPU"))?;
+            let cell = cells.cpus.get_mut(cpu).filter(|cell| cell.present);
+            let cell = cell.ok_or_else(|| LoadError::invalid("there is no such CPU"))?;
             (cell.arrived, cell.loaded) = (Some(state), None);
-            cells.cpus.iter().all(|cell| cell.arrived.is_some())
+            cells.cpus.iter().filter(|cell| cell.present).all(|cell| cell.arrived.is_some())
         };
         if complete {
             self.begin_load(shared);
@@ -173,7 +189,9 @@ impl Exchange {
     pub(super) fn clear(&self) {
         let mut cells = lock(&self.cells);
         cells.forget();
-        cells.cpus.iter_mut().for_each(|cell| *cell = Cell { tsc_khz: cell.tsc_khz, ..Cell::default() });
+        cells.cpus.iter_mut().for_each(|cell| {
+            *cell = Cell { present: cell.present, tsc_khz: cell.tsc_khz, ..Cell::default() };
+        });
     }
 
     fn begin_load(&self, shared: &Shared) {
@@ -223,7 +241,6 @@ pub(super) fn exact_events(vm: &VmFd) {
     }
 }
 
-/// All sections, in the order in which they are to be loaded.
 /// What [`sections`] consist of.
 pub(crate) fn declared() -> Vec<StateShape> {
     let mut all = vec![ClockState::declared(), CpuState::declared()];
@@ -231,9 +248,10 @@ pub(crate) fn declared() -> Vec<StateShape> {
     all
 }
 
-pub(super) fn sections(shared: &Arc<Shared>, config: &Arc<VcpuConfig>) -> Vec<Section> {
+/// All sections, in the order in which they are to be loaded: of the vCPUs that are `present`, by index.
+pub(super) fn sections(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, present: &[u32]) -> Vec<Section> {
     let mut all = vec![clock(shared)];
-    all.extend((0..config.apic_ids.len()).map(|cpu| vcpu(shared, config, cpu)));
+    all.extend(present.iter().map(|cpu| vcpu(shared, config, *cpu as usize, present.len())));
     all.extend(chips::sections(shared));
     all.into_iter().map(|section| section.at(Priority::Processor)).collect()
 }
@@ -253,7 +271,8 @@ fn clock(shared: &Arc<Shared>) -> Section {
     )
 }
 
-fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
+/// That of vCPU `cpu`, one of `count`.
+fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize, count: usize) -> Section {
     let (from, to) = (Arc::clone(shared), Arc::clone(shared));
     let (told, known) = (Arc::clone(config), Arc::clone(config));
     Section::begun(
@@ -266,11 +285,11 @@ fn vcpu(shared: &Arc<Shared>, config: &Arc<VcpuConfig>, cpu: usize) -> Section {
                 }
                 None => None,
             };
-            CpuState::new(processor::told(&told, cpu), live.as_ref())
+            CpuState::new(processor::told(&told, cpu, count), live.as_ref())
         },
         // Whatever else may fail to arrive: until all has, nobody looks at a vCPU.
         move |state: CpuState| {
-            processor::check(&state.processor, &known, cpu)?;
+            processor::check(&state.processor, &known, cpu, count)?;
             let extent = to.extent.get().cloned().unwrap_or_default();
             let mut live = state.live(&extent)?;
             live.tsc_khz = frequency_to_set(&to, live.tsc_khz, known.facts.tsc_frequency, cpu == 0)?;

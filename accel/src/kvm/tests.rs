@@ -7,6 +7,7 @@ mod interrupts;
 mod memory_slots;
 mod moved;
 mod nmi;
+mod plugged;
 mod put_off;
 mod registers;
 mod rig;

@@ -22,12 +22,11 @@ use super::{Shared, boot, chips, limit, lock, os_error, registers};
 use crate::VcpuEvents;
 use crate::control::{Snapshot, Step, StopFlag};
 
-/// A vCPU that was created and waits for its thread.
+/// A vCPU that was created and has no thread: not yet, or not any more. The kernel keeps it as long as the VM, since what others send it may be
+/// on its way.
+#[doc(alias = "KVMParkedVcpu")]
 pub(crate) struct Vcpu {
     index: u32,
-    /// Its number in [`crate::control::Control`].
-    cpu: usize,
-    stop: Arc<StopFlag>,
     fd: VcpuFd,
     shared: Arc<Shared>,
     events: Arc<dyn VcpuEvents>,
@@ -64,18 +63,18 @@ impl Vcpu {
     ) -> io::Result<Self> {
         let reset = ResetState::capture(&fd, extent).map_err(os_error)?;
         shared.extent.get_or_init(|| reset.extent().clone());
-        let (cpu, stop) = shared.control.add();
-        shared.exchange.add();
-        Ok(Self { index, cpu, stop, fd, shared, events, reset })
+        Ok(Self { index, fd, shared, events, reset })
     }
 
-    pub(crate) fn control_index(&self) -> usize {
-        self.cpu
+    /// Has its counter go on at a frequency.
+    pub(super) fn set_tsc_khz(&self, khz: u32) -> io::Result<()> {
+        self.fd.set_tsc_khz(khz).map_err(os_error)
     }
 
-    /// Body of the vCPU's thread.
-    pub(crate) fn thread(self) {
-        let Self { index, cpu, stop, fd, shared, events, reset } = self;
+    /// Body of the vCPU's thread; gives the vCPU back when that ends. `stop` is what [`crate::control::Control::enter`] gave.
+    pub(crate) fn thread(self, stop: Arc<StopFlag>) -> Self {
+        let Self { index, fd, shared, events, reset } = self;
+        let cpu = index as usize;
         trace::set_current_cpu(index);
         let control = Arc::clone(&shared);
         let _gone = control.control.gone_on_drop(cpu);
@@ -130,9 +129,19 @@ impl Vcpu {
                         );
                     }
                 }
-                Step::Exit => return,
+                Step::Leave => {
+                    // Nothing that is sent to all is for it any more.
+                    if let Err(error) = reset.restore(&running.runner.fd) {
+                        let error = os_error(error);
+                        tracing::warn!(%error, cpu = index, "cannot reset a vCPU that is taken away");
+                    }
+                    break;
+                }
+                Step::Exit => break,
             }
         }
+        let Running { runner, shared, events, .. } = running;
+        Self { index, fd: runner.unbind(), shared, events, reset }
     }
 }
 
@@ -151,6 +160,7 @@ impl Drop for ForgetOnDrop<'_> {
 
 struct Running {
     index: u32,
+    /// The same, as its number in [`crate::control::Control`].
     cpu: usize,
     stop: Arc<StopFlag>,
     runner: Runner,

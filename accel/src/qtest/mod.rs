@@ -13,10 +13,11 @@ pub mod session;
 pub use log::{Log, LogTarget};
 pub use server::{Server, Target};
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memory::{AddressSpace, Memory};
-use qapi::Result;
+use qapi::{Error, Result};
 use vmstate::Saved;
 
 use crate::cpu::Supported;
@@ -26,7 +27,7 @@ use crate::{Accel, BootState, IrqChip, Registers, VcpuConfig, VcpuEvents, VcpuIn
 /// See the module documentation.
 pub struct QtestAccel {
     chip: Arc<UserIrqChip>,
-    vcpus: Mutex<Vec<VcpuInfo>>,
+    vcpus: Mutex<Facts>,
     cpu: Supported,
 }
 
@@ -37,18 +38,63 @@ impl QtestAccel {
         Arc::new(Self { chip: UserIrqChip::new(), vcpus: Mutex::default(), cpu: Supported::nominal() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<VcpuInfo>> {
+    fn lock(&self) -> MutexGuard<'_, Facts> {
         self.vcpus.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// vCPUs that are facts only: each has the process's id.
-pub(crate) fn facts(config: &VcpuConfig) -> Vec<VcpuInfo> {
-    let thread_id = i32::try_from(std::process::id()).unwrap_or(0);
-    (0..)
-        .zip(&config.apic_ids)
-        .map(|(index, apic_id)| VcpuInfo { index, apic_id: *apic_id, thread_id })
-        .collect()
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    apic_ids: Vec<u32>,
+    present: BTreeMap<u32, VcpuInfo>,
+}
+
+impl Facts {
+    /// Those that there are from the start.
+    pub(crate) fn new(config: &VcpuConfig) -> Self {
+        let mut facts = Self { apic_ids: config.apic_ids.clone(), present: BTreeMap::new() };
+        for index in (0..config.present).take(config.apic_ids.len()) {
+            facts.insert(index);
+        }
+        facts
+    }
+
+    fn insert(&mut self, index: u32) -> bool {
+        let Some(apic_id) = self.apic_ids.get(index as usize) else { return false };
+        let thread_id = i32::try_from(std::process::id()).unwrap_or(0);
+        let info = VcpuInfo { index, apic_id: *apic_id, thread_id };
+        self.present.insert(index, info).is_none()
+    }
+
+    /// One more.
+    pub(crate) fn plug(&mut self, index: u32) -> Result<()> {
+        if self.insert(index) {
+            return Ok(());
+        }
+        Err(Error::generic(format!("vCPU {index} is there already, or may not be")))
+    }
+
+    /// One less.
+    pub(crate) fn unplug(&mut self, index: u32) {
+        self.present.remove(&index);
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut VcpuInfo> {
+        self.present.get_mut(&index)
+    }
+
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.present.contains_key(&index)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.is_empty()
+    }
+
+    pub(crate) fn list(&self) -> Vec<VcpuInfo> {
+        self.present.values().copied().collect()
+    }
 }
 
 impl Accel for QtestAccel {
@@ -66,18 +112,25 @@ impl Accel for QtestAccel {
     }
 
     fn create_vcpus(&self, config: VcpuConfig, _events: Arc<dyn VcpuEvents>) -> Result<()> {
-        *self.lock() = facts(&config);
+        *self.lock() = Facts::new(&config);
         Ok(())
     }
 
+    fn plug_vcpu(&self, index: u32) -> Result<()> {
+        self.lock().plug(index)
+    }
+
+    fn unplug_vcpu(&self, index: u32) {
+        self.lock().unplug(index);
+    }
+
     fn vcpus(&self) -> Vec<VcpuInfo> {
-        self.lock().clone()
+        self.lock().list()
     }
 
     /// Nothing runs, so each vCPU stays as it was reset.
     fn registers(&self, cpu: u32) -> Option<Registers> {
-        let there = usize::try_from(cpu).is_ok_and(|cpu| cpu < self.lock().len());
-        there.then(Registers::at_reset)
+        self.lock().has(cpu).then(Registers::at_reset)
     }
 
     fn supported_cpu(&self) -> &Supported {

@@ -49,7 +49,7 @@ impl<'a> SimBus<'a> {
                 Step::Report => self.shared.control.report(self.cpu, None),
                 Step::Save => self.shared.control.save_done(self.cpu),
                 Step::Load => self.shared.control.load_done(self.cpu, false),
-                step @ (Step::Reset | Step::Exit) => self.end = Some(step),
+                step @ (Step::Reset | Step::Leave | Step::Exit) => self.end = Some(step),
             }
         }
         self.end.is_none()

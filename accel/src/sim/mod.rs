@@ -22,6 +22,7 @@ use vmstate::Saved;
 use crate::control::{Control, Step, StopFlag};
 use crate::cpu::Supported;
 use crate::irq::{Interrupt, UserIrq, UserIrqChip};
+use crate::qtest::Facts;
 use crate::{Accel, BootState, IrqChip, VcpuConfig, VcpuEvents, VcpuInfo};
 use bus::SimBus;
 
@@ -38,7 +39,7 @@ pub struct SimAccel {
 
 #[derive(Default)]
 struct State {
-    vcpus: Vec<VcpuInfo>,
+    vcpus: Facts,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -140,14 +141,25 @@ impl Accel for SimAccel {
                 self.shared.control.give_up(cpu);
                 Error::generic(format!("cannot start a vCPU thread: {error}"))
             })?;
-        state.vcpus = crate::qtest::facts(&config);
-        state.vcpus[0].thread_id = receiver.recv().unwrap_or_default();
+        state.vcpus = Facts::new(&config);
+        if let Some(first) = state.vcpus.get_mut(0) {
+            first.thread_id = receiver.recv().unwrap_or_default();
+        }
         state.thread = Some(thread);
         Ok(())
     }
 
+    fn plug_vcpu(&self, index: u32) -> Result<()> {
+        lock(&self.state).vcpus.plug(index)
+    }
+
+    fn unplug_vcpu(&self, index: u32) {
+        // The first one's thread is the program; boards do not take it away.
+        lock(&self.state).vcpus.unplug(index);
+    }
+
     fn vcpus(&self) -> Vec<VcpuInfo> {
-        lock(&self.state).vcpus.clone()
+        lock(&self.state).vcpus.list()
     }
 
     fn supported_cpu(&self) -> &Supported {
@@ -207,6 +219,8 @@ fn run_vcpu(shared: &Shared, cpu: usize, stop: &StopFlag, events: &dyn VcpuEvent
                 shared.control.reset_done(cpu);
                 shared.control.next(cpu)
             }
+            // Nobody takes it away.
+            Step::Leave => return,
             // Nobody asks: there are no sections.
             Step::Save => {
                 shared.control.save_done(cpu);

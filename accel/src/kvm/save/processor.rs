@@ -28,11 +28,11 @@ vmstate! {
     }
 }
 
-/// What vCPU `cpu` is told here.
-pub(super) fn told(config: &VcpuConfig, cpu: usize) -> Processor {
-    let VcpuConfig { apic_ids, topology, facts, phys_bits } = config;
+/// What vCPU `cpu`, one of `count`, is told here.
+pub(super) fn told(config: &VcpuConfig, cpu: usize, count: usize) -> Processor {
+    let VcpuConfig { apic_ids, present: _, topology, facts, phys_bits } = config;
     Processor {
-        cpus: apic_ids.len() as u32,
+        cpus: count as u32,
         apic_id: apic_ids.get(cpu).copied().unwrap_or(0),
         topology: [topology.dies, topology.modules, topology.cores, topology.threads],
         features: facts.words.to_vec(),
@@ -46,9 +46,9 @@ pub(super) fn told(config: &VcpuConfig, cpu: usize) -> Processor {
     }
 }
 
-/// Refuses a processor that vCPU `cpu` is not.
-pub(super) fn check(from: &Processor, config: &VcpuConfig, cpu: usize) -> Result<()> {
-    let to = told(config, cpu);
+/// Refuses a processor that vCPU `cpu`, one of `count`, is not.
+pub(super) fn check(from: &Processor, config: &VcpuConfig, cpu: usize, count: usize) -> Result<()> {
+    let to = told(config, cpu, count);
     let Processor {
         cpus,
         apic_id,

@@ -133,8 +133,17 @@ impl Rig {
         Some(Self::on(kvm()?, model, program, cpus, pvh))
     }
 
+    /// In protected mode, with `cpus` vCPUs where `room` may be.
+    pub(super) fn with_room(program: &[u8], cpus: u32, room: u32) -> Option<Self> {
+        Some(Self::of(kvm()?, "qemu64", program, (cpus, room), true))
+    }
+
     /// The same on an accelerator that was just opened.
     pub(super) fn on(accel: Arc<KvmAccel>, model: &str, program: &[u8], cpus: u32, pvh: bool) -> Self {
+        Self::of(accel, model, program, (cpus, cpus), pvh)
+    }
+
+    fn of(accel: Arc<KvmAccel>, model: &str, program: &[u8], (cpus, room): (u32, u32), pvh: bool) -> Self {
         let memory = Memory::new();
         let (sender, reports) = mpsc::channel();
         let probe =
@@ -161,7 +170,8 @@ impl Rig {
         tx.commit();
         accel.attach(&memory, &system, &io).unwrap();
         let events = Arc::new(Events(Mutex::new(sender.clone())));
-        accel.create_vcpus(VcpuConfig::new(cpus, &CpuModel::parse(model).unwrap(), &*accel), events).unwrap();
+        let config = VcpuConfig::new(room, &CpuModel::parse(model).unwrap(), &*accel);
+        accel.create_vcpus(VcpuConfig { present: cpus, ..config }, events).unwrap();
         if pvh {
             accel.set_boot(Some(BootState::Pvh { entry: ROM as u32, start_info: 0x1234 }));
         }
