@@ -215,6 +215,15 @@ impl Control {
         stop
     }
 
+    /// Waits until a vCPU that came is in its reset state: what it is sent before is lost.
+    pub(crate) fn await_entered(&self, cpu: usize) {
+        let mut inner = self.lock();
+        let busy = |cpu: &Cpu| cpu.task.is_some() && cpu.phase != Phase::Gone;
+        while inner.goal != Goal::Exit && busy(&inner.cpus[cpu]) {
+            inner = self.wait(inner);
+        }
+    }
+
     /// Has the thread of a vCPU end, which the caller waits for; `kick` is called if it runs. Not on that thread.
     pub(crate) fn leave(&self, cpu: usize, kick: impl Fn(usize)) {
         let mut inner = self.lock();

@@ -72,6 +72,7 @@ impl KvmAccel {
             Error::generic(format!("kvm_init_vcpu: kvm_create_vcpu failed ({apic_id}): {text}"))
         };
         lock(&self.state).vcpus[cpu].live = Some(live.map_err(failed)?);
+        self.shared.control.await_entered(cpu);
         Ok(())
     }
 

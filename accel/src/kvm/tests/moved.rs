@@ -410,3 +410,27 @@ fn streams_that_are_cut_or_changed_are_refused_or_taken_without_harm() {
     to.accel.resume();
     assert_eq!(to.report(), Report::Port(0x54, 4, 1));
 }
+
+#[test]
+fn vcpus_that_came_later_are_moved_to_where_they_came_as_well() {
+    let Some(from) = Rig::with_room(&[0xf4], 1, 4) else { return };
+    let [to, other] = [(); 2].map(|()| Rig::with_room(&[0xf4], 1, 4).unwrap());
+    from.accel.resume();
+    // In another order, with one that left.
+    for rig in [&from, &to, &other] {
+        rig.accel.plug_vcpu(3).unwrap();
+    }
+    for (rig, index) in [(&from, 2), (&from, 1), (&to, 1), (&other, 2)] {
+        rig.accel.plug_vcpu(index).unwrap();
+    }
+    from.accel.unplug_vcpu(2);
+    let stream = hand_over(&from, &to);
+    let tscs: Vec<u64> = (0..3).map(|at| cpu(&stream, at).tsc).collect();
+    assert!(tscs.iter().all(|tsc| *tsc == tscs[0]), "in step: {tscs:?}");
+    to.accel.resume();
+    to.accel.pause();
+    let later: Vec<u64> = (0..3).map(|at| cpu(&save(&to), at).tsc).collect();
+    assert!(later.iter().all(|tsc| *tsc >= tscs[0]), "{later:?}");
+    let error = load(&other, &stream).unwrap_err();
+    assert!(error.to_string().contains("apic-id"), "{error}");
+}

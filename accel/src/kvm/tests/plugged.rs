@@ -127,7 +127,8 @@ fn a_vcpu_that_broke_down_can_go_and_comes_whole() {
     rig.ram.write(START, &breaks).unwrap();
     rig.accel.plug_vcpu(1).unwrap();
     start(&rig, 1);
-    assert_eq!(rig.report(), Report::TripleFault(1));
+    // Some kernels emulate this mode, and do not know that instruction.
+    assert!(matches!(rig.report(), Report::TripleFault(1) | Report::Error(1, _)));
     rig.accel.unplug_vcpu(1);
     rig.ram.write(START, &STARTED).unwrap();
     rig.accel.plug_vcpu(1).unwrap();
