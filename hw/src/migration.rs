@@ -147,8 +147,8 @@ impl migration::Machine for Movable {
 struct Writes(Arc<dyn Accel>);
 
 impl VcpuWrites for Writes {
-    fn count(&self) -> u32 {
-        u32::try_from(self.0.vcpus().len()).unwrap_or(u32::MAX)
+    fn indices(&self) -> Vec<u32> {
+        self.0.vcpus().iter().map(|vcpu| vcpu.index).collect()
     }
 
     fn ring_size(&self) -> u32 {

@@ -71,6 +71,8 @@ fn build(kind: &str, host: Host, asked: &mut BTreeMap<&'static str, bool>) -> Re
         .iter()
         .filter(|class| class.is_a("device") && !class.is_abstract())
         .filter(|class| class.extension::<DeviceClass>().is_some_and(|info| info.user_creatable))
+        // What vCPUs have is the accelerator's to tell.
+        .filter(|class| !class.is_a("cpu"))
         .collect();
     let mut made: Vec<&str> = Vec::new();
     // Twice: some are plugged into others.

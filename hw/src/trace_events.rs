@@ -135,6 +135,32 @@ trace::events! {
     msix_write_config(name: &str, enabled: u8, masked: u8) "dev {name} enabled {enabled} masked {masked}";
     /// Signals of another process reach the guest through this one.
     pliant_msix_detour(error: &qapi::Error) "{error}";
+    /// A CPU is selected whose number is too high.
+    cpuhp_acpi_invalid_idx_selected(idx: u32) "{idx:#x}";
+    /// The guest reads what there is to know of a CPU.
+    cpuhp_acpi_read_flags(idx: u32, flags: u8) "idx[{idx:#x}] flags: {flags:#x}";
+    /// It selects one.
+    cpuhp_acpi_write_idx(idx: u32) "set active cpu idx: {idx:#x}";
+    /// It says what the data are about.
+    cpuhp_acpi_write_cmd(idx: u32, cmd: u8) "idx[{idx:#x}] cmd: {cmd:#x}";
+    /// It reads them.
+    cpuhp_acpi_read_cmd_data(idx: u32, data: u32) "idx[{idx:#x}] data: {data:#x}";
+    /// The guest took the event of a CPU that came.
+    cpuhp_acpi_clear_inserting_evt(idx: u32) "idx[{idx:#x}]";
+    /// The guest took the event of a CPU that is to go.
+    cpuhp_acpi_clear_remove_evt(idx: u32) "idx[{idx:#x}]";
+    /// The guest lets go of a CPU that is not there, or cannot go.
+    cpuhp_acpi_ejecting_invalid_cpu(idx: u32) "{idx:#x}";
+    /// The guest lets go of a CPU.
+    cpuhp_acpi_ejecting_cpu(idx: u32) "{idx:#x}";
+    /// The guest leaves a CPU to its firmware that is not there, or cannot go.
+    cpuhp_acpi_fw_remove_invalid_cpu(idx: u32) "{idx:#x}";
+    /// The guest leaves it to its firmware to let go of a CPU.
+    cpuhp_acpi_fw_remove_cpu(idx: u32) "{idx:#x}";
+    /// What is written to the registers of CPU hot-plug: the event and the status that the guest speaks of.
+    cpuhp_acpi_write_ost_ev(slot: u32, ev: u32) "idx[{slot:#x}] OST EVENT: {ev:#x}";
+    /// See above.
+    cpuhp_acpi_write_ost_status(slot: u32, st: u32) "idx[{slot:#x}] OST STATUS: {st:#x}";
     /// A slot is selected whose number is too high.
     mhp_acpi_invalid_slot_selected(slot: u32) "{slot:#x}";
     /// What is written to the registers of memory hot-plug: the event and the status that the guest speaks of.

@@ -10,7 +10,7 @@ use memory::{DirtyClient, Memory};
 use qapi::types::DirtyLimitInfo;
 use qapi::{Error, Result};
 
-use crate::dirty_rate::{VcpuWrites, rate};
+use crate::dirty_rate::{VcpuWrites, rate, written};
 
 const CLIENT: DirtyClient = DirtyClient::DirtyLimit;
 const MIB: u64 = 1 << 20;
@@ -36,7 +36,7 @@ struct State {
     /// MiB a second, by index.
     limits: BTreeMap<u32, u64>,
     /// MiB in the last second, by index.
-    rates: Vec<u64>,
+    rates: BTreeMap<u32, u64>,
     /// Whether there is the thread.
     beats: bool,
     /// The program ends.
@@ -60,11 +60,12 @@ impl DirtyLimit {
     }
 
     /// The vCPUs that are meant.
-    fn chosen(vcpus: &dyn VcpuWrites, cpu: Option<i64>) -> Result<std::ops::Range<u32>> {
-        let Some(cpu) = cpu else { return Ok(0..vcpus.count()) };
-        match u32::try_from(cpu) {
-            Ok(cpu) if cpu < vcpus.count() => Ok(cpu..cpu + 1),
-            _ => Err(Error::generic("incorrect cpu index specified")),
+    fn chosen(vcpus: &dyn VcpuWrites, cpu: Option<i64>) -> Result<Vec<u32>> {
+        let all = vcpus.indices();
+        let Some(cpu) = cpu else { return Ok(all) };
+        match all.into_iter().find(|one| i64::from(*one) == cpu) {
+            Some(cpu) => Ok(vec![cpu]),
+            None => Err(Error::generic("incorrect cpu index specified")),
         }
     }
 
@@ -108,9 +109,13 @@ impl DirtyLimit {
     /// QEMU's.
     pub fn cancel(&self, cpu: Option<i64>) -> Result<()> {
         let Some(vcpus) = self.vcpus() else { return Ok(()) };
-        let chosen = Self::chosen(&**vcpus, cpu)?;
+        let mut chosen = Self::chosen(&**vcpus, cpu)?;
         let mut state = self.shared.state();
-        for cpu in chosen.filter(|cpu| state.limits.remove(cpu).is_some()).collect::<Vec<_>>() {
+        if cpu.is_none() {
+            // Those of vCPUs that are gone as well, which would have them again.
+            chosen = state.limits.keys().copied().collect();
+        }
+        for cpu in chosen.into_iter().filter(|cpu| state.limits.remove(cpu).is_some()).collect::<Vec<_>>() {
             vcpus.limit(cpu, None);
         }
         if state.limits.is_empty() {
@@ -123,13 +128,14 @@ impl DirtyLimit {
 
     /// `query-vcpu-dirty-limit`.
     pub fn info(&self) -> Vec<DirtyLimitInfo> {
+        let there = self.vcpus().map(|vcpus| vcpus.indices()).unwrap_or_default();
         let state = self.shared.state();
         let info = |(cpu, limit): (&u32, &u64)| DirtyLimitInfo {
             cpu_index: i64::from(*cpu),
             limit_rate: *limit,
-            current_rate: state.rates.get(*cpu as usize).copied().unwrap_or(0),
+            current_rate: state.rates.get(cpu).copied().unwrap_or(0),
         };
-        state.limits.iter().map(info).collect()
+        state.limits.iter().filter(|(cpu, _)| there.contains(cpu)).map(info).collect()
     }
 
     /// Ends the thread.
@@ -147,8 +153,7 @@ impl Drop for DirtyLimit {
 
 /// The thread.
 fn run(memory: &Memory, vcpus: &dyn VcpuWrites, shared: &Shared) {
-    let pages = || -> Vec<u64> { (0..vcpus.count()).map(|cpu| vcpus.pages(cpu)).collect() };
-    let (mut before, mut start) = (pages(), Instant::now());
+    let (mut before, mut start) = (vcpus.all_pages(), Instant::now());
     for beat in 1u32.. {
         let goes_on = |state: &mut State| !state.over && !state.limits.is_empty();
         let (mut state, _) = shared
@@ -163,10 +168,9 @@ fn run(memory: &Memory, vcpus: &dyn VcpuWrites, shared: &Shared) {
         drop(state);
         vcpus.pace();
         if beat.is_multiple_of(BEATS) {
-            let (now, took) = (pages(), start.elapsed());
-            let written = now.iter().zip(&before).map(|(now, before)| now.saturating_sub(*before));
-            let rates = written.map(|pages| rate(pages, took).unsigned_abs()).collect();
-            shared.state().rates = rates;
+            let (now, took) = (vcpus.all_pages(), start.elapsed());
+            let rates = written(&now, &before).map(|(cpu, pages)| (cpu, rate(pages, took).unsigned_abs()));
+            shared.state().rates = rates.collect();
             (before, start) = (now, Instant::now());
             forget(memory);
         }

@@ -5,6 +5,7 @@
 //! - *dirty-bitmap*: pages that the dirty log of all memory found, as its client [`DirtyClient::DirtyRate`]. Devices count, too.
 //! - *dirty-ring*: pages that KVM noted of each vCPU.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,14 +27,19 @@ const TIMES: std::ops::RangeInclusive<i64> = 50..=60_000;
 
 /// What can be told of vCPUs that write. Any thread.
 pub trait VcpuWrites: Send + Sync {
-    /// How many vCPUs there are.
-    fn count(&self) -> u32;
+    /// The vCPUs that there are now.
+    fn indices(&self) -> Vec<u32>;
 
     /// Entries of a vCPU's dirty ring; 0 without rings.
     fn ring_size(&self) -> u32;
 
     /// Pages that a vCPU wrote while memory was logged, up to the last sync; 0 without rings.
     fn pages(&self, cpu: u32) -> u64;
+
+    /// The same of each that there is now.
+    fn all_pages(&self) -> BTreeMap<u32, u64> {
+        self.indices().into_iter().map(|cpu| (cpu, self.pages(cpu))).collect()
+    }
 
     /// Limits how fast a vCPU writes, in bytes a second, or takes the limit.
     fn limit(&self, cpu: u32, limit: Option<u64>);
@@ -88,7 +94,7 @@ impl Default for State {
 struct Rate {
     all: i64,
     /// By index.
-    vcpus: Option<Vec<i64>>,
+    vcpus: Option<BTreeMap<u32, i64>>,
 }
 
 impl Shared {
@@ -200,7 +206,7 @@ impl DirtyRate {
         let unit = unit.unwrap_or(TimeUnit::Second);
         let measured = state.status == DirtyRateStatus::Measured;
         let vcpus = state.rate.vcpus.as_ref().filter(|_| measured);
-        let vcpu = |(id, rate): (i64, &i64)| DirtyRateVcpu { id, dirty_rate: *rate };
+        let vcpu = |(id, rate): (&u32, &i64)| DirtyRateVcpu { id: i64::from(*id), dirty_rate: *rate };
         DirtyRateInfo {
             dirty_rate: measured.then_some(state.rate.all),
             status: state.status,
@@ -209,7 +215,7 @@ impl DirtyRate {
             calc_time_unit: unit,
             sample_pages: state.sample_pages,
             mode: state.mode,
-            vcpu_dirty_rate: vcpus.map(|vcpus| (0..).zip(vcpus).map(vcpu).collect()),
+            vcpu_dirty_rate: vcpus.map(|vcpus| vcpus.iter().map(vcpu).collect()),
         }
     }
 
@@ -230,6 +236,14 @@ impl Drop for DirtyRate {
 pub(crate) fn rate(pages: u64, time: Duration) -> i64 {
     let millis = time.as_millis().max(1);
     i64::try_from(u128::from(pages) * u128::from(PAGE) * 1000 / millis / u128::from(MIB)).unwrap_or(i64::MAX)
+}
+
+/// Pages that each vCPU wrote between two looks. One that came meanwhile began with none.
+pub(crate) fn written(
+    now: &BTreeMap<u32, u64>,
+    before: &BTreeMap<u32, u64>,
+) -> impl Iterator<Item = (u32, u64)> {
+    now.iter().map(|(cpu, pages)| (*cpu, pages.saturating_sub(before.get(cpu).copied().unwrap_or(0))))
 }
 
 /// The program ends, and with it the measurement.
@@ -280,19 +294,17 @@ fn by_rings(
     shared: &Shared,
 ) -> Result<(Rate, Duration)> {
     let logging = Logging::start(memory)?;
-    let pages = || -> Vec<u64> {
-        vcpus.map_or_else(Vec::new, |vcpus| (0..vcpus.count()).map(|cpu| vcpus.pages(cpu)).collect())
-    };
+    let pages = || vcpus.map_or_else(BTreeMap::new, VcpuWrites::all_pages);
     let (before, start) = (pages(), Instant::now());
     if !shared.wait(time) {
         return Err(interrupted());
     }
     memory.sync_dirty_log();
     let took = start.elapsed();
-    let written = pages().into_iter().zip(before).map(|(now, before)| now.saturating_sub(before));
-    let vcpus: Vec<i64> = written.map(|pages| rate(pages, took)).collect();
+    let vcpus: BTreeMap<u32, i64> =
+        written(&pages(), &before).map(|(cpu, pages)| (cpu, rate(pages, took))).collect();
     drop(logging);
-    Ok((Rate { all: vcpus.iter().sum(), vcpus: Some(vcpus) }, took))
+    Ok((Rate { all: vcpus.values().sum(), vcpus: Some(vcpus) }, took))
 }
 
 /// Pages of a block that are compared.

@@ -15,7 +15,7 @@ use qapi::{Error, Result};
 use super::state::Extent;
 use super::stats::StatsFile;
 use super::vcpu::Vcpu;
-use super::{KvmAccel, Live, MadeOf, Slot, cpuid, features, kick, limit, lock, os_error, thread_id};
+use super::{KvmAccel, Live, MadeOf, Slot, cpuid, features, kick, lock, os_error, thread_id};
 use crate::{VcpuConfig, VcpuEvents, VcpuInfo};
 
 /// The APIC ID that means all of them where IDs have 8 bits.
@@ -92,7 +92,6 @@ impl KvmAccel {
             }
         }
         self.shared.exchange.leave(cpu);
-        limit::set(&self.shared, index, None);
     }
 
     fn made_of(&self) -> Option<MadeOf> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use vmstate::{LoadError, Result, vmstate};
 
+use super::cpuhp::{CpuHotplug, CpuHotplugState};
 use super::memhp::{MemoryHotplug, MemoryHotplugState};
 use super::pcihp::{AcpiPciHotplug, PciHotplugState};
 use super::pm::{Pm, PmState};
@@ -19,6 +20,10 @@ vmstate! {
         /// If there are slots for DIMMs.
         memhp: Option<MemoryHotplugState>,
     }
+    subsections {
+        /// If the registers of CPU hot-plug are in use.
+        cpuhp: CpuHotplugState,
+    }
 }
 
 impl AcpiState {
@@ -28,6 +33,7 @@ impl AcpiState {
             registers: pm.saved_state(),
             pcihp: pcihp.map(AcpiPciHotplug::saved_state),
             memhp: MemoryHotplug::of(machine).saved_state(),
+            cpuhp: CpuHotplug::of(machine).saved_state(),
         }
     }
 
@@ -41,7 +47,7 @@ impl AcpiState {
         own: Option<(&Arc<Pm>, Option<&AcpiPciHotplug>)>,
     ) -> Result<()> {
         let one_end = |what| LoadError::invalid(format!("{what} is at one end only"));
-        let (Self { registers, pcihp, memhp }, (pm, own_pcihp)) = match (state, own) {
+        let (Self { registers, pcihp, memhp, cpuhp }, (pm, own_pcihp)) = match (state, own) {
             (None, None) => return Ok(()),
             (Some(state), Some(own)) => (state, own),
             _ => return Err(one_end("ACPI")),
@@ -53,6 +59,7 @@ impl AcpiState {
         }
         if let Some(machine) = machine {
             MemoryHotplug::of(machine).load_state(memhp)?;
+            CpuHotplug::of(machine).load_state(cpuhp)?;
         }
         pm.load_state(&registers);
         Ok(())

@@ -1,5 +1,6 @@
 //! What ACPI has: power management registers (ACPI 6.5 §4.8), events, hot-plug, and the tables that tell a guest of it.
 
+pub mod cpuhp;
 pub mod ged;
 pub mod memhp;
 mod migration;

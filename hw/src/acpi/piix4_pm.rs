@@ -11,6 +11,7 @@ use qom::{Class, ObjectRef, Property, Registry};
 use vmstate::{Priority, Saved, Section, vmstate};
 
 use super::AcpiState;
+use super::cpuhp::{self, CpuHotplug};
 use super::memhp::MemoryHotplug;
 use super::pcihp::AcpiPciHotplug;
 use super::pm::{Pm, SCI};
@@ -126,6 +127,7 @@ impl PciDevice for Piix4Pm {
         let bus = self.pci.dev.parent_bus().and_then(|b| (b as ObjectRef).downcast::<PciBus>());
         let bus = bus.ok_or_else(|| qapi::Error::generic("PIIX4_PM needs a PCI bus"))?;
         MemoryHotplug::install(machine, &pm, owner.clone());
+        CpuHotplug::install(machine, &pm, owner.clone(), cpuhp::PIIX4_BASE);
         let (on_root, bridges) = (self.root_hotplug.load(Relaxed), self.bridge_hotplug.load(Relaxed));
         let hotplug = (on_root || bridges).then(|| {
             let at = (PCI_HOTPLUG_BASE, &owner);

@@ -1,5 +1,6 @@
 //! The queries of `machine.json`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use qapi::types::{
 use qapi::{Enum, Error, ErrorClass, Result};
 
 use super::MachineHandlers;
+use crate::acpi::cpuhp::CpuHotplug;
 use crate::acpi::memhp::MemoryHotplug;
 use crate::acpi::vmgenid;
 use crate::core::machine::Machine;
@@ -78,7 +80,9 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_acpi_ospm_status(&self) -> Result<Vec<ACPIOSTInfo>> {
-        MemoryHotplug::of(&self.0).status()
+        let mut all = MemoryHotplug::of(&self.0).status()?;
+        all.extend(CpuHotplug::of(&self.0).status());
+        Ok(all)
     }
 
     fn query_memory_devices(&self) -> Result<Vec<MemoryDeviceInfo>> {
@@ -94,28 +98,29 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_cpus_fast(&self) -> Result<Vec<CpuInfoFast>> {
-        let paths = Cpus::paths(&self.0);
-        let vcpus = self.0.accel().vcpus().into_iter().zip(paths);
-        let info = |(vcpu, qom_path): (accel::VcpuInfo, String)| CpuInfoFast {
-            cpu_index: vcpu.index.into(),
-            qom_path,
-            thread_id: vcpu.thread_id.into(),
-            props: Some(position(&self.0, vcpu.index)),
-            target: CpuInfoFastTarget::X86_64,
+        let paths: BTreeMap<u32, String> = Cpus::paths(&self.0).into_iter().collect();
+        let info = |vcpu: accel::VcpuInfo| {
+            Some(CpuInfoFast {
+                cpu_index: vcpu.index.into(),
+                qom_path: paths.get(&vcpu.index)?.clone(),
+                thread_id: vcpu.thread_id.into(),
+                props: Some(position(&self.0, vcpu.index)),
+                target: CpuInfoFastTarget::X86_64,
+            })
         };
-        Ok(vcpus.map(info).collect())
+        Ok(self.0.accel().vcpus().into_iter().filter_map(info).collect())
     }
 
     fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCPU>> {
         if !self.0.kind().is_pc() {
             return Err(Error::generic("machine does not support hot-plugging CPUs"));
         }
-        let paths = Cpus::paths(&self.0);
+        let paths: BTreeMap<u32, String> = Cpus::paths(&self.0).into_iter().collect();
         let slot = |index: u32| HotpluggableCPU {
             type_: cpu::class_name(&self.0).into(),
             vcpus_count: 1,
             props: position(&self.0, index),
-            qom_path: paths.get(index as usize).cloned(),
+            qom_path: paths.get(&index).cloned(),
         };
         // The last first, as QEMU builds its list from the front.
         Ok((0..self.0.smp().maxcpus).rev().map(slot).collect())
@@ -210,10 +215,10 @@ fn machine_info(kind: &MachineType, with_compat: bool) -> MachineInfo {
 fn numa_text(machine: &Machine) -> String {
     let numa = machine.numa();
     let devices = MemoryDevices::of(machine);
-    let present = machine.smp().cpus;
+    let present = Cpus::of(machine);
     let mut out = format!("{} nodes\n", numa.len());
     for (id, node) in numa.nodes() {
-        let cpus: String = node.cpus.iter().filter(|c| **c < present).map(|c| format!(" {c}")).collect();
+        let cpus: String = node.cpus.iter().filter(|c| present.has(**c)).map(|c| format!(" {c}")).collect();
         let plugged = devices.plugged_on(id.into());
         // Writing to a String cannot fail.
         let _ = writeln!(out, "node {id} cpus:{cpus}");

@@ -18,7 +18,7 @@ impl StatsCommands for MachineHandlers {
         let targets: Vec<(StatTarget, Option<String>)> = match filter.target {
             StatsFilterTarget::Vm => vec![(StatTarget::Vm, None)],
             StatsFilterTarget::Vcpu(wanted) => {
-                let paths = (0..).zip(Cpus::paths(&self.0));
+                let paths = Cpus::paths(&self.0).into_iter();
                 let wanted =
                     |path: &str| wanted.vcpus.as_ref().is_none_or(|list| list.iter().any(|p| p == path));
                 paths.filter(|(_, p)| wanted(p)).map(|(cpu, p)| (StatTarget::Vcpu(cpu), Some(p))).collect()

@@ -295,17 +295,45 @@ impl Smp {
         parts.join(", ")
     }
 
-    /// The APIC ID of vCPU `index`: each level takes as many bits as its largest number needs (Intel SDM 10.4.6).
+    /// The APIC ID of vCPU `index`.
     pub fn apic_id(&self, index: u32) -> u32 {
+        self.apic_id_at(self.position(index))
+    }
+
+    /// How many of a level there are in one of the level above; sockets are first.
+    pub fn counts(&self) -> [u32; 5] {
+        [self.sockets, self.dies, self.modules, self.cores, self.threads]
+    }
+
+    /// How many bits each level but the first takes in an APIC ID: as many as its largest number needs (Intel SDM 10.4.6).
+    fn apic_id_bits(&self) -> [u32; 4] {
         let bits = |count: u32| u32::BITS - (count - 1).leading_zeros();
-        let [socket, die, module, core, thread] = self.position(index);
-        let mut id = socket;
-        for (part, count) in
-            [(die, self.dies), (module, self.modules), (core, self.cores), (thread, self.threads)]
-        {
-            id = id << bits(count) | part;
+        [self.dies, self.modules, self.cores, self.threads].map(bits)
+    }
+
+    /// The APIC ID of a (socket, die, module, core, thread).
+    pub fn apic_id_at(&self, [socket, lower @ ..]: [u32; 5]) -> u32 {
+        let levels = lower.into_iter().zip(self.apic_id_bits());
+        levels.fold(socket, |id, (part, bits)| id << bits | part)
+    }
+
+    /// The place that an APIC ID speaks of, whether there is one or not.
+    pub fn position_of(&self, apic_id: u32) -> [u32; 5] {
+        let (mut rest, mut position) = (apic_id, [0; 5]);
+        for (part, bits) in position[1..].iter_mut().zip(self.apic_id_bits()).rev() {
+            *part = rest & ((1 << bits) - 1);
+            rest >>= bits;
         }
-        id
+        position[0] = rest;
+        position
+    }
+
+    /// The vCPU that may be at a place.
+    pub fn index_at(&self, position: [u32; 5]) -> Option<u32> {
+        let counts = self.counts();
+        let inside = position.iter().zip(counts).all(|(at, count)| *at < count);
+        let index = || position.iter().zip(counts).fold(0, |index, (at, count)| index * count + at);
+        inside.then(index)
     }
 }
 

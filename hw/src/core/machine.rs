@@ -321,10 +321,11 @@ impl Machine {
         self.reset_devices(super::device::ResetKind::Cold)
     }
 
-    /// Creates the vCPUs with the numbers `facts`; the board calls it when the order of `/machine/unattached` wants them.
+    /// Creates the vCPUs that there are from the start with the numbers `facts`; the board calls it when the order of `/machine/unattached` wants them.
     pub(crate) fn create_vcpus(self: &Arc<Self>, facts: Arc<Facts>, phys_bits: u32) -> Result<()> {
-        let apic_ids = (0..self.smp.cpus).map(|i| self.smp.apic_id(i)).collect();
-        let config = VcpuConfig { apic_ids, topology: self.smp.package(), facts, phys_bits };
+        let apic_ids = (0..self.smp.maxcpus).map(|i| self.smp.apic_id(i)).collect();
+        let (present, topology) = (self.smp.cpus, self.smp.package());
+        let config = VcpuConfig { apic_ids, present, topology, facts, phys_bits };
         self.host.accel.create_vcpus(config, super::runstate::vcpu_events(self))
     }
 

@@ -1,19 +1,29 @@
 //! vCPUs in the object tree. What executes is the accelerator's; here are their place in the topology and their names.
 
-use std::sync::{Arc, OnceLock};
+mod place;
+mod plug;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use accel::cpu::{ALIASES, Base, Facts, Feature, SETTINGS, Setting, Shown, feature, features, words_value};
+use memory::AddressSpace;
 use qapi::{Error, Result, Value};
 use qom::{Class, ObjectRef, Property, Registry, TypeInfo};
 use vmstate::Saved;
 
 use crate::core::device::{Category, Device, DeviceClass, DeviceState};
 use crate::core::machine::Machine;
-use crate::core::qdev::{self, Place};
+use crate::core::qdev;
+use place::Place;
+use plug::CpuPlug;
 
 /// A vCPU.
 pub struct Cpu {
     dev: DeviceState,
+    place: Mutex<Place>,
+    /// What was set of it besides, which must be as the machine's model has it.
+    asked: Mutex<Vec<(&'static str, Value)>>,
     index: OnceLock<u32>,
     facts: OnceLock<Arc<Facts>>,
 }
@@ -25,8 +35,7 @@ pub fn class_name(machine: &Machine) -> &'static str {
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    let mut class = DeviceClass::internal().category(Category::Cpu);
-    class.hotpluggable = false;
+    let class = DeviceClass::internal().creatable().category(Category::Cpu).plugged_by(Arc::new(CpuPlug));
     registry.register(TypeInfo::new("cpu").parent("device").extension(class));
     let settings = SETTINGS.iter().filter(|setting| !setting.of_max).map(setting_property);
     registry.register(
@@ -34,7 +43,7 @@ pub(super) fn register(registry: &mut Registry) {
             .parent("cpu")
             .properties(features().map(|feature| feature_property(feature.name, feature)))
             .properties(settings)
-            .properties(place())
+            .properties(place::properties())
             .property(
                 Property::new("unavailable-features", "strList")
                     .get(|c: &Cpu| Ok(c.facts()?.unavailable().collect::<Vec<_>>().into())),
@@ -53,6 +62,8 @@ pub(super) fn register(registry: &mut Registry) {
                 .instance(|class: &Arc<Class>| {
                     Arc::new(Cpu {
                         dev: DeviceState::new(class),
+                        place: Mutex::new(Place::UNSET),
+                        asked: Mutex::default(),
                         index: OnceLock::new(),
                         facts: OnceLock::new(),
                     })
@@ -62,21 +73,19 @@ pub(super) fn register(registry: &mut Registry) {
     }
 }
 
-/// Where a vCPU sits.
-fn place() -> impl Iterator<Item = Property> {
-    let levels = ["socket-id", "die-id", "module-id", "core-id", "thread-id"].into_iter().enumerate();
-    let levels = levels.map(|(level, name)| {
-        Property::new(name, "int32").default(-1).get(move |c: &Cpu| Ok(c.position(level).into()))
-    });
-    let node = Property::new("node-id", "int32").default(-1).get(|c: &Cpu| Ok(c.node().into()));
-    let apic = Property::new("apic-id", "uint32").default(u32::MAX).get(|c: &Cpu| Ok(c.apic_id().into()));
-    levels.chain([node, apic])
-}
-
-/// A property that can be set before the CPU is realized. Only global properties are then, and the machine's model has
-/// those already: all vCPUs are alike.
+/// A property that can be set before the CPU is realized. What the machine's model has is what it may be set to: all vCPUs are alike.
 fn settable(property: Property) -> Property {
-    property.set(|_: &Cpu, _, _| Ok(()))
+    let (name, type_name) = (property.name(), property.type_name());
+    property.set(move |c: &Cpu, value, path| {
+        let value = match type_name {
+            "bool" => value.to_bool(path)?.into(),
+            "string" => value.to_str(path)?.into(),
+            "uint64" | "int" => value.to_u64(path)?.into(),
+            _ => value.to_uint(path, 32)?.into(),
+        };
+        lock(&c.asked).push((name, value));
+        Ok(())
+    })
 }
 
 fn feature_property(name: &'static str, feature: &'static Feature) -> Property {
@@ -107,27 +116,58 @@ impl Cpu {
         self.facts.get().map(|facts| &**facts).ok_or_else(|| Error::generic("this CPU belongs to no machine"))
     }
 
-    fn node(&self) -> i64 {
-        let machine = self.dev.machine();
-        machine.and_then(|m| m.numa().node_of_cpu(self.index())).map_or(-1, i64::from)
+    /// Refuses what was set otherwise than the machine's model has it.
+    fn check_asked(&self, machine: &Machine) -> Result<()> {
+        let asked = std::mem::take(&mut *lock(&self.asked));
+        let class = self.dev.core().class();
+        let globals = machine.globals().of_class(class);
+        let facts = self.facts()?;
+        for (name, value) in asked {
+            // The model has taken it in.
+            if globals.iter().any(|global| global.property == name) {
+                continue;
+            }
+            let has = match feature(name).or_else(|| feature(alias_of(name)?)) {
+                Some(feature) => Some(feature.is_in(&facts.words).into()),
+                None => SETTINGS.iter().find(|setting| setting.name == name).map(|s| (s.get)(facts)),
+            };
+            if has.is_some_and(|has| has != value) {
+                let class = class.name();
+                return Err(Error::generic(format!(
+                    "property '{name}' of '{class}' cannot differ from that of the machine's other CPUs"
+                )));
+            }
+        }
+        Ok(())
     }
+}
 
-    fn position(&self, level: usize) -> i64 {
-        let machine = self.dev.machine();
-        machine.map_or(-1, |m| i64::from(m.smp().position(self.index())[level]))
-    }
+fn alias_of(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, name)| *name)
+}
 
-    fn apic_id(&self) -> u32 {
-        self.dev.machine().map_or(u32::MAX, |m| m.smp().apic_id(self.index()))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Fields and elements are assigned whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Device for Cpu {
     fn dev(&self) -> &DeviceState {
         &self.dev
     }
-    fn realize(self: Arc<Self>, _machine: &Arc<Machine>) -> Result<()> {
-        Ok(())
+    fn realize(self: Arc<Self>, machine: &Arc<Machine>) -> Result<()> {
+        let cpus = Cpus::of(machine);
+        let facts = cpus.facts().filter(|_| self.index.get().is_some());
+        let Some(facts) = facts else {
+            return Err(Error::generic("apic-id property was not initialized properly"));
+        };
+        check_apic_id(machine.smp().apic_id(self.index()), &facts)?;
+        self.facts.get_or_init(|| facts);
+        self.check_asked(machine)?;
+        cpus.enter(machine, self.index())
+    }
+    fn unrealize(self: Arc<Self>, machine: &Arc<Machine>) {
+        Cpus::of(machine).leave(machine, self.index());
     }
     /// The accelerator has it.
     fn saved(self: Arc<Self>) -> Saved {
@@ -135,23 +175,89 @@ impl Device for Cpu {
     }
 }
 
-/// The vCPUs of a machine, kept for `query-cpus-fast`.
+/// The vCPUs of a machine, by index.
 #[derive(Default)]
-pub struct Cpus(OnceLock<Vec<ObjectRef>>);
+pub struct Cpus(Mutex<List>);
+
+#[derive(Default)]
+struct List {
+    /// What all have in common; none before there are any.
+    facts: Option<Arc<Facts>>,
+    /// The accelerator has those that there are from the start.
+    created: bool,
+    plugged: BTreeMap<u32, ObjectRef>,
+    /// How each sees the machine's memory: not otherwise than all, so that this only has a name so far.
+    spaces: BTreeMap<u32, Arc<AddressSpace>>,
+}
 
 impl Cpus {
-    /// Paths by index.
-    pub fn paths(machine: &Machine) -> Vec<String> {
-        let cpus = machine.extension(Self::default);
-        cpus.0.get().map_or_else(Vec::new, |list| list.iter().map(|c| c.path()).collect())
+    /// Those of `machine`.
+    pub fn of(machine: &Machine) -> Arc<Self> {
+        machine.extension(Self::default)
+    }
+
+    /// Index and path of each.
+    pub fn paths(machine: &Machine) -> Vec<(u32, String)> {
+        let cpus = Self::of(machine);
+        let list = lock(&cpus.0);
+        list.plugged.iter().map(|(index, cpu)| (*index, cpu.path())).collect()
+    }
+
+    /// Whether there is a vCPU of that index.
+    pub fn has(&self, index: u32) -> bool {
+        lock(&self.0).plugged.contains_key(&index)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        lock(&self.0).plugged.len() as u32
+    }
+
+    /// Each with its index.
+    pub(crate) fn devices(&self) -> Vec<(u32, Arc<dyn Device>)> {
+        let list = lock(&self.0);
+        let device = |(index, cpu): (&u32, &ObjectRef)| Some((*index, qom::cast::<dyn Device>(cpu)?));
+        list.plugged.iter().filter_map(device).collect()
+    }
+
+    fn facts(&self) -> Option<Arc<Facts>> {
+        lock(&self.0).facts.clone()
+    }
+
+    /// Has the accelerator make vCPU `index`, unless it is one of those that there are from the start.
+    fn enter(&self, machine: &Arc<Machine>, index: u32) -> Result<()> {
+        if !lock(&self.0).created {
+            return Ok(());
+        }
+        machine.accel().plug_vcpu(index)?;
+        self.add_spaces(machine, [index]);
+        Ok(())
+    }
+
+    /// Has the accelerator take it away.
+    fn leave(&self, machine: &Arc<Machine>, index: u32) {
+        machine.accel().unplug_vcpu(index);
+        let space = lock(&self.0).spaces.remove(&index);
+        if let Some(space) = space {
+            machine.memory().transaction().remove_address_space(&space);
+        }
+    }
+
+    fn add_spaces(&self, machine: &Machine, indices: impl IntoIterator<Item = u32>) {
+        let mut tx = machine.memory().transaction();
+        let system = machine.system_region();
+        let spaces: Vec<_> = indices
+            .into_iter()
+            .map(|index| (index, tx.address_space(format!("cpu-memory-{index}"), system)))
+            .collect();
+        tx.commit();
+        lock(&self.0).spaces.extend(spaces);
     }
 }
 
 /// What the processors of a machine have in common; none before there are any.
 fn facts(machine: &Machine) -> Option<Arc<Facts>> {
-    let cpus = machine.extension(Cpus::default);
-    let first = Arc::clone(cpus.0.get()?.first()?).downcast::<Cpu>()?;
-    first.facts.get().map(Arc::clone)
+    Cpus::of(machine).facts()
 }
 
 /// Bits of the physical addresses of a machine's processors; 0 before there are any.
@@ -169,15 +275,12 @@ pub fn signature(machine: &Machine) -> (u32, u32) {
 }
 
 /// IDs of more than 8 bits, and the one that means all, need the APIC's other mode.
-fn check_apic_ids(machine: &Machine, facts: &Facts) -> Result<()> {
-    if feature("x2apic").is_some_and(|x2apic| x2apic.is_in(&facts.words)) {
+fn check_apic_id(id: u32, facts: &Facts) -> Result<()> {
+    if id < 255 || feature("x2apic").is_some_and(|x2apic| x2apic.is_in(&facts.words)) {
         return Ok(());
     }
-    match (0..machine.smp().cpus).map(|index| machine.smp().apic_id(index)).find(|id| *id >= 255) {
-        None => Ok(()),
-        Some(id) => Err(Error::generic(format!("APIC ID {id} requires x2APIC feature in CPU"))
-            .with_hint("Try x2apic=on in -cpu.")),
-    }
+    Err(Error::generic(format!("APIC ID {id} requires x2APIC feature in CPU"))
+        .with_hint("Try x2apic=on in -cpu."))
 }
 
 /// Creates the vCPUs, in the accelerator and in the tree. `phys_bits` is how many bits their physical addresses have.
@@ -192,7 +295,7 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     let topology = machine.smp().package();
     let mut facts = machine.cpu().facts(accel.supported_cpu());
     facts.realize(&topology, accel.supported_cpu());
-    check_apic_ids(machine, &facts)?;
+    (0..machine.smp().cpus).try_for_each(|index| check_apic_id(machine.smp().apic_id(index), &facts))?;
     if accel.is_kvm() {
         facts.report(&topology, accel.processor_phys_bits())?;
     }
@@ -202,23 +305,13 @@ pub fn create(machine: &Arc<Machine>, phys_bits: u32) -> Result<()> {
     )?;
     facts.phys_bits = phys_bits;
     facts.tsc_frequency = accel.tsc_frequency().unwrap_or(facts.tsc_frequency);
-    let facts = Arc::new(facts);
-    let mut list = Vec::new();
+    let cpus = Cpus::of(machine);
+    lock(&cpus.0).facts = Some(Arc::new(facts));
     for index in 0..machine.smp().cpus {
-        let device = qdev::build(machine, class_name(machine), Place::Unattached, None, &[])?;
-        let object = device as ObjectRef;
-        if let Some(cpu) = object.downcast::<Cpu>() {
-            cpu.index.get_or_init(|| index);
-            cpu.facts.get_or_init(|| Arc::clone(&facts));
-        }
-        list.push(object);
+        let apic_id = [("apic-id", machine.smp().apic_id(index).into())];
+        qdev::build(machine, class_name(machine), qdev::Place::Unattached, None, &apic_id)?;
     }
-    // Each vCPU sees the machine's memory through a space of its own, which only has a name so far.
-    let mut tx = machine.memory().transaction();
-    for index in 0..machine.smp().cpus {
-        tx.address_space(format!("cpu-memory-{index}"), machine.system_region());
-    }
-    tx.commit();
-    machine.extension(Cpus::default).0.get_or_init(|| list);
+    lock(&cpus.0).created = true;
+    cpus.add_spaces(machine, 0..machine.smp().cpus);
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use qapi::{Error, Result};
 use qom::ObjectRef;
 
+use super::cpu::Cpus;
 use super::layout::Layout;
 use super::smbios::{self, Smbios};
 use crate::acpi::{self, vmgenid};
@@ -40,7 +41,7 @@ pub(super) fn create(machine: &Arc<Machine>, layout: &Layout) -> Result<()> {
     fw.set(key::UUID, smbios::uuid(machine));
     fw.set(key::RAM_SIZE, machine.sizes().ram.to_le_bytes());
     fw.set(key::NOGRAPHIC, half(machine.config().nographic.into()));
-    fw.set(key::NB_CPUS, half(smp.cpus));
+    fw.set(key::NB_CPUS, half(Cpus::of(machine).count()));
     let boot = &machine.config().boot;
     fw.set(key::BOOT_MENU, half(boot.menu.into()));
     fw.set(key::MAX_CPUS, half(apic_ids));

@@ -142,6 +142,7 @@ fn legacy(
     let rtc = qdev::build(machine, "mc146818rtc", place, Some(isa), &[])?;
     let rtc = downcast::<Rtc>(rtc)?;
     rtc.set_memory_size(layout.below_4g, layout.above_4g);
+    rtc.set_processors(cpu::Cpus::of(machine).count());
     // Both orders are judged before the machine is there.
     let orders = [false, true].map(|first| machine.config().boot.cmos(first));
     rtc.set_boot_order(orders.into_iter().try_fold([0; 2], |_, order| order)?);

@@ -220,10 +220,11 @@ fn unplugged(addr: u64) -> Error {
 
 /// The vCPU that is meant, the first by default.
 fn vcpu(machine: &Machine, index: Option<i64>) -> Result<u32> {
-    let count = machine.accel().vcpus().len();
-    let index = usize::try_from(index.unwrap_or(0)).ok().filter(|index| *index < count);
-    index
-        .and_then(|index| u32::try_from(index).ok())
+    let vcpus = machine.accel().vcpus();
+    let there = |index: &u32| vcpus.iter().any(|vcpu| vcpu.index == *index);
+    u32::try_from(index.unwrap_or(0))
+        .ok()
+        .filter(there)
         .ok_or_else(|| Error::generic("Parameter 'cpu-index' expects a CPU number"))
 }
 

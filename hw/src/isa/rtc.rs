@@ -35,6 +35,8 @@ const REG_B: u8 = 0x0b;
 const REG_C: u8 = 0x0c;
 const REG_D: u8 = 0x0d;
 const CENTURY: u8 = 0x32;
+/// See [`Rtc::set_processors`].
+const PROCESSORS: usize = 0x5f;
 /// Register A: the divider, and the highest value of it with which time goes on.
 const DIVIDER: u8 = 0x70;
 const DIVIDER_RUNS: u8 = 0x20;
@@ -68,6 +70,10 @@ pub struct Rtc {
     source: OnceLock<Source>,
 }
 crate::device_object!(Rtc, dev);
+
+/// Where a machine keeps its device.
+#[derive(Default)]
+struct Known(OnceLock<Weak<Rtc>>);
 
 struct State {
     index: u8,
@@ -122,6 +128,7 @@ impl Device for Rtc {
         let source = Source::new(machine);
         self.lock().offset = source.start - source.now();
         self.source.get_or_init(|| source);
+        machine.extension(Known::default).0.get_or_init(|| Arc::downgrade(&self));
         let me = Arc::downgrade(&self);
         let time = Property::new("rtc-time", "struct tm")
             .get_any(move |_| Ok(me.upgrade().map_or(Value::Null, |rtc| rtc.date(rtc.now()))));
@@ -173,6 +180,17 @@ impl Rtc {
     pub fn set_boot_order(&self, bytes: [u8; 2]) {
         let mut state = self.lock();
         [state.cmos[0x3d], state.cmos[0x38]] = bytes;
+    }
+
+    /// That of `machine`, if it has one.
+    pub fn of(machine: &Machine) -> Option<Arc<Self>> {
+        machine.extension(Known::default).0.get()?.upgrade()
+    }
+
+    /// Writes the CMOS byte in which PC firmware looks for the number of processors but one; 0 where it has to look elsewhere.
+    pub fn set_processors(&self, count: u32) {
+        let others = u8::try_from(count).map_or(0, |count| count.saturating_sub(1));
+        self.lock().cmos[PROCESSORS] = others;
     }
 
     fn read(&self, now: i64) -> u8 {

@@ -14,6 +14,7 @@ use super::pirq::{Pirq, Wiring};
 use super::reset_control::{self, ResetControl};
 use super::tco::{self, Tco, TcoState};
 use crate::acpi::AcpiState;
+use crate::acpi::cpuhp::{self, CpuHotplug};
 use crate::acpi::memhp::MemoryHotplug;
 use crate::acpi::pcihp::{self, AcpiPciHotplug};
 use crate::acpi::pm::{ICH9_GPE_OFFSET, ICH9_GPE_PORTS, Pm, SCI};
@@ -211,6 +212,7 @@ impl SouthBridge {
         tx.commit();
         pm.map_fixed(machine, &owner, region);
         MemoryHotplug::install(machine, &pm, owner.clone());
+        CpuHotplug::install(machine, &pm, owner.clone(), cpuhp::ICH9_BASE);
         pm.map_gpe(machine, &owner, region, ICH9_GPE_OFFSET, ICH9_GPE_PORTS);
         (pm, region)
     }

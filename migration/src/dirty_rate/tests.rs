@@ -13,8 +13,8 @@ struct Vcpus {
 }
 
 impl VcpuWrites for Vcpus {
-    fn count(&self) -> u32 {
-        2
+    fn indices(&self) -> Vec<u32> {
+        vec![0, 1]
     }
 
     fn ring_size(&self) -> u32 {

@@ -92,6 +92,11 @@ pub(super) fn local(number: u8) -> Code {
     encode(&aml::Local(number))
 }
 
+/// Bytes.
+pub(super) fn buffer(bytes: &[u8]) -> Code {
+    encode(&aml::BufferData::new(bytes.to_vec()))
+}
+
 /// A package of at most 255 elements.
 pub(super) fn package(elements: &[Code]) -> Code {
     encode(&aml::Package::new(refs(elements)))

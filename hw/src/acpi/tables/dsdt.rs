@@ -1,7 +1,8 @@
 //! The DSDT: devices that cannot be found otherwise, and the program that carries out hot-plug.
 //!
-//! Revision 2, so that integers have 64 bits. Left out: hot-plug of processors, which the machine does not have.
+//! Revision 2, so that integers have 64 bits.
 
+mod cpus;
 mod generation;
 mod interrupts;
 mod memory;
@@ -11,7 +12,7 @@ mod reduced;
 
 use super::code::{
     Access, Code, Space, arg, device, eisa, field, int, isa_interrupt, local, method, named, package, path,
-    ports, region, resources, ret, scope, store, text,
+    ports, region, resources, ret, store, text,
 };
 use super::facts::{Facts, Platform, Serial};
 use super::table;
@@ -26,7 +27,7 @@ pub(super) fn dsdt(facts: &Facts) -> Vec<u8> {
         full(facts)
     };
     body.extend(facts.generation.map(generation::device_at));
-    body.push(processors(facts));
+    body.push(cpus::processors(facts));
     table(b"DSDT", 2, &body.into_iter().flat_map(|code| code.0).collect::<Vec<_>>())
 }
 
@@ -93,17 +94,6 @@ fn pvpanic(port: u16) -> Code {
             method("WRPT", 1, &[store(&arg(0), &path("PEPT"))]),
         ],
     )
-}
-
-/// Processors that are there, with their nodes.
-fn processors(facts: &Facts) -> Code {
-    let one = |(index, processor): (usize, &super::facts::Processor)| {
-        let mut body = vec![named("_HID", &text("ACPI0007")), named("_UID", &int(index as u64))];
-        body.extend(processor.node.map(|node| named("_PXM", &int(node))));
-        device(&format!("C{index:03X}"), &body)
-    };
-    let present = facts.processors.iter().enumerate().filter(|(_, processor)| processor.present);
-    scope("_SB_", &present.map(one).collect::<Vec<_>>())
 }
 
 /// The path of an object in the root bridge.

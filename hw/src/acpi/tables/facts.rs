@@ -6,13 +6,15 @@ use qapi::{Error, Result};
 use qom::ObjectRef;
 
 use super::hmat::Performance;
+use crate::acpi::cpuhp::CpuHotplug;
 use crate::acpi::pcihp::{self, HotplugBus};
 use crate::acpi::vmgenid;
 use crate::core::machine::Machine;
 use crate::core::machine_types::Board;
 use crate::core::qdev;
+use crate::i386::cpu::{self, Cpus};
 use crate::i386::layout::Layout;
-use crate::i386::{cpu, firmware, transports};
+use crate::i386::{firmware, transports};
 use crate::isa::fw_cfg::FwCfg;
 use crate::isa::pvpanic::PvPanic;
 use crate::pci::{PciBus, PciDevice};
@@ -98,6 +100,8 @@ pub(super) struct Facts {
     pub(super) generation: Option<u32>,
     /// Slots for DIMMs.
     pub(super) memory_slots: u32,
+    /// Where the registers of CPU hot-plug are, if there are any.
+    pub(super) cpu_hotplug: Option<u64>,
     pub(super) bus: Bus,
     /// The highest number that a PCI bus can have. A kernel looks for devices on each of them that the tables speak of: 256 buses of 32 slots, two exits a
     /// slot, were half of all exits of a boot.
@@ -120,10 +124,10 @@ impl Facts {
             Board::Microvm => Platform::Microvm { second_ioapic: false },
             Board::None => return Err(Error::generic("this machine has no ACPI tables")),
         };
-        let (numa, smp) = (machine.numa(), machine.smp());
+        let (numa, smp, cpus) = (machine.numa(), machine.smp(), Cpus::of(machine));
         let processor = |index| Processor {
             apic_id: smp.apic_id(index),
-            present: index < smp.cpus,
+            present: cpus.has(index),
             node: numa.node_of_cpu(index),
         };
         let distances = numa.has_distances().then(|| {
@@ -153,6 +157,7 @@ impl Facts {
             pvpanic: isa.iter().find_map(|device| Some(device.clone().downcast::<PvPanic>()?.ioport())),
             generation: vmgenid::page(machine).map(|_| vmgenid::PAGE),
             memory_slots: machine.sizes().slots.min(256) as u32,
+            cpu_hotplug: CpuHotplug::of(machine).base(),
             bus: bus.map_or_else(Bus::default, |bus| pluggable(&bus, &pcihp::buses(machine))),
             acpi_hotplug: pcihp::plugs_behind_bridges(machine),
             virtio_mmio: match platform {

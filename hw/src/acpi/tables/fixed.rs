@@ -107,14 +107,18 @@ fn reduced_fadt(mut fadt: FADTBuilder, rtc: bool) -> FADTBuilder {
     fadt.flag(Flags::HwReducedAcpi).flag(Flags::ResetRegSup)
 }
 
-/// One processor: an x2APIC entry where the ID does not fit the short one.
-fn processor(index: usize, processor: &Processor) -> Vec<u8> {
+/// One processor: an x2APIC entry where the ID does not fit the short one. One that is absent may come if processors are `pluggable`.
+pub(super) fn processor(index: usize, processor: &Processor, pluggable: bool) -> Vec<u8> {
+    let status = match (processor.present, pluggable) {
+        (true, _) => EnabledStatus::Enabled,
+        (false, true) => EnabledStatus::DisabledOnlineCapable,
+        (false, false) => EnabledStatus::Disabled,
+    };
     if processor.apic_id < FIRST_WIDE_ID {
-        let status = if processor.present { EnabledStatus::Enabled } else { EnabledStatus::Disabled };
         return bytes_of(&ProcessorLocalApic::new(index as u8, processor.apic_id as u8, status));
     }
     let mut entry = vec![9, 16, 0, 0];
-    for word in [processor.apic_id, processor.present.into(), index as u32] {
+    for word in [processor.apic_id, status as u32, index as u32] {
         entry.extend(word.to_le_bytes());
     }
     entry
@@ -133,7 +137,8 @@ pub(super) fn madt(facts: &Facts) -> Vec<u8> {
     let second = facts.platform == Platform::Microvm { second_ioapic: true };
     let flags = if facts.platform.is_reduced() { 0 } else { MADT_PC_AT };
     let mut body: Vec<u8> = [LOCAL_APIC, flags].iter().flat_map(|word| word.to_le_bytes()).collect();
-    body.extend(facts.processors.iter().enumerate().flat_map(|(index, p)| processor(index, p)));
+    let pluggable = facts.cpu_hotplug.is_some();
+    body.extend(facts.processors.iter().enumerate().flat_map(|(index, p)| processor(index, p, pluggable)));
     body.extend(bytes_of(&IoApic::new(0, IOAPIC, 0)));
     if second {
         body.extend(bytes_of(&IoApic::new(1, SECOND_IOAPIC, IOAPIC_INPUTS)));

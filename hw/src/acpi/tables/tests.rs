@@ -31,6 +31,7 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         pvpanic: None,
         generation: None,
         memory_slots: 4,
+        cpu_hotplug: (!platform.is_reduced()).then_some(0xcd8),
         bus: Bus::default(),
         acpi_hotplug: true,
         virtio_mmio: Vec::new(),
@@ -163,7 +164,7 @@ fn processors_beyond_the_short_ids_have_long_entries() {
     assert_eq!((of(0).len(), of(9).len()), (255, 45));
     assert_eq!(of(0)[254], [0, 8, 254, 254, 1, 0, 0, 0]);
     let last = &of(9)[44];
-    assert_eq!((word(last, 4), word(last, 8), word(last, 12)), (299, 0, 299));
+    assert_eq!((word(last, 4), word(last, 8), word(last, 12)), (299, 2, 299), "it may come");
     assert_eq!(of(1), [[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]]);
     let overrides: Vec<(u8, u32, u8)> = of(2).iter().map(|e| (e[3], word(e, 4), e[8])).collect();
     assert_eq!(overrides, [(0, 2, 0), (5, 5, 0xd), (9, 9, 0xd), (10, 10, 0xd), (11, 11, 0xd)]);

@@ -8,7 +8,7 @@ use super::super::code::{
 use super::super::facts::{Facts, Platform};
 use super::super::fixed::gpe_block;
 use super::{interrupts, plug};
-use crate::acpi::{memhp, pcihp};
+use crate::acpi::{cpuhp, memhp, pcihp};
 use crate::i386::host_bridge::ECAM_BASE;
 
 /// Bytes of memory-mapped configuration: 256 buses.
@@ -119,6 +119,9 @@ pub(super) fn board(facts: &Facts) -> Code {
     }
     if facts.bus.is_pluggable() {
         list.push(ports(plug::registers(facts.platform), pcihp::REGISTERS as u8));
+    }
+    if let Some(base) = facts.cpu_hotplug {
+        list.push(ports(base as u16, cpuhp::REGISTERS as u8));
     }
     if facts.memory_slots > 0 {
         list.push(ports(memhp::BASE as u16, memhp::REGISTERS as u8));
