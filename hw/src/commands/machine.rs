@@ -80,7 +80,11 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_acpi_ospm_status(&self) -> Result<Vec<ACPIOSTInfo>> {
-        let mut all = MemoryHotplug::of(&self.0).status()?;
+        let dimms = MemoryHotplug::of(&self.0);
+        let board = self.0.kind().board;
+        // Boards that have the device without these slots, as a q35 has without ACPI.
+        let none = board == Board::Q35 || board == Board::Microvm && self.0.properties().acpi();
+        let mut all = if none && !dimms.is_installed() { Vec::new() } else { dimms.status()? };
         all.extend(CpuHotplug::of(&self.0).status());
         Ok(all)
     }

@@ -9,9 +9,8 @@ use super::args::{self, Args, Env, Kind, Spec};
 use super::complete::Source;
 use super::lexis::{name, words};
 use super::{
-    Execute, Session, address, balloon, block, chardev, cpu, dirty, dump, error_text, fds, input, interrupts,
-    items, logging, machine, memory, migration, net, number, objects, pci, registers, run_state, stats,
-    virtio,
+    Execute, Session, address, balloon, block, chardev, cpu, dirty, dump, error_text, fds, has_cpu, input,
+    interrupts, logging, machine, memory, migration, net, objects, pci, registers, run_state, stats, virtio,
 };
 
 /// A console command.
@@ -206,7 +205,7 @@ fn run(
     rest: &str,
     session: &Session<'_>,
 ) -> Result<String, String> {
-    let cpu = session.cpu.get();
+    let cpu = chosen_cpu(x, session);
     let registers = |name: &str| memory::register(x, cpu, name);
     let env = Env { registers: &registers, format: session.format, cpu };
     match args::parse(command.names, command.args, rest, &env) {
@@ -216,11 +215,21 @@ fn run(
     }
 }
 
+/// The CPU that a line looks at. One that was chosen and is gone is so no more.
+fn chosen_cpu(x: &dyn Execute, session: &Session<'_>) -> Option<i64> {
+    let cpu = session.cpu.get()?;
+    let is_gone = x.query("query-cpus-fast").is_ok_and(|cpus| !has_cpu(&cpus, cpu));
+    if is_gone {
+        session.cpu.set(None);
+    }
+    session.cpu.get()
+}
+
 /// Has later lines look at another CPU.
 fn choose_cpu(x: &dyn Execute, args: &Args, session: &Session<'_>) -> qapi::Result<String> {
     let index = args.number("index");
     let cpus = x.query("query-cpus-fast")?;
-    if !items(&cpus).iter().any(|cpu| index == i64::try_from(number(cpu, "cpu-index")).ok()) {
+    if !index.is_some_and(|index| has_cpu(&cpus, index)) {
         return Ok("invalid CPU index\n".to_owned());
     }
     session.cpu.set(index);

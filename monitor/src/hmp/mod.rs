@@ -123,6 +123,11 @@ fn plain(result: Result<String>) -> Result<String> {
     result.or_else(|error| Ok(format!("{}\n", error.desc())))
 }
 
+/// Whether the answer of `query-cpus-fast` tells of a CPU of that index.
+pub(crate) fn has_cpu(cpus: &Value, index: i64) -> bool {
+    items(cpus).iter().any(|cpu| i64::try_from(number(cpu, "cpu-index")) == Ok(index))
+}
+
 /// Arguments with the CPU that the console looks at, if one was chosen.
 fn with_cpu(arguments: Dict, cpu: Option<i64>) -> Dict {
     match cpu {

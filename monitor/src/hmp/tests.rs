@@ -64,7 +64,7 @@ fn machine(command: &str, arguments: Dict) -> Result<Value> {
         "x-pliant-qom-set-text" => {
             return Err(Error::generic("Parameter 'requested-size' expects a number").with_hint("A hint."));
         }
-        "query-cpus-fast" => r#"[{"cpu-index": 0, "thread-id": 1}]"#,
+        "query-cpus-fast" => r#"[{"cpu-index": 0, "thread-id": 1}, {"cpu-index": 1, "thread-id": 2}]"#,
         "x-pliant-query-registers" => return registers(&arguments),
         "x-pliant-read-memory" => return memory(&arguments),
         "query-dump" => r#"{"status": "active", "completed": 1585152, "total": 67371008}"#,
@@ -368,6 +368,13 @@ fn expressions_know_the_registers_of_the_chosen_cpu() {
     let session = Session { history: &[], format: &Mutex::default(), cpu: &Cell::new(Some(1)) };
     assert_eq!(super::run_line(&machine, "p/d $eax", &session), "6\n");
     assert_eq!(super::run_line(&machine, "x/1xb $pc", &session), "0000000000000000: 0x01\n");
+}
+
+#[test]
+fn a_cpu_that_was_chosen_and_went_is_chosen_no_more() {
+    let session = Session { history: &[], format: &Mutex::default(), cpu: &Cell::new(Some(2)) };
+    assert_eq!(super::run_line(&machine, "p/d $eax", &session), "5\n");
+    assert_eq!(session.cpu.get(), None);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use qapi::{Dict, Error, Result, ToValue, Value};
 
 use super::session::Session;
 use crate::descriptors::Descriptors;
-use crate::hmp::{Session as Console, run_line};
+use crate::hmp::{Session as Console, has_cpu, run_line};
 use crate::server::{Server, Version, lock};
 
 /// Where a command came from.
@@ -60,8 +60,7 @@ fn human(server: &Arc<Server>, line: &str, cpu_index: Option<i64>) -> Result<Str
     let execute = |command: &str, arguments: Dict| server.run(&handler, command, arguments);
     if let Some(index) = cpu_index {
         let cpus = execute("query-cpus-fast", Dict::new())?;
-        let known = usize::try_from(index).is_ok_and(|i| i < cpus.as_list().map_or(0, <[Value]>::len));
-        if !known {
+        if !has_cpu(&cpus, index) {
             return Err(Error::generic("Parameter 'cpu-index' expects a CPU number"));
         }
     }
