@@ -28,14 +28,14 @@ fn at_any_moment() {
         node.kill_daemon(signal);
         assert_eq!(domains(), 1);
         node.start_daemon();
-        s.until_state("running (booted)");
+        node.until(&["domstate", s.domain.name()], |state| state == "running");
         is_managed(&mut s);
     }
     // Paused meanwhile.
     s.virsh("suspend", &[]);
     node.kill_daemon("KILL");
     node.start_daemon();
-    s.until_state("paused (user)");
+    node.until(&["domstate", s.domain.name()], |state| state == "paused");
     s.virsh("resume", &[]);
     is_managed(&mut s);
     // What happens while nobody listens is known afterwards: the guest reaches its size, and in the end is off.
