@@ -19,6 +19,8 @@ fn flow(domain: Domain, pci: bool) {
     if pci {
         memory(&mut s);
         balloon(&s);
+        processors(&mut s);
+        plugs(&mut s);
     }
     pauses(&mut s);
     monitor(&s);
@@ -76,6 +78,43 @@ fn balloon(s: &Session<'_>) {
     s.virsh("setmem", &["400M", "--live"]);
     s.virsh("dommemstat", &["--period", "2", "--live"]);
     assert!(s.virsh("dommemstat", &[]).contains("actual "));
+}
+
+/// vCPUs that come and go.
+fn processors(s: &mut Session<'_>) {
+    let count = |s: &Session<'_>| s.virsh("vcpucount", &["--current", "--live"]);
+    s.virsh("setvcpus", &["3", "--live"]);
+    assert_eq!(count(s), "3");
+    let told = s.virsh("vcpuinfo", &[]);
+    assert_eq!(told.matches("State:          running").count(), 3, "{told}");
+    s.virsh("setvcpus", &["2", "--live"]);
+    assert_eq!(count(s), "2");
+    s.virsh("send-key", &["KEY_LEFTCTRL", "KEY_A"]);
+}
+
+/// Devices that come and go: what they are called, and how they are said.
+fn plugs(s: &mut Session<'_>) {
+    let rng = "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
+    let card =
+        "<interface type='ethernet'><target dev='tap9' managed='yes'/><model type='virtio'/></interface>";
+    for (alias, xml) in [("rng0", rng), ("net", card)] {
+        let file = s.node.file("device.xml", xml);
+        s.virsh("attach-device", &[&file, "--live"]);
+        let alias = s.events.expect(&["device-added", alias]);
+        let alias = alias.rsplit(' ').next().expect("a word");
+        if alias.starts_with("net") {
+            s.virsh("domif-setlink", &["tap9", "down"]);
+            s.virsh("domif-setlink", &["tap9", "up"]);
+            assert!(s.virsh("domifstat", &["tap9"]).contains("rx_bytes"));
+        }
+        s.virsh("detach-device-alias", &[alias, "--live"]);
+        s.events.expect(&["device-removed", alias]);
+    }
+    s.virsh("iothreadadd", &["1", "--live"]);
+    s.virsh("iothreadset", &["1", "--poll-max-ns", "1000", "--live"]);
+    assert!(s.virsh("iothreadinfo", &[]).starts_with('1'));
+    s.virsh("iothreaddel", &["1", "--live"]);
+    s.virsh("domdirtyrate-calc", &["--seconds", "1"]);
 }
 
 fn pauses(s: &mut Session<'_>) {

@@ -43,13 +43,13 @@ impl Events {
         line.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
-    /// The next event that has all of these words, in this order, one a line or several (the first is in the line with the event's name); those before it are forgotten.
+    /// The next event that has all of these words, in this order, one a line or several (the first is in the line with the event's name); those before it are forgotten. The line with the last word.
     ///
     /// # Panics
     ///
     /// If it does not come in time.
     #[track_caller]
-    pub fn expect(&mut self, words: &[&str]) {
+    pub fn expect(&mut self, words: &[&str]) -> String {
         let until = Instant::now() + patience();
         let mut heard = Vec::new();
         let mut left = words;
@@ -70,7 +70,7 @@ impl Events {
                 left = rest;
             }
             if left.is_empty() {
-                return;
+                return line;
             }
             heard.push(line);
         }
