@@ -51,7 +51,7 @@ fn make_host() -> Result<(MainLoop, Host)> {
         mainloop: main.handle(),
         chardevs: Arc::new(ChardevSet::new(main.handle())),
         net: NetSet::new(main.handle(), Arc::default()),
-        events: Arc::new(|_| ()),
+        events: Arc::new(|_, _| ()),
     };
     Ok((main, host))
 }

@@ -54,7 +54,7 @@ impl Rig {
             mainloop: main.handle(),
             net: net::NetSet::new(main.handle(), Arc::clone(chardevs.fds())),
             chardevs,
-            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
+            events: Arc::new(move |event, _| sink.lock().unwrap().push(event)),
         };
         let machine = Machine::new(config, host)?;
         before(&machine)?;

@@ -124,28 +124,37 @@ impl Monitors {
 
     /// [`Monitors::emit`] for the machine, which the monitors' backend holds: it does not keep the monitors alive, so
     /// that nothing is left of either once both are dropped.
-    pub fn event_sink(&self) -> impl Fn(Event) + Send + Sync + 'static {
+    pub fn event_sink(&self) -> impl Fn(Event, bool) + Send + Sync + 'static {
         let server = Arc::downgrade(&self.0);
-        move |event| {
+        move |event, awaited| {
             if let Some(server) = server.upgrade() {
-                Monitors(server).emit(&event);
+                Monitors(server).emit(&event, awaited);
             }
         }
     }
 
     /// Tells every client that something happened. From the loop thread it is written before this returns, so that
     /// an event precedes the reply to the command that caused it; from other threads it is posted. What is limited and
-    /// does not pass is not posted either: a guest that causes events faster than the loop turns fills no queue.
-    pub fn emit(&self, event: &Event) {
+    /// does not pass is not posted either: a guest that causes events faster than the loop turns fills no queue. One that is `awaited` passes, and
+    /// takes the place of what waits.
+    pub fn emit(&self, event: &Event, awaited: bool) {
         let event = Stamped::new(event);
         let key = event.limit();
         let rate = if key.is_some() { WINDOW_NS } else { 0 };
         trace::emit!(monitor_protocol_event_queue, event.name(), event.data_text(), rate);
-        let passes = match &key {
-            Some(key) => lock(&self.0.throttle).offer(key.clone(), event),
-            None => Some(event),
+        let (event, key) = match key {
+            None => (event, None),
+            Some(key) => {
+                let mut throttle = lock(&self.0.throttle);
+                if awaited {
+                    (event, throttle.overtake(key.clone()).then_some(key))
+                } else if let Some(event) = throttle.offer(key.clone(), event) {
+                    (event, Some(key))
+                } else {
+                    return;
+                }
+            }
         };
-        let Some(event) = passes else { return };
         if self.0.loop_handle.on_loop_thread() {
             self.0.pass(&event, key);
         } else {
@@ -156,7 +165,7 @@ impl Monitors {
 }
 
 impl Server {
-    /// Sends an event; one that is limited opens a window in which the next ones wait.
+    /// Sends an event; with a key it opens a window in which the next ones wait.
     fn pass(self: &Arc<Self>, event: &Stamped, key: Option<(&'static str, String)>) {
         self.broadcast(event);
         if let Some(key) = key {

@@ -36,6 +36,12 @@ impl<K: Eq + Hash + Clone, T> Throttle<K, T> {
         }
     }
 
+    /// An event passes whether or not a window is open; what waits is older, and forgotten. Says whether the caller has to call [`Throttle::close`] for it,
+    /// as for one that was offered.
+    pub(crate) fn overtake(&mut self, key: K) -> bool {
+        self.windows.insert(key, None).is_none()
+    }
+
     /// The window of `key` is over. Gives the event that waited, if one did; its passing opens the next window.
     pub(crate) fn close(&mut self, key: &K) -> Option<T> {
         let pending = self.windows.get_mut(key)?.take();
@@ -49,6 +55,16 @@ impl<K: Eq + Hash + Clone, T> Throttle<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_awaited_takes_the_place_of_what_waits() {
+        let mut t = Throttle::<_, i32>::new();
+        assert!(t.overtake("vm0"), "it opens a window");
+        assert_eq!(t.offer("vm0", 1), None);
+        assert!(!t.overtake("vm0"), "there is one");
+        assert_eq!(t.close(&"vm0"), None);
+        assert_eq!(t.offer("vm0", 2), Some(2));
+    }
 
     #[test]
     fn the_first_passes_and_the_latest_follows() {

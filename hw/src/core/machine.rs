@@ -29,8 +29,9 @@ use super::runstate::RunControl;
 use crate::i386;
 use crate::pci::PciBus;
 
-/// Takes events for the monitors. Called on the main loop thread and on vCPU threads.
-pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+/// Takes events for the monitors, and whether somebody waits for this one, so that no limit of their rate holds it back. Called on the main loop thread and on vCPU
+/// threads.
+pub type EventSink = Arc<dyn Fn(Event, bool) + Send + Sync>;
 
 /// What a machine is built on.
 #[derive(Clone)]
@@ -486,7 +487,12 @@ impl Machine {
 
     /// Sends an event to the monitors.
     pub fn send(&self, event: Event) {
-        (self.host.events)(event);
+        (self.host.events)(event, false);
+    }
+
+    /// Sends an event that a client waits for: the answer to what it asked of the guest. Who sends these sees to it that a guest cannot cause any number of them.
+    pub fn send_awaited(&self, event: Event) {
+        (self.host.events)(event, true);
     }
 
     pub(super) fn send_device_deleted(&self, device: Option<String>, path: String) {

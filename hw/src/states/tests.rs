@@ -31,7 +31,7 @@ fn host() -> Result<(MainLoop, Host)> {
         mainloop: main.handle(),
         chardevs: Arc::new(chardev::ChardevSet::new(main.handle())),
         net: net::NetSet::new(main.handle(), Arc::default()),
-        events: Arc::new(|_| ()),
+        events: Arc::new(|_, _| ()),
     };
     Ok((main, host))
 }

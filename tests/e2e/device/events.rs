@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tests::oracle::transcript::{Step, event_data};
 use tests::virtio_mem::Kind;
-use tests::{Need, have};
+use tests::{Need, VirtioMem, Vm, have};
 
 use super::start;
 use crate::replay::{Player, lines};
@@ -63,6 +63,37 @@ fn size_changes_are_throttled_on_the_virtual_clock_as_the_oracle() {
     assert_eq!(came.len(), recorded.len(), "{came:#?}");
     player.report.json("event-throttle-qtest", "events", &json!(sorted(recorded)), &json!(sorted(came)));
     player.finish();
+}
+
+#[test]
+fn a_size_that_was_asked_for_is_told_at_once() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let mut vm = Vm::new()
+        .line("-machine pc -accel qtest -m 1G,maxmem=4G -object memory-backend-ram,id=mem0,size=1G")
+        .line("-device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=8M")
+        .qtest()
+        .qmp()
+        .start();
+    let mut device = VirtioMem::find(vm.qtest(), 0);
+    let sizes = |vm: &mut Vm| -> Vec<u64> {
+        vm.qmp().ok("query-status", json!({}));
+        let events = vm.qmp().take_events();
+        let sizes = events.iter().filter(|event| event["event"] == "MEMORY_DEVICE_SIZE_CHANGE");
+        sizes.map(|event| event["data"]["size"].as_u64().unwrap() >> 20).collect()
+    };
+    let mut ask = |vm: &mut Vm, kind, block: u64| {
+        assert_eq!(device.request(vm.qtest(), kind, BASE[0] + block * BLOCK, 1), "ACK");
+        sizes(vm)
+    };
+    let told: Vec<_> = (0..4).map(|block| ask(&mut vm, Kind::Plug, block)).collect();
+    assert_eq!(told, [vec![2], vec![], vec![], vec![8]], "the first, and the one that was asked for");
+    // A guest that goes and comes again is limited.
+    assert_eq!(ask(&mut vm, Kind::Unplug, 3), [0; 0]);
+    assert_eq!(ask(&mut vm, Kind::Plug, 3), [0; 0]);
+    vm.qmp().ok("qom-set", json!({ "path": "vm0", "property": "requested-size", "value": 6 << 20 }));
+    assert_eq!(ask(&mut vm, Kind::Unplug, 3), [6]);
 }
 
 fn plug(player: &mut Player, device: u64, block: u64) {

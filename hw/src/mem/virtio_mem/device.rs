@@ -121,8 +121,10 @@ impl Config {
 pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) live: Option<Live>,
-    /// Sizes the monitors have not been told of.
-    news: Vec<u64>,
+    /// Sizes the monitors have not been told of, and whether it is what was asked for.
+    news: Vec<(u64, bool)>,
+    /// Whether a size was asked for that the device has not had since. To reach it is news that somebody waits for, once.
+    asked: bool,
 }
 
 /// What exists while the device is realized.
@@ -161,7 +163,7 @@ impl VirtioMem {
             early_migration: true,
             parts: None,
         };
-        let inner = Inner { config, live: None, news: Vec::new() };
+        let inner = Inner { config, live: None, news: Vec::new(), asked: true };
         Arc::new(Self { common: VirtioCommon::new(class), inner: Mutex::new(inner) })
     }
 
@@ -184,6 +186,7 @@ impl VirtioMem {
         {
             let mut inner = self.lock();
             inner.config.requested = requested;
+            inner.asked = true;
             if let Some(live) = &mut inner.live {
                 live.unit.set_requested(requested);
             }
@@ -241,7 +244,8 @@ impl Inner {
     fn note_size(&mut self, before: u64) {
         let size = self.size();
         if size != before {
-            self.news.push(size);
+            let reached = size == self.config.requested && std::mem::take(&mut self.asked);
+            self.news.push((size, reached));
         }
     }
 
@@ -281,6 +285,8 @@ impl Device for VirtioMem {
                 live.unit.system_reset(arriving || live.devices.is_frozen());
             }
             inner.note_size(before);
+            // What was asked for is to come anew.
+            inner.asked = true;
         }
         self.settle();
     }
@@ -365,8 +371,9 @@ impl VirtioDevice for VirtioMem {
             return;
         };
         let (id, qom_path) = (proxy.dev().id(), self.qom_path());
-        for size in news {
-            machine.send(Event::MemoryDeviceSizeChange { id: id.clone(), size, qom_path: qom_path.clone() });
+        for (size, reached) in news {
+            let event = Event::MemoryDeviceSizeChange { id: id.clone(), size, qom_path: qom_path.clone() };
+            if reached { machine.send_awaited(event) } else { machine.send(event) }
         }
     }
 }

@@ -53,7 +53,7 @@ impl Rig {
             mainloop: main.handle(),
             chardevs: Arc::new(chardev::ChardevSet::new(main.handle())),
             net: net::NetSet::new(main.handle(), Arc::default()),
-            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
+            events: Arc::new(move |event, _| sink.lock().unwrap().push(event)),
         };
         let config = MachineConfig {
             machine: Some(kind.into()),
