@@ -11,6 +11,7 @@ mod help;
 mod log;
 mod progress_line;
 mod report;
+mod sandbox;
 mod start;
 mod states;
 mod vm;

@@ -23,13 +23,16 @@ use qom::{Input, Registry, Tree, options};
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
-use crate::config::{actions, boot, identity, memory as memory_option, numa, outputs, rtc, smp};
+use crate::config::{
+    actions, boot, identity, memory as memory_option, numa, outputs, rtc, sandbox as denied, smp,
+};
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
 use crate::help;
 use crate::log::{self, Logging};
 use crate::progress_line::ProgressLine;
 use crate::report::Reporter;
+use crate::sandbox;
 use crate::states;
 use crate::vm::{self, Vm};
 
@@ -52,6 +55,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     }
     outputs::check_display(line)?;
     outputs::check_audio(line)?;
+    let denied = denied::parse(&line.sandbox)?;
     log::init(line, report)?;
     if let Some(raw) = &line.dump_vmstate {
         return states::dump(raw, machine_config(line, None)?, &accel_specs(line)?);
@@ -178,6 +182,8 @@ fn bring_up(
             }
         });
     }
+    // Nothing privileged is left to do. What arrives from elsewhere is read behind it.
+    denied.as_ref().map(sandbox::install).transpose()?;
     if let Some(raw) = &line.incoming {
         machine.get_ready_to_arrive();
         migration.expect(&raw.text).map_err(|e| e.prefixed(&raw.prefix()))?;

@@ -68,6 +68,10 @@ pub fn inlet(address: &Address, chardevs: &ChardevSet) -> Result<Option<Channel>
 fn program(args: &[String], stdin: Stdio, stdout: Stdio) -> Result<Channel> {
     let (name, rest) = args.split_first().ok_or_else(|| Error::generic("exec: no program is named"))?;
     let failed = |error: &io::Error| {
+        // What a sandbox, or a limit, says to a new process; no program is refused so.
+        if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EAGAIN)) {
+            return Error::generic(format!("Failed to fork ({})", strerror(error)));
+        }
         Error::generic(format!(
             "Failed to execute child process \u{201c}{name}\u{201d} ({})",
             strerror(error)

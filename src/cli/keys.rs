@@ -121,6 +121,18 @@ pub(crate) const LISTS: &[List] = &[
         keys: &[("base", "str", ""), ("clock", "str", ""), ("driftfix", "str", "")],
     },
     List {
+        option: "-sandbox",
+        name: "sandbox",
+        implied: true,
+        keys: &[
+            ("elevateprivileges", "str", ""),
+            ("enable", SWITCH, ""),
+            ("obsolete", "str", ""),
+            ("resourcecontrol", "str", ""),
+            ("spawn", "str", ""),
+        ],
+    },
+    List {
         option: "-trace",
         name: "trace",
         implied: true,

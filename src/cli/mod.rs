@@ -90,6 +90,7 @@ pub(crate) struct CommandLine {
     /// `-action` and what is short for it: the option, and the list of `-action` that it stands for.
     pub(crate) actions: Vec<(Raw, String)>,
     pub(crate) overcommit: Option<Raw>,
+    pub(crate) sandbox: Vec<Raw>,
     pub(crate) incoming: Option<Raw>,
     pub(crate) mem_prealloc: bool,
     pub(crate) add_fds: Vec<Raw>,
@@ -216,6 +217,10 @@ impl CommandLine {
                 self.actions.push((raw, text));
             }
             "-overcommit" => self.overcommit = Some(raw),
+            "-sandbox" => {
+                self.warnings.extend(short_form_warnings(&raw, &raw.options("enable")));
+                self.sandbox.push(raw);
+            }
             "-incoming" => self.incoming = Some(raw),
             "-mem-prealloc" => self.mem_prealloc = true,
             "-add-fd" => self.add_fds.push(raw),

@@ -102,6 +102,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
         "lock memory; let idle vCPUs keep their core",
     ),
     with(
+        "-sandbox",
+        &[],
+        "on|off[,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
+        "which system calls the program does without from when the machine is there",
+    ),
+    with(
         "-incoming",
         &[],
         "tcp:HOST:PORT | unix:PATH | fd:FD | exec:COMMAND | file:PATH[,offset=N] | defer",

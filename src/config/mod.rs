@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod numa;
 pub(crate) mod outputs;
 pub(crate) mod rtc;
+pub(crate) mod sandbox;
 pub(crate) mod smp;
 
 #[cfg(test)]

@@ -77,6 +77,6 @@ fn an_option_without_a_list_is_an_error() {
         answer.unwrap_err().desc().to_owned()
     };
     assert_eq!(error("smp"), "invalid option name: smp");
-    assert_eq!(error("sandbox"), "invalid option name: sandbox");
+    assert_eq!(error("nodefaults"), "invalid option name: nodefaults");
     assert_eq!(names("device"), [] as [&str; 0]);
 }

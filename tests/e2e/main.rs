@@ -41,6 +41,7 @@ mod qmp_shell;
 mod replay;
 mod rtc;
 mod runtime_errors;
+mod sandbox;
 mod scenarios;
 mod screens;
 mod secret;
