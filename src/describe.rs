@@ -10,8 +10,8 @@ use qom::{Property, Tree};
 use crate::cli::keys::{self, SWITCH};
 use crate::config::smp;
 
-/// Options whose parameters belong to what they make.
-const OPEN: [&str; 5] = ["accel", "device", "netdev", "numa", "object"];
+/// Options whose parameters belong to what they make, or depend on one of them.
+const OPEN: [&str; 6] = ["accel", "device", "netdev", "numa", "object", "smbios"];
 
 /// The answers; properties of machines are in the tree's classes.
 pub(crate) struct Description(pub(crate) Arc<Tree>);

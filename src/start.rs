@@ -24,7 +24,7 @@ use qom::{Input, Registry, Tree, options};
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
 use crate::config::{
-    actions, boot, identity, memory as memory_option, numa, outputs, rtc, sandbox as denied, smp,
+    actions, boot, identity, memory as memory_option, numa, outputs, rtc, sandbox as denied, smbios, smp,
 };
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
@@ -76,8 +76,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     let _terminal = TerminalGuard(Arc::clone(&chardevs));
     let terminal = TerminalSettings::of(|name| std::env::var_os(name));
     let monitors = Monitors::new(main.handle(), vm::version(), terminal.clone());
+    let prepared = Prepared { name: name.guest, denied, daemon };
     let console = Console { chardevs: &chardevs, monitors: &monitors, terminal: &terminal };
-    let running = match bring_up(line, name.guest, report, &mut main, &console, daemon, &ending) {
+    let running = match bring_up(line, prepared, report, &mut main, &console, &ending) {
         Ok(running) => running,
         Err(error) => {
             // While monitors are still connected: who sees them hang up reads why, and finds it.
@@ -104,6 +105,13 @@ struct Console<'c> {
     terminal: &'c TerminalSettings,
 }
 
+/// What was made of the command line before there was anything else.
+struct Prepared {
+    name: Option<String>,
+    denied: Option<denied::Denied>,
+    daemon: Option<daemon::Daemon>,
+}
+
 /// A machine that only waits for the main loop.
 struct Running {
     machine: Arc<Machine>,
@@ -115,11 +123,10 @@ struct Running {
 /// From monitors to a machine that runs, or waits for a monitor.
 fn bring_up(
     line: &CommandLine,
-    name: Option<String>,
+    Prepared { name, denied, daemon }: Prepared,
     report: &Reporter,
     main: &mut MainLoop,
     &Console { chardevs, monitors, terminal }: &Console<'_>,
-    daemon: Option<daemon::Daemon>,
     ending: &OnceLock<Weak<Machine>>,
 ) -> Result<Running> {
     let chars = Chars { set: chardevs, report };
@@ -330,6 +337,13 @@ pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>, softwa
 /// What the options say; whether a guest is booted depends on the accelerator, which is not open yet.
 fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineConfig> {
     let own = |k: &str| matches!(k, "type" | "accel");
+    let smbios = smbios::parse(&line.smbios)?;
+    let uuid = line.uuid.as_ref().map(identity::uuid).transpose()?;
+    // Whichever option came last.
+    let uuid = match smbios.uuid {
+        Some((at, other)) if uuid.is_none() || at >= line.uuid_at => Some(other),
+        _ => uuid,
+    };
     Ok(MachineConfig {
         machine: options::value(&line.machine, "type").map(str::to_owned),
         // None of the properties has members: a dotted key names one that is not there.
@@ -338,9 +352,10 @@ fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineCon
         smp: smp::parse(&line.smp)?,
         cpu: line.cpu.as_deref().map(accel::CpuModel::parse).transpose()?,
         name,
-        uuid: line.uuid.as_ref().map(identity::uuid).transpose()?,
+        uuid,
         rtc: rtc::parse(&line.rtc)?,
         boot: boot::parse(&line.boot)?,
+        smbios: smbios.config,
         nographic: line.nographic,
         actions: actions::parse(&line.actions)?,
         boot_guest: false,

@@ -79,6 +79,9 @@ pub(crate) struct CommandLine {
     pub(crate) fw_cfg: Vec<Raw>,
     pub(crate) name: Option<Raw>,
     pub(crate) uuid: Option<Raw>,
+    /// How many of `smbios` came before it.
+    pub(crate) uuid_at: usize,
+    pub(crate) smbios: Vec<Raw>,
     pub(crate) rtc: Vec<Raw>,
     pub(crate) boot: Vec<Raw>,
     pub(crate) stopped: bool,
@@ -190,7 +193,11 @@ impl CommandLine {
             "-global" => self.globals.push(raw),
             "-fw_cfg" => self.fw_cfg.push(raw),
             "-name" => self.name = Some(raw),
-            "-uuid" => self.uuid = Some(raw),
+            "-uuid" => (self.uuid, self.uuid_at) = (Some(raw), self.smbios.len()),
+            "-smbios" => {
+                self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
+                self.smbios.push(raw);
+            }
             "-rtc" => {
                 self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
                 self.rtc.push(raw);

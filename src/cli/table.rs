@@ -58,6 +58,12 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-name", &[], "[guest=]NAME[,process=NAME][,debug-threads=on|off]", "name of the virtual machine"),
     with("-uuid", &[], "UUID", "identity of the virtual machine"),
     with(
+        "-smbios",
+        &[],
+        "type=0|1|2|3|4|11|17[,FIELD=TEXT...]",
+        "what the guest reads that firmware, machine, board, chassis, processors and memory are; texts",
+    ),
+    with(
         "-rtc",
         &[],
         "[base=utc|localtime|DATE][,clock=host|rt|vm][,driftfix=none|slew]",

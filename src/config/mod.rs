@@ -10,6 +10,7 @@ pub(crate) mod numa;
 pub(crate) mod outputs;
 pub(crate) mod rtc;
 pub(crate) mod sandbox;
+pub(crate) mod smbios;
 pub(crate) mod smp;
 
 #[cfg(test)]

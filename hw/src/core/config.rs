@@ -4,7 +4,11 @@ use qapi::types::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use qapi::{Error, Result};
 
 mod boot;
+mod smbios;
 pub use boot::BootConfig;
+pub use smbios::{
+    SmbiosBios, SmbiosBoard, SmbiosChassis, SmbiosConfig, SmbiosMemory, SmbiosProcessor, SmbiosSystem,
+};
 
 /// RAM granularity: sizes are rounded up to it.
 const RAM_ALIGN: u64 = 8192;
@@ -32,6 +36,8 @@ pub struct MachineConfig {
     pub rtc: RtcConfig,
     /// `-boot`.
     pub boot: BootConfig,
+    /// `-smbios`.
+    pub smbios: SmbiosConfig,
     /// `-nographic`.
     pub nographic: bool,
     /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.

@@ -24,8 +24,8 @@ mod watchdog;
 
 pub use bus::{Bus, BusState, PlainBus};
 pub use config::{
-    Actions, BootConfig, MachineConfig, MemoryConfig, MemorySizes, RtcBase, RtcClock, RtcConfig, Smp,
-    SmpConfig,
+    Actions, BootConfig, MachineConfig, MemoryConfig, MemorySizes, RtcBase, RtcClock, RtcConfig, SmbiosBios,
+    SmbiosBoard, SmbiosChassis, SmbiosConfig, SmbiosMemory, SmbiosProcessor, SmbiosSystem, Smp, SmpConfig,
 };
 pub use device::{Category, Device, DeviceClass, DeviceState, ResetKind};
 pub use globals::Global;

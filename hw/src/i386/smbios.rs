@@ -2,10 +2,11 @@
 //! QEMU has it, and the entry point that leads to them.
 //!
 //! Firmware puts a type 0 of its own in front, so there is one for guests that are started without and none in the files of
-//! `fw_cfg`. Left out: `-smbios`, processors beyond what 8 bits count, the tables about the board, slots and on-board devices.
+//! `fw_cfg`, unless the user gave one. Left out: processors beyond what 8 bits count, the tables about connectors, slots and on-board devices.
 
 use std::sync::Arc;
 
+use crate::core::config::{SmbiosBios, SmbiosBoard, SmbiosChassis, SmbiosSystem};
 use crate::core::machine::Machine;
 use crate::core::uuid::{self, Uuid, mixed_endian};
 use crate::i386::cpu;
@@ -30,6 +31,9 @@ const WIDE_RANGE: u64 = u32::MAX as u64;
 /// KiB of memory from which on the number is in the wider field.
 const WIDE_ARRAY: u64 = 0x8000_0000;
 const MEMORY_ARRAY: u16 = 0x1000;
+const CHASSIS: u16 = 0x300;
+/// Speed of processors, in MHz.
+const SPEED: u16 = 2000;
 /// A length that the older entry point can tell.
 const OLD_ENTRY_MAX: usize = 0xffff;
 
@@ -71,13 +75,31 @@ impl Structure {
         self.bytes(&value.to_le_bytes())
     }
 
+    /// A text that nothing refers to by number. An empty one would end the list, so that a blank stands for it.
+    fn append(&mut self, text: &str) {
+        self.count += 1;
+        self.texts.extend(if text.is_empty() { " " } else { text }.as_bytes());
+        self.texts.push(0);
+    }
+
     /// The number of a text, which comes behind the fixed part.
     fn text(&mut self, text: &str) -> &mut Self {
-        self.count += 1;
-        self.texts.extend(text.as_bytes());
-        self.texts.push(0);
+        self.append(text);
         let number = self.count;
         self.bytes(&[number])
+    }
+
+    /// The number of the text that was `said`, else of `default`; there is none for an empty one.
+    fn text_or(&mut self, said: Option<&String>, default: &str) -> &mut Self {
+        match said.map_or(default, String::as_str) {
+            "" => self.bytes(&[0]),
+            text => self.text(text),
+        }
+    }
+
+    /// The same without a default.
+    fn told(&mut self, said: Option<&String>) -> &mut Self {
+        self.text_or(said, "")
     }
 }
 
@@ -87,20 +109,42 @@ impl Smbios {
         let mut all = Self::default();
         let kind = machine.kind();
         let version = kind.name;
-        if bios {
-            all.push(firmware());
+        let said = &machine.config().smbios;
+        match &said.bios {
+            Some(given) => all.push(given_firmware(given)),
+            None if bios => all.push(firmware()),
+            None => {}
         }
         let mut system = Structure::new(1, 0x100);
-        system.text(MANUFACTURER).text(kind.description()).text(version).bytes(&[0]);
-        // Woken by the power switch; no stock-keeping number, no family.
-        system.bytes(&mixed_endian(uuid(machine))).bytes(&[6, 0, 0]);
+        let SmbiosSystem { manufacturer, product, version: own, serial, sku, family } = &said.system;
+        system.text_or(manufacturer.as_ref(), MANUFACTURER).text_or(product.as_ref(), kind.description());
+        system.text_or(own.as_ref(), version).told(serial.as_ref());
+        // Woken by the power switch.
+        system.bytes(&mixed_endian(uuid(machine))).bytes(&[6]).told(sku.as_ref()).told(family.as_ref());
         all.push(system);
-        let mut chassis = Structure::new(3, 0x300);
-        chassis.text(MANUFACTURER).bytes(&[1]).text(version);
+        if let Some(board) = &said.board {
+            let SmbiosBoard { manufacturer, product, version: own, serial, asset, location } = board;
+            let mut s = Structure::new(2, 0x200);
+            s.text_or(manufacturer.as_ref(), MANUFACTURER).text_or(product.as_ref(), kind.description());
+            s.text_or(own.as_ref(), version).told(serial.as_ref()).told(asset.as_ref());
+            // A board that hosts others; in the chassis; a motherboard without parts.
+            s.bytes(&[1]).told(location.as_ref()).u16(CHASSIS).bytes(&[10, 0]);
+            all.push(s);
+        }
+        let SmbiosChassis { manufacturer, version: own, serial, asset, sku } = &said.chassis;
+        let mut chassis = Structure::new(3, CHASSIS);
+        chassis.text_or(manufacturer.as_ref(), MANUFACTURER).bytes(&[1]).text_or(own.as_ref(), version);
+        chassis.told(serial.as_ref()).told(asset.as_ref());
         // Safe in all states, security unknown, no locks and no parts.
-        chassis.bytes(&[0, 0, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        chassis.bytes(&[3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0]).told(sku.as_ref());
         all.push(chassis);
         all.processors(machine, version);
+        if !said.oem.is_empty() {
+            let mut oem = Structure::new(11, 0xe00);
+            oem.bytes(&[said.oem.len() as u8]);
+            said.oem.iter().for_each(|text| oem.append(text));
+            all.push(oem);
+        }
         all.memory(machine, layout);
         let mut boot = Structure::new(32, 0x2000);
         boot.bytes(&[0; 7]);
@@ -122,23 +166,31 @@ impl Smbios {
 
     fn processors(&mut self, machine: &Arc<Machine>, version: &str) {
         let smp = machine.smp();
+        let said = &machine.config().smbios.processor;
+        let prefix = said.socket.as_deref().unwrap_or("CPU");
         let (signature, features) = cpu::signature(machine);
         let cores = small(smp.dies * smp.modules * smp.cores);
         let threads = small(smp.dies * smp.modules * smp.cores * smp.threads);
         for (handle, socket) in (0x400..).zip(0..smp.sockets) {
             let mut s = Structure::new(4, handle);
-            s.text(&format!("CPU {socket}")).bytes(&[3, 0xfe]).text(MANUFACTURER);
-            s.u32(signature).u32(features).text(version).bytes(&[0]);
-            // External clock, highest and current speed in MHz; populated and enabled; no caches; no numbers.
-            s.u16(0).u16(2000).u16(2000).bytes(&[0x41, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
-            // Unknown characteristics; a family that is not listed.
-            s.bytes(&[cores, cores, threads]).u16(2).u16(1);
+            s.text(&format!("{prefix} {socket}")).bytes(&[3, 0xfe]);
+            s.text_or(said.manufacturer.as_ref(), MANUFACTURER);
+            let id = u64::from(features) << 32 | u64::from(signature);
+            s.u64(said.id.unwrap_or(id)).text_or(said.version.as_ref(), version).bytes(&[0]);
+            // External clock, highest and current speed in MHz; populated and enabled; no caches.
+            s.u16(0).u16(said.max_speed.unwrap_or(SPEED)).u16(said.current_speed.unwrap_or(SPEED));
+            s.bytes(&[0x41, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+            s.told(said.serial.as_ref()).told(said.asset.as_ref()).told(said.part.as_ref());
+            // Unknown characteristics; a family that is not listed, unless somebody said which.
+            s.bytes(&[cores, cores, threads]).u16(2).u16(said.family.unwrap_or(1));
             self.push(s);
         }
     }
 
     fn memory(&mut self, machine: &Arc<Machine>, layout: &Layout) {
         let size = machine.sizes().ram;
+        let said = &machine.config().smbios.memory;
+        let prefix = said.socket.as_deref().unwrap_or("DIMM");
         let most = if machine.kind().version > (9, 0) { DIMM } else { OLD_DIMM };
         let most = most.max((size / DIMMS_MAX).next_multiple_of(GIB));
         let dimms = size.div_ceil(most);
@@ -152,9 +204,12 @@ impl Smbios {
             let (narrow, wide) = if mib < WIDE_DIMM { (mib, 0) } else { (WIDE_DIMM, mib) };
             let mut dimm = Structure::new(17, handle);
             dimm.u16(MEMORY_ARRAY).u16(NO_HANDLE).u16(0xffff).u16(0xffff).u16(narrow as u16);
-            dimm.bytes(&[9, 0]).text(&format!("DIMM {number}"));
-            // RAM of another kind, of no known speed, without numbers and ranks.
-            dimm.bytes(&[0, 7, 2, 0, 0, 0]).text(MANUFACTURER).bytes(&[0; 4]).u32(wide as u32).bytes(&[0; 8]);
+            dimm.bytes(&[9, 0]).text(&format!("{prefix} {number}")).told(said.bank.as_ref());
+            // RAM of another kind, whose ranks nobody knows.
+            dimm.bytes(&[7, 2, 0]).u16(said.speed).text_or(said.manufacturer.as_ref(), MANUFACTURER);
+            dimm.told(said.serial.as_ref()).told(said.asset.as_ref()).told(said.part.as_ref()).bytes(&[0]);
+            // It is as fast as it can be; voltages are not told.
+            dimm.u32(wide as u32).u16(said.speed).bytes(&[0; 6]);
             self.push(dimm);
         }
         let ranges = [(0, layout.below_4g), (layout.above_4g_start, layout.above_4g)];
@@ -208,6 +263,16 @@ fn firmware() -> Structure {
     // From E0000h; the date is the one that SeaBIOS has. Characteristics are not told, but that it is virtual.
     s.text("pliant").text(env!("CARGO_PKG_VERSION")).u16(0xe000).text("04/01/2014").bytes(&[0]);
     s.u64(1 << 3).bytes(&[0, 1 << 2 | 1 << 4, 0, 0, 0xff, 0xff]);
+    s
+}
+
+/// What the user says that firmware is.
+fn given_firmware(said: &SmbiosBios) -> Structure {
+    let SmbiosBios { vendor, version, date, release, uefi } = said;
+    let mut s = Structure::new(0, 0);
+    s.told(vendor.as_ref()).told(version.as_ref()).u16(0xe800).told(date.as_ref()).bytes(&[0]);
+    let uefi = if *uefi { 1 << 3 } else { 0 };
+    s.u64(1 << 3).bytes(&[0, 1 << 2 | 1 << 4 | uefi, release.0, release.1, 0xff, 0xff]);
     s
 }
 

@@ -95,3 +95,65 @@ fn entry_points_are_sealed_by_sums_of_zero() {
     assert_eq!((&wide[..5], wide.len(), sum(&wide)), (&b"_SM3_"[..], 24, 0));
     assert_eq!((&wide[12..16], &wide[16..]), (&[0, 0, 1, 0][..], &[0, 0, 0, 0, 1, 0, 0, 0][..]));
 }
+
+#[test]
+fn what_the_user_says_is_where_qemu_puts_it() {
+    let text = |text: &str| Some(text.to_owned());
+    let (_rig, smbios) = of("pc-i440fx-10.0", |config| {
+        let said = &mut config.smbios;
+        let bios = SmbiosBios { vendor: text("V"), release: (1, 2), uefi: true, ..SmbiosBios::default() };
+        said.bios = Some(bios);
+        said.system.manufacturer = text("");
+        said.system.serial = text("S");
+        (said.system.sku, said.system.family) = (text("K"), text("F"));
+        let board = SmbiosBoard { product: text("P"), location: text("L"), ..SmbiosBoard::default() };
+        said.board = Some(board);
+        (said.chassis.asset, said.chassis.sku) = (text("A"), text("K"));
+        said.processor.socket = text("SP");
+        (said.processor.part, said.processor.id) = (text("P"), Some(0x1122_3344_5566_7788));
+        (said.processor.max_speed, said.processor.current_speed) = (Some(3000), Some(2500));
+        said.processor.family = Some(0x1b3);
+        said.oem = vec!["one".into(), String::new(), "three".into()];
+        (said.memory.socket, said.memory.bank, said.memory.speed) = (text("LP"), text("B"), 3200);
+        said.memory.part = text("P");
+    });
+    let list = structures(&smbios.tables);
+    assert_eq!(list.iter().map(|s| s.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 11, 16, 17, 19, 32, 127]);
+    let texts = |at: usize| list[at].2.iter().map(String::as_str).collect::<Vec<_>>();
+    let fixed = |at: usize| &list[at].1[2..];
+    assert_eq!(texts(0), ["V"]);
+    assert_eq!(fixed(0), [0, 0, 1, 0, 0, 0xe8, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0x1c, 1, 2, 0xff, 0xff]);
+    assert_eq!(texts(1), ["Standard PC (i440FX + PIIX, 1996)", "pc-i440fx-10.0", "S", "K", "F"]);
+    assert_eq!(fixed(1), [&[0, 1, 0, 1, 2, 3][..], &[0; 16], &[6, 4, 5]].concat());
+    assert_eq!(texts(2), ["QEMU", "P", "pc-i440fx-10.0", "L"]);
+    assert_eq!(fixed(2), [0, 2, 1, 2, 3, 0, 0, 1, 4, 0, 3, 10, 0]);
+    assert_eq!(texts(3), ["QEMU", "pc-i440fx-10.0", "A", "K"]);
+    assert_eq!(fixed(3), [0, 3, 1, 1, 2, 0, 3, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+    assert_eq!(texts(4), ["SP 0", "QEMU", "pc-i440fx-10.0", "P"]);
+    let processor = fixed(4);
+    assert_eq!(processor[..14], [0, 4, 1, 3, 0xfe, 2, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+    assert_eq!(processor[14..24], [3, 0, 0, 0, 0xb8, 0xb, 0xc4, 9, 0x41, 1]);
+    assert_eq!(processor[30..33], [0, 0, 4]);
+    assert_eq!(processor[38..], [0xb3, 1]);
+    assert_eq!((texts(5), fixed(5)), (vec!["one", " ", "three"], &[0, 14, 3][..]));
+    assert_eq!(texts(7), ["LP 0", "B", "QEMU", "P"]);
+    let dimm = [9, 0, 1, 2, 7, 2, 0, 0x80, 0xc, 3, 0, 0, 4, 0, 0, 0, 0, 0, 0x80, 0xc, 0, 0, 0, 0, 0, 0];
+    assert_eq!(fixed(7)[12..], dimm);
+}
+
+#[test]
+fn firmware_of_the_users_stands_for_ours() {
+    let mut config = config("q35");
+    config.smbios.bios = Some(SmbiosBios { vendor: Some("V".into()), ..SmbiosBios::default() });
+    let rig = Rig::build(config).unwrap();
+    let layout = Layout {
+        below_4g: GIB,
+        above_4g_start: 4 * GIB,
+        above_4g: 0,
+        device_memory: None,
+        pci_hole64: (64 * GIB, 2 * GIB),
+    };
+    let list = structures(&Smbios::new(&rig.machine, &layout, true).tables);
+    let kinds: Vec<u8> = list.iter().map(|s| s.0).collect();
+    assert_eq!((kinds.iter().filter(|kind| **kind == 0).count(), &list[0].2[..]), (1, &["V".to_owned()][..]));
+}
