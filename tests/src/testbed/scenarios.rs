@@ -65,9 +65,10 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot {
         name: "q35-moved",
-        options: &["-machine q35 -smp 2,cores=2 -m 512M,maxmem=4G", PCI_DEVICES, TALK, PLUGGED],
+        options: &["-machine q35 -smp 2,maxcpus=3,cores=3 -m 512M,maxmem=4G", PCI_DEVICES, TALK, PLUGGED],
         append: "",
         claims: claims![
+            moves::cpu_that_came_goes_along,
             moves::migrates_under_stress,
             moves::size_asked_for_on_the_way_is_reached,
             moves::goes_on_from_a_file,
@@ -78,10 +79,11 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot {
         name: "q35-2",
-        options: &["-machine q35 -smp 2,cores=2 -m 512M,maxmem=16G", PORT],
+        options: &["-machine q35 -smp 2,maxcpus=4,cores=4 -m 512M,maxmem=16G", PORT],
         append: "",
         claims: claims![
             cpus::cpus_and_memory,
+            cpus::cpu_comes_and_goes,
             hotplug::device_comes_and_goes,
             hotplug::memslots_of_fixed_size,
             hotplug::dynamic_memslots,
@@ -90,10 +92,11 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot {
         name: "pc-2",
-        options: &["-machine pc -smp 2,sockets=2 -m 512M,maxmem=16G -device pvpanic", PCI_DEVICES],
+        options: &["-machine pc -smp 2,maxcpus=3,sockets=3 -m 512M,maxmem=16G -device pvpanic", PCI_DEVICES],
         append: "",
         claims: claims![
             cpus::cpus_and_memory,
+            cpus::cpu_comes_and_goes,
             dmesg::dmesg_has_no_warning_of_its_own,
             virtio::entropy,
             virtio::console_both_ways,

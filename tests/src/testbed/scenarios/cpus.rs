@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::program::{self, Peer};
 use crate::testbed::Linux;
 
 /// What a kernel keeps of the memory for itself, in KiB: its image, the pages' descriptions, what the firmware took.
@@ -58,5 +59,90 @@ pub(super) fn nodes(guest: &mut Linux) {
     for node in ["0", "1"] {
         let total = super::memory::node_total(guest, node);
         assert!(total > (2 << 20) - kept(2 << 20), "node {node} has {total} KiB");
+    }
+}
+
+/// A processor that was plugged.
+pub(super) struct Plugged {
+    index: u64,
+    /// Processors before it came.
+    before: u64,
+    /// How often the kernel had complained of their counters.
+    complaints: u64,
+}
+
+/// What a kernel says of time stamp counters that are not in step. Where processors are emulated it may do so while it boots.
+const COMPLAINTS: &str = "dmesg | grep -ic 'tsc.*\\(unstable\\|warp\\)' || true";
+
+fn count(guest: &mut Linux) -> u64 {
+    let cpus = guest.vm().qmp().ok("query-cpus-fast", json!({}));
+    cpus.as_array().expect("a list").len() as u64
+}
+
+/// Plugs the first processor that is missing and has the guest use it.
+pub(super) fn plug(guest: &mut Linux) -> Plugged {
+    let (before, complaints) = (count(guest), guest.number(COMPLAINTS));
+    let qmp = guest.vm().qmp();
+    let places = qmp.ok("query-hotpluggable-cpus", json!({}));
+    let places = places.as_array().expect("a list");
+    let free = places.iter().rposition(|place| place["qom-path"].is_null()).expect("a free place");
+    let index = (places.len() - 1 - free) as u64;
+    let mut device = json!({ "driver": places[free]["type"], "id": "hotcpu" });
+    for (name, value) in places[free]["props"].as_object().expect("a place") {
+        device[name] = value.clone();
+    }
+    qmp.events();
+    qmp.ok("device_add", device);
+    // What the guest answers: the device was taken in.
+    let taken = qmp.wait_event("ACPI_DEVICE_OST", |_| true);
+    let info = &taken["data"]["info"];
+    assert_eq!((&info["device"], &info["status"]), (&json!("hotcpu"), &json!(0)), "{info}");
+    let folder = format!("/sys/devices/system/cpu/cpu{index}");
+    guest.until(&format!("cat {folder}/online || echo none"), |text| text == "0");
+    guest.run(&format!("echo 1 >{folder}/online"));
+    let plugged = Plugged { index, before, complaints };
+    works(guest, &plugged);
+    plugged
+}
+
+/// The guest counts the processor and runs on it, and its clock can be read there.
+pub(super) fn works(guest: &mut Linux, plugged: &Plugged) {
+    let Plugged { index, before, complaints } = plugged;
+    assert_eq!(guest.number("nproc"), before + 1);
+    assert_eq!(guest.number("grep -c ^processor /proc/cpuinfo"), before + 1);
+    let on_it = format!(
+        "taskset {:x} sh -c 'read -r a b </proc/self/stat; set -- $b; shift 37; echo $1'",
+        1 << index
+    );
+    assert_eq!(guest.number(&on_it), *index);
+    assert_eq!(guest.number(COMPLAINTS), *complaints);
+}
+
+/// Takes it away again: the guest lets go of it by itself.
+pub(super) fn unplug(guest: &mut Linux, plugged: &Plugged) {
+    let qmp = guest.vm().qmp();
+    qmp.events();
+    qmp.ok("device_del", json!({ "id": "hotcpu" }));
+    if program::peer() == Peer::Qemu {
+        // It tells of the local APIC alone.
+        qmp.wait_event("DEVICE_DELETED", |e| e["data"]["path"] == "/machine/peripheral/hotcpu/lapic");
+    } else {
+        qmp.wait_event("DEVICE_DELETED", |e| e["data"]["device"] == "hotcpu");
+    }
+    assert_eq!(count(guest), plugged.before);
+    let before = plugged.before.to_string();
+    guest.until("nproc", |text| text == before);
+    let folder = format!("/sys/devices/system/cpu/cpu{}", plugged.index);
+    guest.until(&format!("[ -e {folder}/online ] && echo there || echo none"), |text| text == "none");
+}
+
+pub(super) fn cpu_comes_and_goes(guest: &mut Linux) {
+    let places = guest.vm().qmp().ok("query-hotpluggable-cpus", json!({}));
+    let last = places.as_array().expect("a list").len() - 1;
+    assert_eq!(guest.run("cat /sys/devices/system/cpu/possible"), format!("0-{last}"));
+    // The second time it is the processor that the kernel has already.
+    for _ in 0..2 {
+        let plugged = plug(guest);
+        unplug(guest, &plugged);
     }
 }

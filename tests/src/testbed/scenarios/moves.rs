@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::cpus::MEM_TOTAL;
 use super::memory::{guest_has, resize};
 use super::stress::Stress;
-use super::{power, virtio};
+use super::{cpus, power, virtio};
 use crate::Vm;
 use crate::testbed::Linux;
 
@@ -110,6 +110,18 @@ fn devices_work(guest: &mut Linux) {
     virtio::entropy(guest);
     virtio::consoles(guest, 1);
     virtio::balloon_up_and_down(guest);
+}
+
+/// A processor that came later is one of those that arrive, and can go there.
+pub(super) fn cpu_that_came_goes_along(guest: &mut Linux) {
+    let plugged = cpus::plug(guest);
+    let there = set_out(guest, &["return-path"]);
+    arrive(guest, there);
+    cpus::works(guest, &plugged);
+    devices_work(guest);
+    cpus::unplug(guest, &plugged);
+    let plugged = cpus::plug(guest);
+    cpus::unplug(guest, &plugged);
 }
 
 /// There and back, with sizes asked for between and on the way.
