@@ -2,8 +2,9 @@
 
 use qapi::Result;
 use qapi::commands::NetCommands;
-use qapi::types::{HumanReadableText, Netdev, PliantNetClient, RxFilterInfo};
+use qapi::types::{AnnounceParameters, HumanReadableText, Netdev, PliantNetClient, RxFilterInfo};
 
+use crate::announce::Rounds;
 use crate::set::NetSet;
 
 impl NetCommands for NetSet {
@@ -21,6 +22,14 @@ impl NetCommands for NetSet {
 
     fn query_rx_filter(&self, name: Option<String>) -> Result<Vec<RxFilterInfo>> {
         self.rx_filters(name.as_deref())
+    }
+
+    fn announce_self(&self, arguments: AnnounceParameters) -> Result<()> {
+        let AnnounceParameters { initial, max, rounds, step, interfaces, id } = arguments;
+        let Some(me) = self.me() else { return Ok(()) };
+        let rounds = Rounds { initial, max, rounds, step };
+        Self::announce_self(&me, rounds, interfaces, &id.unwrap_or_default());
+        Ok(())
     }
 
     fn x_pliant_query_network(&self) -> Result<Vec<PliantNetClient>> {

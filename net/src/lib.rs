@@ -53,6 +53,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod announce;
 mod commands;
 mod dgram;
 mod host_end;
@@ -64,6 +65,7 @@ mod set;
 mod tap;
 pub mod trace_events;
 
+pub use announce::Rounds;
 pub use host_end::{Header, Offloads};
 pub use mac::MacAddr;
 pub use netdev::Netdev;

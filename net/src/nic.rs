@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use qapi::types::RxFilterInfo;
 
+use crate::announce::frame;
 use crate::host_end::{Header, Offloads};
 use crate::mac::MacAddr;
 use crate::netdev::Netdev;
@@ -20,6 +21,9 @@ pub trait NicHandler: Send + Sync {
 
     /// The link may be up or down now: [`Nic::link_is_up`].
     fn link_changed(&self);
+
+    /// The network is being told where the device is; its guest may tell more.
+    fn announce(&self) {}
 
     /// What it lets through to the guest, if it can tell; its name is filled in by others.
     fn rx_filter(&self) -> Option<RxFilterInfo> {
@@ -75,6 +79,17 @@ impl Card {
 
     pub(crate) fn link_is_up(&self) -> bool {
         !self.link_down.load(Ordering::Acquire)
+    }
+
+    /// Tells the network where it is.
+    pub(crate) fn announce(&self) {
+        if let Some(peer) = self.wire() {
+            // What the host does not take is lost; there are more.
+            peer.send(&frame(self.mac(), peer.header().is_some()));
+        }
+        if let Some(handler) = self.handler.upgrade() {
+            handler.announce();
+        }
     }
 
     /// Whether packets go through: both ends are plugged.

@@ -1,13 +1,15 @@
 //! The host ends and network devices of one VM.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chardev::fds::Fds;
-use mainloop::Handle;
+use mainloop::{Handle, Timer};
 use qapi::types::{Netdev as Options, NetdevType, PliantNetClient, PliantNetPeer, RxFilterInfo};
 use qapi::{Error, Result};
 
+use crate::announce::{Rounds, announce};
 use crate::host_end::HostEnd;
 use crate::mac::{MacAddr, MacPool};
 use crate::netdev::Netdev;
@@ -28,9 +30,12 @@ pub struct Model<'a> {
 
 /// See the module.
 pub struct NetSet {
+    me: Weak<Self>,
     handle: Handle,
     fds: Arc<Fds>,
     inner: Mutex<Inner>,
+    /// What is to be told again, by id.
+    announcements: Mutex<BTreeMap<String, Timer>>,
 }
 
 #[derive(Default)]
@@ -64,7 +69,13 @@ impl fmt::Debug for NetSet {
 impl NetSet {
     /// An empty set whose ends are served on the loop of `handle`. Descriptors come from `fds`.
     pub fn new(handle: Handle, fds: Arc<Fds>) -> Arc<Self> {
-        Arc::new(Self { handle, fds, inner: Mutex::default() })
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            handle,
+            fds,
+            inner: Mutex::default(),
+            announcements: Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -203,6 +214,40 @@ impl NetSet {
             }
         }
         Ok(())
+    }
+
+    /// Tells the network where the devices are: all, or those that are named. An announcement of the same `id` ends. Loop thread.
+    pub fn announce_self(self: &Arc<Self>, rounds: Rounds, names: Option<Vec<String>>, id: &str) {
+        announce(self, rounds, names, id);
+    }
+
+    pub(crate) fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// All devices.
+    pub(crate) fn cards(&self) -> Vec<Arc<Card>> {
+        let clients = self.lock().clients.clone();
+        let cards = clients.into_iter().filter_map(|client| match client {
+            Client::Card(card) => Some(card),
+            Client::Netdev(_) => None,
+        });
+        cards.collect()
+    }
+
+    /// Keeps the timer of the announcement `id`, or none.
+    pub(crate) fn keep_announcement(&self, id: &str, timer: Option<Timer>) {
+        let mut all = self.announcements.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match timer {
+            Some(timer) => all.insert(id.to_owned(), timer),
+            None => all.remove(id),
+        };
+        drop(all);
+        drop(old);
     }
 
     /// What devices let through: of the one called `name`, or of all that can tell.

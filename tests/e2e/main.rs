@@ -31,6 +31,7 @@ mod microvm;
 mod migration;
 mod mtree;
 mod multiple_monitors;
+mod net;
 mod numa;
 mod out_of_band;
 mod persistent_memory;

@@ -337,7 +337,8 @@ fn every_event_that_is_declared_is_emitted_and_the_other_way_round() {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let sources = ["memory", "chardev", "accel", "hw", "monitor"].map(|name| root.join(name).join("src"));
+    let sources =
+        ["memory", "chardev", "net", "accel", "hw", "monitor"].map(|name| root.join(name).join("src"));
     let emitted = names(&sources, "trace::emit!(");
     let list = machine().line("-trace help").run().stdout;
     let declared: BTreeSet<_> = list.lines().map(str::to_owned).collect();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use net::Rounds;
 use qapi::types::RunState;
 use qapi::{Error, Result};
 use qom::ObjectRef;
@@ -135,6 +136,7 @@ impl Machine {
             return;
         }
         vmgenid::tell(self);
+        self.net().announce_self(Rounds::default(), None, "");
         let autostart = self.run.lock().autostart;
         match source {
             RunState::Running | RunState::Suspended if autostart => {

@@ -18,7 +18,7 @@ mod properties;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use ::net::{MAX_PACKET, MacAddr, Model, Netdev, Nic, NicHandler};
+use ::net::{MAX_PACKET, MacAddr, Model, Netdev, Nic, NicHandler, Rounds};
 use mainloop::Clock;
 use qapi::events::Event;
 use qapi::types::RxFilterInfo;
@@ -111,8 +111,8 @@ pub(in crate::virtio) struct VirtioNet {
     /// While it is realized.
     nic: RwLock<Option<Arc<Nic>>>,
     live: Mutex<Live>,
-    /// When the guest is to be asked to announce itself.
-    announcement: Mutex<Option<mainloop::Timer>>,
+    /// When the guest is to be asked to announce itself, and how often it was, since it came from elsewhere.
+    announcement: Mutex<Option<(mainloop::Timer, i64)>>,
 }
 crate::device_object!(VirtioNet, common.dev);
 
@@ -197,7 +197,13 @@ impl VirtioNet {
                 }
             }
             Request::Tag { tag, through } => live.filter.set_tag(tag, through),
-            Request::AnnounceSeen => return std::mem::take(&mut live.announce),
+            Request::AnnounceSeen => {
+                let asked = std::mem::take(&mut live.announce);
+                if asked {
+                    self.announce_again();
+                }
+                return asked;
+            }
             // There is one pair.
             Request::Pairs(count) => return count == 1,
             Request::Offloads(offloads) => {
@@ -232,23 +238,41 @@ impl VirtioNet {
         nic.restore_link(link_up);
         nic.set_mac(mac);
         self.tell_offloads(offloads);
+        self.announce_in(0, 0);
+    }
+
+    /// Has the guest asked in `wait` nanoseconds of its clock, which runs when it does, once it was asked `asked` times.
+    fn announce_in(&self, wait: i64, asked: i64) {
         let Some(machine) = unpoisoned(&self.machine).upgrade() else { return };
         let me = self.me.clone();
-        // The guest's clock runs when the guest does.
         let mainloop = machine.mainloop();
-        let timer = mainloop.timer(Clock::Virtual, mainloop.now_ns(Clock::Virtual), move || {
+        let at = mainloop.now_ns(Clock::Virtual).saturating_add(wait);
+        let timer = mainloop.timer(Clock::Virtual, at, move || {
             if let Some(device) = me.upgrade() {
-                device.announce();
+                device.ask_guest();
             }
         });
-        let old = unpoisoned(&self.announcement).replace(timer);
+        let old = unpoisoned(&self.announcement).replace((timer, asked));
         drop(old);
     }
 
-    /// Has the guest tell the network where it is, if it can.
-    fn announce(&self) {
+    /// The guest has told the network where it is; it is asked again, as packets get lost.
+    fn announce_again(&self) {
+        let asked = unpoisoned(&self.announcement).as_ref().map(|(_, asked)| asked + 1);
+        let Some(asked) = asked else { return };
+        match Rounds::default().next(asked) {
+            Some(wait) => self.announce_in(wait, asked),
+            None => self.end_announcements(),
+        }
+    }
+
+    fn end_announcements(&self) {
         let gone = unpoisoned(&self.announcement).take();
         drop(gone);
+    }
+
+    /// Has the guest tell the network where it is, if it can.
+    fn ask_guest(&self) {
         let needed = GUEST_ANNOUNCE | CTRL_VQ | STATUS;
         let due = {
             let mut live = self.live();
@@ -288,8 +312,8 @@ impl Device for VirtioNet {
     }
 
     fn unrealize(self: Arc<Self>, _machine: &Arc<Machine>) {
-        let gone = (self.set_nic(None), unpoisoned(&self.announcement).take());
-        drop(gone);
+        drop(self.set_nic(None));
+        self.end_announcements();
     }
 
     fn saved(self: Arc<Self>) -> Saved {
@@ -359,6 +383,7 @@ impl VirtioDevice for VirtioNet {
     fn driver_reset(&self) {
         let mac = self.own_mac();
         self.live().reset(mac);
+        self.end_announcements();
         if let Some(nic) = self.nic() {
             nic.set_mac(mac);
         }
@@ -398,6 +423,13 @@ impl NicHandler for VirtioNet {
         let changed = std::mem::replace(&mut self.live().link_up, up) != up;
         if changed {
             self.common.notifier.config_changed();
+        }
+    }
+
+    fn announce(&self) {
+        // Once it came from elsewhere it is asked anyway.
+        if unpoisoned(&self.announcement).is_none() {
+            self.ask_guest();
         }
     }
 

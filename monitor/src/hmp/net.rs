@@ -2,7 +2,7 @@
 
 use qapi::{Dict, Result, Value};
 
-use super::args::Kind;
+use super::args::{Args, Kind};
 use super::command::{Command, command};
 use super::complete::Source;
 use super::{Execute, items, text};
@@ -10,9 +10,17 @@ use super::{Execute, items, text};
 /// Commands of this room.
 pub(super) const COMMANDS: &[Command] = &[
     command(
+        "announce_self",
+        &[("interfaces", Kind::OptionalWord), ("id", Kind::OptionalWord)],
+        "[interfaces] [id]",
+        "Trigger GARP/RARP announcements",
+        &[Source::Found(cards), Source::Nothing],
+        announce_self,
+    ),
+    command(
         "netdev_add",
         &[("netdev", Kind::Options)],
-        "[tap|dgram],id=str[,prop=value][,...]",
+        "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str[,prop=value][,...]",
         "add host network device",
         &[Source::Names(&["tap", "dgram"])],
         |x, a| {
@@ -46,6 +54,19 @@ pub(super) const COMMANDS: &[Command] = &[
 pub(super) const INFOS: &[Command] =
     &[command("network", &[], "", "show the network state", &[], |x, _| network(x))];
 
+/// As often as after a migration.
+fn announce_self(x: &dyn Execute, args: &Args) -> Result<String> {
+    let mut arguments =
+        Dict::new().with("initial", 50i64).with("max", 550i64).with("rounds", 5i64).with("step", 100i64);
+    if let Some(names) = args.optional("interfaces") {
+        arguments.insert("interfaces", names.split(',').map(Value::from).collect::<Vec<_>>());
+    }
+    if let Some(id) = args.optional("id") {
+        arguments.insert("id", id);
+    }
+    x.execute("announce-self", arguments).map(|_| String::new())
+}
+
 fn network(x: &dyn Execute) -> Result<String> {
     let reply = x.query("x-pliant-query-network")?;
     // There is one queue each.
@@ -69,6 +90,13 @@ fn clients(x: &dyn Execute) -> Vec<String> {
     let reply = x.query("x-pliant-query-network").unwrap_or(Value::Null);
     let listed = items(&reply).iter().flat_map(|client| [Some(client), peer(client)]);
     listed.flatten().map(|client| text(client, "name").to_owned()).collect()
+}
+
+/// Network devices.
+fn cards(x: &dyn Execute) -> Vec<String> {
+    let reply = x.query("x-pliant-query-network").unwrap_or(Value::Null);
+    let listed = items(&reply).iter().filter(|client| text(client, "type") == "nic");
+    listed.map(|client| text(client, "name").to_owned()).collect()
 }
 
 /// Host ends.

@@ -86,6 +86,32 @@ fn a_chain_gives_its_bytes_in_order_and_takes_the_answer() {
 }
 
 #[test]
+fn buffers_that_are_used_together_are_there_with_one_step_of_the_index() {
+    let mut d = Driver::new(true);
+    for i in 0..3 {
+        d.descriptor(i, BUFFERS + 0x100 * u64::from(i), 4, WRITE, 0);
+        d.offer(i);
+    }
+    let start = d.queue.position();
+    let mut chain = d.queue.pop(&d.memory, true).unwrap().unwrap();
+    for _ in 0..2 {
+        let next = d.queue.pop(&d.memory, true).unwrap().unwrap();
+        chain.join(next).unwrap();
+    }
+    assert_eq!(chain.write(b"ninebytes"), 9);
+    let used = chain.used(9);
+    d.queue.push_all(&d.memory, &used).unwrap();
+    assert_eq!(d.memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), 3);
+    let entry = |i: u64| d.memory.read_obj::<u64>(GuestAddress(USED + 4 + 8 * i)).unwrap();
+    assert_eq!([0, 1, 2].map(entry), [4 << 32, 4 << 32 | 1, 1 << 32 | 2]);
+    let mut last = [0; 1];
+    d.memory.read_slice(&mut last, GuestAddress(BUFFERS + 0x200)).unwrap();
+    assert_eq!((&last, d.queue.next_used()), (b"s", 3));
+    d.queue.put_back(start);
+    assert_eq!(d.queue.next_avail(), 0);
+}
+
+#[test]
 fn an_indirect_table_is_followed_only_when_negotiated() {
     let mut d = Driver::new(false);
     let table = BUFFERS + 0x1000;

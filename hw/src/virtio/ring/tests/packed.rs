@@ -149,6 +149,38 @@ fn any_wish_for_interrupts_is_answered() {
 }
 
 #[test]
+fn buffers_that_are_used_together_come_from_the_last_to_the_first() {
+    let memory = memory();
+    let mut queue = queue_at(RING, true);
+    queue.should_interrupt(&memory);
+    for i in 0..3 {
+        descriptor(&memory, RING + 16 * i, BUFFER, 4, 10 + i as u16, WRITE | AVAIL);
+    }
+    let mut chain = queue.pop(&memory, true).unwrap().unwrap();
+    let before = queue.position();
+    for _ in 0..2 {
+        let next = queue.pop(&memory, true).unwrap().unwrap();
+        chain.join(next).unwrap();
+    }
+    assert_eq!((chain.buffers(), chain.entries(), chain.writable_len()), (3, 3, 12));
+    let used = chain.used(9);
+    assert_eq!(
+        used.iter().map(|(head, part)| (head.id, *part)).collect::<Vec<_>>(),
+        [(10, 4), (11, 4), (12, 1)]
+    );
+    queue.push_all(&memory, &used).unwrap();
+    for (i, (id, part)) in [(10u16, 4u32), (11, 4), (12, 1)].into_iter().enumerate() {
+        let at = RING + 16 * i as u64;
+        let read = |offset: u64| memory.read_obj::<u16>(GuestAddress(at + offset)).unwrap();
+        assert_eq!((read(8), read(12), read(14)), (part as u16, id, AVAIL | USED | WRITE));
+    }
+    assert_eq!(queue.next_used(), 3);
+    assert!(queue.should_interrupt(&memory), "the driver wants to hear of everything");
+    queue.put_back(before);
+    assert_eq!(queue.next_avail(), 1);
+}
+
+#[test]
 fn a_reset_queue_starts_in_its_first_round() {
     let memory = memory();
     let mut queue = queue_at(RING, false);
