@@ -189,3 +189,17 @@ impl HostEnd for Tap {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Interfaces as others open them.
+
+    use super::*;
+
+    /// A new interface `name` with headers.
+    pub(crate) fn open(name: &str) -> std::result::Result<OwnedFd, Errno> {
+        let fd = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        ioctl::attach(&fd, name, true)?;
+        Ok(fd)
+    }
+}
