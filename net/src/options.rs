@@ -42,7 +42,7 @@ const TAP_KEYS: [&str; 17] = [
 #[derive(Debug)]
 pub(crate) enum Written {
     /// A netdev, and the short forms in its text: the word, and what it is short for.
-    Netdev(Netdev, Pairs),
+    Netdev(Box<Netdev>, Pairs),
     /// It asks which kinds there are.
     Help,
 }
@@ -54,7 +54,8 @@ pub(crate) enum Written {
 pub(crate) fn parse(text: &str) -> Result<Written> {
     if text.starts_with('{') {
         let value = json::parse(text)?;
-        return Netdev::from_value(value, &Path::ROOT).map(|netdev| Written::Netdev(netdev, Pairs::new()));
+        return Netdev::from_value(value, &Path::ROOT)
+            .map(|netdev| Written::Netdev(Box::new(netdev), Pairs::new()));
     }
     let list = options::options(text, Some("type"));
     if list.help || list.get("type").is_some_and(|kind| matches!(kind, "help" | "?")) {
@@ -75,7 +76,9 @@ pub(crate) fn parse(text: &str) -> Result<Written> {
             Err(invalid_parameter(key))
         }
         (Err(error), _) => Err(error),
-        (Ok(netdev), _) => Ok(Written::Netdev(netdev, if is_list { list.short_form } else { Pairs::new() })),
+        (Ok(netdev), _) => {
+            Ok(Written::Netdev(Box::new(netdev), if is_list { list.short_form } else { Pairs::new() }))
+        }
     }
 }
 
@@ -123,7 +126,7 @@ mod tests {
 
     fn netdev(text: &str) -> Netdev {
         match parse(text) {
-            Ok(Written::Netdev(netdev, _)) => netdev,
+            Ok(Written::Netdev(netdev, _)) => *netdev,
             other => panic!("{other:?}"),
         }
     }
