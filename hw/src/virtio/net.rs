@@ -23,7 +23,7 @@ use mainloop::Clock;
 use qapi::events::Event;
 use qapi::types::RxFilterInfo;
 use qapi::{Error, Result};
-use qom::Class;
+use qom::{Class, ObjectRef, cast};
 use vmstate::Saved;
 
 use self::config::{ANNOUNCE, Config, LINK_UP};
@@ -32,7 +32,7 @@ use self::features::{CTRL_VLAN, CTRL_VQ, GUEST_ANNOUNCE, STATUS, TEXTS};
 use self::filter::Filter;
 pub(super) use self::properties::register;
 use super::migration::Carrier;
-use super::pci::PciBackend;
+use super::pci::{PciBackend, Proxy};
 use super::ring::Chain;
 use super::{Outcome, Violation, VirtioBackend, VirtioCommon, VirtioDevice, unpoisoned};
 use crate::core::{Device, DeviceState, Machine};
@@ -144,6 +144,12 @@ impl VirtioNet {
 
     fn set_nic(&self, nic: Option<Arc<Nic>>) -> Option<Arc<Nic>> {
         std::mem::replace(&mut *self.nic.write().unwrap_or_else(PoisonError::into_inner), nic)
+    }
+
+    /// The PCI function that it is behind, whose id and class it is known by.
+    fn pci_proxy(&self) -> Option<Arc<dyn Device>> {
+        let is_pci = |proxy: &Arc<dyn Device>| cast::<dyn Proxy>(&(Arc::clone(proxy) as ObjectRef)).is_some();
+        self.common.proxy().filter(is_pci)
     }
 
     /// The address that it has after a reset.
@@ -299,9 +305,9 @@ impl Device for VirtioNet {
         };
         self.queue_sizes.get_or_init(|| [config.rx_queue_size, config.tx_queue_size, CONTROL_QUEUE_SIZE]);
         *unpoisoned(&self.machine) = Arc::downgrade(machine);
-        let proxy = self.common.proxy();
-        let id = proxy.as_ref().and_then(|proxy| proxy.dev().id());
-        let class = proxy.as_ref().map_or("virtio-net-device", |proxy| proxy.core().class().name());
+        // On other buses it is known by itself.
+        let known = self.pci_proxy().unwrap_or_else(|| Arc::clone(&self) as Arc<dyn Device>);
+        let (class, id) = (known.core().class().name(), known.dev().id());
         let handler: Arc<dyn NicHandler> = Arc::clone(&self) as Arc<dyn NicHandler>;
         let model = Model { class, id: id.as_deref(), mac: config.mac };
         let nic = machine.net().connect(model, config.netdev, &handler);
@@ -400,10 +406,10 @@ impl VirtioDevice for VirtioNet {
         if !std::mem::take(&mut self.live().news) {
             return;
         }
-        let name = self.common.proxy().and_then(|proxy| proxy.dev().id());
+        let name = self.pci_proxy().and_then(|proxy| proxy.dev().id());
         let machine = unpoisoned(&self.machine).upgrade();
         if let (Some(machine), Some(me)) = (machine, self.me.upgrade()) {
-            let path = (me as qom::ObjectRef).path();
+            let path = (me as ObjectRef).path();
             machine.send(Event::NicRxFilterChanged { name, path });
         }
     }

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use tests::oracle::transcript::{Step, event_data};
-use tests::virtio_mem::Kind;
+use tests::pci::Function;
+use tests::virtio_mem::{IDS, Kind};
 use tests::{Need, VirtioMem, Vm, have};
 
 use super::start;
@@ -76,10 +77,12 @@ fn a_size_that_was_asked_for_is_told_at_once() {
         .qtest()
         .qmp()
         .start();
-    let mut device = VirtioMem::find(vm.qtest(), 0);
+    let function = Function::find(vm.qtest(), 0, IDS.0, IDS.1)[0];
+    let mut device = VirtioMem::map(vm.qtest(), function, 0);
+    assert!(device.init_usual(vm.qtest()));
     let sizes = |vm: &mut Vm| -> Vec<u64> {
         vm.qmp().ok("query-status", json!({}));
-        let events = vm.qmp().take_events();
+        let events = vm.qmp().events();
         let sizes = events.iter().filter(|event| event["event"] == "MEMORY_DEVICE_SIZE_CHANGE");
         sizes.map(|event| event["data"]["size"].as_u64().unwrap() >> 20).collect()
     };

@@ -21,10 +21,11 @@ const OUTER_KERNEL: &str = "6.1";
 pub const INSIDE: &str = "/testbed";
 
 /// Modules of inner guests. What is not a module of a kernel is part of it.
-const INNER_MODULES: [&str; 10] = [
+const INNER_MODULES: [&str; 11] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_mem",
+    "virtio_net",
     "virtio_balloon",
     "virtio_console",
     "virtio-rng",

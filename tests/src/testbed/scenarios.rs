@@ -9,6 +9,7 @@ mod firmware;
 mod hotplug;
 mod memory;
 mod moves;
+mod network;
 mod power;
 mod stress;
 mod virtio;
@@ -27,6 +28,11 @@ const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -dev
     -device virtio-serial-pci -chardev socket,id=vc0,path=$RUN/console,server=on,wait=off -device virtconsole,chardev=vc0 \
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
     -object iothread,id=io0 -device virtio-balloon-pci,id=balloon0,free-page-reporting=on,free-page-hint=on,iothread=io0";
+
+/// A network card whose other end is a socket of the test's, and below a port.
+const CARD: &str = "-device pcie-root-port,id=below,chassis=1,slot=1 \
+    -netdev dgram,id=h0,local.type=unix,local.path=$RUN/net-vm,remote.type=unix,remote.path=$RUN/net-host \
+    -device virtio-net-pci,id=net0,netdev=h0,mac=52:54:00:00:00:07,bus=below";
 
 /// The same on virtio-mmio, as `microvm` has no PCI.
 const MMIO_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -device virtio-rng-device,rng=rng0 \
@@ -168,6 +174,16 @@ pub const BOOTS: &[Boot] = &[
         ],
         append: "",
         claims: claims![hotplug::device_comes_and_goes],
+    },
+    Boot {
+        name: "q35-network",
+        options: &["-machine q35 -smp 2,cores=2 -m 512M", CARD],
+        append: "",
+        claims: claims![
+            network::packets_go_both_ways,
+            network::cable_is_unplugged_and_plugged,
+            network::card_comes_and_goes,
+        ],
     },
     Boot {
         name: "pc-4",

@@ -70,6 +70,16 @@ fn a_host_end_that_goes_leaves_a_card_without_a_link() {
 }
 
 #[test]
+fn a_card_without_a_pci_function_is_known_by_itself() {
+    let rig = Rig::build(crate::testing::config("microvm")).unwrap();
+    rig.add("virtio-net-device,id=x").unwrap();
+    rig.add("virtio-net-device").unwrap();
+    let names: Vec<_> = rig.machine.net().list().into_iter().map(|card| (card.name, card.info)).collect();
+    let info = |last: &str| format!("model=virtio-net-device,macaddr=52:54:00:12:34:{last}");
+    assert_eq!(names, [("x".to_owned(), info("56")), ("virtio-net-device.1".to_owned(), info("57"))]);
+}
+
+#[test]
 fn a_card_that_goes_leaves_its_host_end_to_the_next_one() {
     let rig = rig();
     let host = netdev(&rig, "h");

@@ -1,0 +1,149 @@
+//! A network card: the guest talks to a host that is played here, at the other end of a socket.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::testbed::Linux;
+
+/// Who is played here, and who the guest is.
+const HOST: [u8; 4] = [10, 77, 0, 1];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const CARD: &str = "/sys/bus/virtio/drivers/virtio_net/virtio*/net";
+
+/// A host that answers to ARP and to echo requests, until it is dropped.
+struct Host {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Bytes of the longest echo request that it answered.
+    longest: Arc<Mutex<usize>>,
+}
+
+impl Host {
+    fn start(folder: &Path) -> Self {
+        let (ours, theirs) = (folder.join("net-host"), folder.join("net-vm"));
+        let _ = std::fs::remove_file(&ours);
+        let socket = UnixDatagram::bind(ours).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time");
+        let (over, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0)));
+        let (ended, seen) = (Arc::clone(&over), Arc::clone(&longest));
+        let thread = std::thread::spawn(move || {
+            let mut packet = vec![0; 70_000];
+            while !ended.load(Relaxed) {
+                let Ok(length) = socket.recv(&mut packet) else { continue };
+                let Some(reply) = answer(&packet[..length]) else { continue };
+                let mut longest = seen.lock().expect("nobody panics with it");
+                *longest = length.max(*longest);
+                // A guest that takes nothing loses packets.
+                let _ = socket.send_to(&reply, &theirs);
+            }
+        });
+        Self { over, thread: Some(thread), longest }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it ends");
+        }
+    }
+}
+
+/// What the host says to a packet, if anything: to ARP (RFC 826) and to echo requests (RFC 792).
+fn answer(packet: &[u8]) -> Option<Vec<u8>> {
+    let mut reply = packet.to_vec();
+    let from: [u8; 6] = *packet.get(6..)?.first_chunk()?;
+    reply[..6].copy_from_slice(&from);
+    reply[6..12].copy_from_slice(&MAC);
+    match packet.get(12..14)? {
+        [8, 6] if packet.get(20..22)? == [0, 1] && packet.get(38..42)? == HOST => {
+            reply[21] = 2;
+            reply.copy_within(22..32, 32);
+            reply[22..28].copy_from_slice(&MAC);
+            reply[28..32].copy_from_slice(&HOST);
+        }
+        // IPv4 without options, an echo request.
+        [8, 0] if packet[14] == 0x45 && packet.get(23)? == &1 && packet.get(34)? == &8 => {
+            reply.copy_within(26..30, 30);
+            reply[26..30].copy_from_slice(&HOST);
+            // Another type; the checksum is of ones' complements, so what one word loses it gains.
+            reply[34] = 0;
+            let sum = u32::from(u16::from_be_bytes([packet[36], packet[37]])) + 0x0800;
+            let folded = (sum & 0xffff) + (sum >> 16);
+            // Folded to sixteen bits.
+            reply[36..38].copy_from_slice(&(folded as u16).to_be_bytes());
+        }
+        _ => return None,
+    }
+    Some(reply)
+}
+
+fn up(guest: &mut Linux) {
+    guest.run(&format!(
+        "card=$(ls {CARD}); ip addr flush dev $card; ip addr add 10.77.0.2/24 dev $card; ip link set $card up"
+    ));
+}
+
+pub(super) fn packets_go_both_ways(guest: &mut Linux) {
+    let host = Host::start(guest.vm().scratch());
+    up(guest);
+    assert_eq!(guest.run(&format!("cat {CARD}/*/address")), "52:54:00:00:00:07");
+    for size in [56, 1400] {
+        let said = guest.run(&format!("ping -c 5 -W 20 -s {size} 10.77.0.1"));
+        assert!(said.contains("5 packets transmitted, 5 packets received"), "{said}");
+    }
+    // In pieces that the guest puts together again.
+    let many = guest.run("ping -c 200 -i 0.01 -W 20 -s 1000 10.77.0.1 | tail -2");
+    assert!(many.contains("200 packets received"), "{many}");
+    assert_eq!(*host.longest.lock().expect("nobody panics with it"), 1400 + 8 + 20 + 14);
+    let listed = guest.vm().qmp().human("info network");
+    assert!(
+        listed.starts_with("net0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:07"),
+        "{listed}"
+    );
+}
+
+pub(super) fn cable_is_unplugged_and_plugged(guest: &mut Linux) {
+    let _host = Host::start(guest.vm().scratch());
+    up(guest);
+    for (plugged, carrier) in [(false, "0"), (true, "1")] {
+        guest.vm().qmp().ok("set_link", json!({ "name": "net0", "up": plugged }));
+        guest.until(&format!("cat {CARD}/*/carrier"), |text| text == carrier);
+    }
+    let said = guest.run("ping -c 3 -W 20 10.77.0.1 | tail -2");
+    assert!(said.contains("3 packets received"), "{said}");
+    // What the guest's driver asks for is told.
+    guest.vm().qmp().ok("query-rx-filter", json!({}));
+    guest.run(&format!("ip link set $(ls {CARD}) promisc on"));
+    guest.vm().qmp().wait_event("NIC_RX_FILTER_CHANGED", |event| event["data"]["name"] == "net0");
+    let filter = guest.vm().qmp().ok("query-rx-filter", json!({ "name": "net0" }));
+    assert_eq!(filter[0]["promiscuous"], true, "{filter}");
+    guest.run(&format!("ip link set $(ls {CARD}) promisc off"));
+}
+
+pub(super) fn card_comes_and_goes(guest: &mut Linux) {
+    for _ in 0..3 {
+        guest.vm().qmp().ok("device_del", json!({ "id": "net0" }));
+        guest.vm().qmp().wait_event("DEVICE_DELETED", |event| event["data"]["device"] == "net0");
+        guest.vm().qmp().ok("netdev_del", json!({ "id": "h0" }));
+        let folder = guest.vm().scratch().to_owned();
+        let address = |name: &str| json!({ "type": "unix", "path": folder.join(name) });
+        let netdev =
+            json!({ "type": "dgram", "id": "h0", "local": address("net-vm"), "remote": address("net-host") });
+        guest.vm().qmp().ok("netdev_add", netdev);
+        let card = json!({ "driver": "virtio-net-pci", "id": "net0", "netdev": "h0", "bus": "below" });
+        guest.vm().qmp().ok("device_add", card);
+        guest.until(&format!("cat {CARD}/*/address 2>/dev/null"), |text| text == "52:54:00:12:34:56");
+        let _host = Host::start(&folder);
+        up(guest);
+        let said = guest.run("ping -c 3 -W 20 10.77.0.1 | tail -2");
+        assert!(said.contains("3 packets received"), "{said}");
+    }
+}
