@@ -30,6 +30,7 @@ fn every_list_is_that_of_an_option_and_is_there_once() {
         let name = match option {
             "memory" => "m",
             "smp-opts" => "smp",
+            "boot-opts" => "boot",
             other => other,
         };
         assert!(lookup(name).is_some(), "{option}");

@@ -4,13 +4,11 @@ use super::command::{Command, command};
 
 /// `info` sub-commands of this room. Each asks the query behind it.
 pub(super) const INFOS: &[Command] = &[
-    command("block-jobs", &[], "", "show jobs on disks that are not done", &[], |x, _| {
+    command("block-jobs", &[], "", "show progress of ongoing block device operations", &[], |x, _| {
         x.query("query-block-jobs").map(|_| "No active jobs\n".to_owned())
     }),
-    command("blockstats", &[], "", "show what disks did", &[], |x, _| {
+    command("blockstats", &[], "", "show block device statistics", &[], |x, _| {
         x.query("query-blockstats").map(|_| String::new())
     }),
-    command("tpm", &[], "", "show the trusted platform modules", &[], |x, _| {
-        x.query("query-tpm").map(|_| String::new())
-    }),
+    command("tpm", &[], "", "show the TPM device", &[], |x, _| x.query("query-tpm").map(|_| String::new())),
 ];

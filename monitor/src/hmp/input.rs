@@ -13,14 +13,14 @@ pub(super) const COMMANDS: &[Command] = &[command(
     "sendkey",
     &[("keys", Kind::Word), ("hold_time", Kind::OptionalNumber)],
     "keys [hold_ms]",
-    "send keys to the VM, pressed together (ctrl-alt-f1); hold_ms is 10 if not given",
+    "send keys to the VM (e.g. 'sendkey ctrl-alt-f1', default hold time=100 ms)",
     &[Source::Names(QKeyCode::NAMES)],
     sendkey,
 )];
 
 /// Its `info` sub-commands.
 pub(super) const INFOS: &[Command] =
-    &[command("mice", &[], "", "show which mice there are", &[], |x, _| mice(x))];
+    &[command("mice", &[], "", "show which guest mouse is receiving events", &[], |x, _| mice(x))];
 
 fn sendkey(x: &dyn Execute, args: &Args) -> qapi::Result<String> {
     let keys: Result<Vec<Value>, &str> =
