@@ -6,6 +6,7 @@
 mod leaves_nothing;
 mod lifecycle;
 mod migration;
+mod probe;
 mod restart;
 mod session;
 

@@ -8,6 +8,7 @@ use std::{fs, thread};
 
 use super::Domain;
 use super::host::{Holder, Host};
+use crate::program;
 use crate::wire::patience;
 
 /// What a command of `virsh` said.
@@ -53,6 +54,16 @@ save_image_format = "raw"
 dump_image_format = "raw"
 "#;
 
+/// All devices that libvirt and a guest need but one.
+const WITHOUT_KVM: &str = "dev=$(mktemp -d)
+mount -t tmpfs dev $dev
+cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/ptmx $dev
+mkdir $dev/pts $dev/net
+cp -a /dev/net/tun $dev/net
+mount --bind /dev/pts $dev/pts
+mount --move $dev /dev
+rmdir $dev";
+
 impl<'h> Node<'h> {
     /// A node of that name with a running libvirtd.
     ///
@@ -60,12 +71,29 @@ impl<'h> Node<'h> {
     ///
     /// If libvirtd does not start.
     pub fn start(host: &'h Host, name: &str) -> Self {
+        Self::start_with(host, name, "")
+    }
+
+    /// The same on a machine that has no KVM.
+    ///
+    /// # Panics
+    ///
+    /// If libvirtd does not start.
+    pub fn start_without_kvm(host: &'h Host, name: &str) -> Self {
+        Self::start_with(host, name, WITHOUT_KVM)
+    }
+
+    /// `script` changes what the node sees, in namespaces of its own.
+    fn start_with(host: &'h Host, name: &str, script: &str) -> Self {
+        let changes = script;
         let folder = host.path(name);
         let path = |part: &str| folder.join(part);
         for (part, _) in PLACES {
             fs::create_dir_all(path(part)).expect("a new folder");
         }
-        fs::create_dir_all(path("lib/qemu")).expect("a new folder");
+        for part in ["lib/qemu", "bin"] {
+            fs::create_dir_all(path(part)).expect("a new folder");
+        }
         fs::write(path("etc/qemu.conf"), QEMU_CONF).expect("a new file");
         let daemon = format!(
             "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_group = \"root\"\nhost_uuid = \"{}\"\n\
@@ -79,7 +107,7 @@ impl<'h> Node<'h> {
             // Writing to a String cannot fail.
             let _ = writeln!(script, "mkdir -p {place}\nmount --bind {} {place}", path(part).display());
         }
-        let _ = writeln!(script, "hostname {name}\nexec cat");
+        let _ = writeln!(script, "hostname {name}\n{changes}\nexec cat");
         let node = Self { host, keeper: Holder::start(host.keeper(&script)), folder };
         node.start_daemon();
         node
@@ -250,6 +278,15 @@ impl<'h> Node<'h> {
         self.folder.join(name).to_str().expect("the path is text").to_owned()
     }
 
+    /// Puts the program under test where libvirt looks for an emulator of this name, for libvirtds that are started from now on.
+    ///
+    /// # Panics
+    ///
+    /// If there is one.
+    pub fn install_as(&self, name: &str) {
+        std::os::unix::fs::symlink(program::path(), self.folder.join("bin").join(name)).expect("a new link");
+    }
+
     /// The folder that is `/run/libvirt` there, and the others, by their names in the node's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -297,6 +334,16 @@ impl<'h> Node<'h> {
         };
         let words: Vec<String> = log.lines().filter_map(word).collect();
         words[words.len().saturating_sub(last)..].to_vec()
+    }
+
+    /// What the emulator of a domain wrote, and how it was started.
+    ///
+    /// # Panics
+    ///
+    /// If it never was.
+    pub fn domain_log(&self, name: &str) -> String {
+        let path = self.folder.join("log/qemu").join(name).with_extension("log");
+        fs::read_to_string(path).expect("it was started")
     }
 
     /// The ends of what the emulators wrote.
