@@ -125,13 +125,8 @@ impl<'h> Node<'h> {
     /// If it does not start.
     pub fn start_daemon(&self) {
         let mut command = self.command();
-        let conf = "/etc/libvirt/libvirtd.conf";
-        let out = run(command.args([
-            "sh",
-            "-c",
-            "ulimit -c 0; exec libvirtd -d -f \"$0\" -p /run/libvirt/libvirtd.pid",
-            conf,
-        ]));
+        let script = "ulimit -c 0; PATH=$0:$PATH exec libvirtd -d -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid";
+        let out = run(command.args(["sh", "-c", script, &self.path("bin")]));
         assert!(out.status.success(), "libvirtd: {out:?}");
         // Domains are found again on threads of their own; an answer about them waits for those.
         self.virsh(&["list", "--all"]);
