@@ -20,11 +20,14 @@ use net::NetSet;
 use qapi::types::ShutdownCause;
 use qapi::{Error, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
+use rustix::mm::MlockAllFlags;
 
 use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
+use crate::config::overcommit::MemLock;
 use crate::config::{
-    actions, boot, identity, memory as memory_option, numa, outputs, rtc, sandbox as denied, smbios, smp,
+    actions, boot, identity, memory as memory_option, numa, outputs, overcommit, rtc, sandbox as denied,
+    smbios, smp,
 };
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
@@ -56,6 +59,8 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     outputs::check_display(line)?;
     outputs::check_audio(line)?;
     let denied = denied::parse(&line.sandbox)?;
+    // A mistake in it is found before anything is opened.
+    overcommit::parse(&line.overcommit)?;
     log::init(line, report)?;
     if let Some(raw) = &line.dump_vmstate {
         return states::dump(raw, machine_config(line, None)?, &accel_specs(line)?);
@@ -316,8 +321,8 @@ fn build(
             numa::Numa::HmatCache(cache) => machine.add_hmat_cache(&cache).map_err(at)?,
         }
     }
-    if mem_lock(line)? {
-        lock_memory()?;
+    if let Some(lock) = overcommit::parse(&line.overcommit)? {
+        lock_memory(lock)?;
         let locked = hw::mem::MemoryDevices::of(&machine).set_memory_locked(memory);
         locked.map_err(|busy| Error::generic(format!("Cannot set discarding of RAM broken: {busy}")))?;
     }
@@ -366,25 +371,10 @@ fn undotted((key, value): &(String, String)) -> (String, String) {
     (key.split('.').next().unwrap_or(key).to_owned(), value.clone())
 }
 
-/// `-overcommit mem-lock=on`: whether all memory is to be locked.
-fn mem_lock(line: &CommandLine) -> Result<bool> {
-    let Some(raw) = &line.overcommit else { return Ok(false) };
-    let parsed = options::options(&raw.text, None);
-    let at = |e: Error| e.prefixed(&raw.prefix());
-    parsed.only(&["mem-lock", "cpu-pm"]).map_err(at)?;
-    if parsed.flag("cpu-pm").map_err(at)? == Some(true) {
-        return Err(at(Error::generic("cpu-pm=on is not supported")));
-    }
-    match parsed.get("mem-lock") {
-        None | Some("off") => Ok(false),
-        Some("on" | "on-fault") => Ok(true),
-        Some(_) => Err(at(Error::generic("parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'"))),
-    }
-}
-
 /// Locks what the process has and will have.
-fn lock_memory() -> Result<()> {
-    let flags = rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE;
+fn lock_memory(lock: MemLock) -> Result<()> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    let flags = if lock == MemLock::OnFault { all | MlockAllFlags::ONFAULT } else { all };
     rustix::mm::mlockall(flags).map_err(|e| Error::generic(format!("mlock failed: {e}")))
 }
 

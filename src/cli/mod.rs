@@ -92,7 +92,7 @@ pub(crate) struct CommandLine {
     pub(crate) audio_devices: Vec<Raw>,
     /// `-action` and what is short for it: the option, and the list of `-action` that it stands for.
     pub(crate) actions: Vec<(Raw, String)>,
-    pub(crate) overcommit: Option<Raw>,
+    pub(crate) overcommit: Vec<Raw>,
     pub(crate) sandbox: Vec<Raw>,
     pub(crate) incoming: Option<Raw>,
     pub(crate) mem_prealloc: bool,
@@ -223,7 +223,10 @@ impl CommandLine {
                 self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
                 self.actions.push((raw, text));
             }
-            "-overcommit" => self.overcommit = Some(raw),
+            "-overcommit" => {
+                self.warnings.extend(short_form_warnings(&raw, &raw.options(None)));
+                self.overcommit.push(raw);
+            }
             "-sandbox" => {
                 self.warnings.extend(short_form_warnings(&raw, &raw.options("enable")));
                 self.sandbox.push(raw);
@@ -267,8 +270,9 @@ impl CommandLine {
         self.warnings.extend(short_form_warnings(raw, &parsed));
         let at = |e: Error| e.prefixed(&prefix);
         parsed.only(&["timestamp", "guest-name"]).map_err(at)?;
-        self.timestamp = parsed.flag("timestamp").map_err(at)?.unwrap_or(self.timestamp);
-        self.msg_guest_name = parsed.flag("guest-name").map_err(at)?.unwrap_or(self.msg_guest_name);
+        // Each option says all of it: what is left out is off.
+        self.timestamp = parsed.flag("timestamp").map_err(at)? == Some(true);
+        self.msg_guest_name = parsed.flag("guest-name").map_err(at)? == Some(true);
         Ok(())
     }
 }

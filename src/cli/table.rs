@@ -104,8 +104,8 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with(
         "-overcommit",
         &[],
-        "[mem-lock=on|off][,cpu-pm=on|off]",
-        "lock memory; let idle vCPUs keep their core",
+        "[mem-lock=on|off|on-fault][,cpu-pm=off]",
+        "lock the memory of the process: all of it at once, or what is used",
     ),
     with(
         "-sandbox",

@@ -8,6 +8,7 @@ pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod numa;
 pub(crate) mod outputs;
+pub(crate) mod overcommit;
 pub(crate) mod rtc;
 pub(crate) mod sandbox;
 pub(crate) mod smbios;

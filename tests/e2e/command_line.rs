@@ -285,3 +285,46 @@ fn states_that_move_are_written_down() {
     let versions = [&states["serial"]["version"], &states["isa-serial"]["version_id"]];
     assert!(versions.iter().any(|version| version.is_u64()));
 }
+
+/// KiB that `/proc/PID/status` tells of a machine.
+fn kib(vm: &Vm, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vm.pid().as_raw_nonzero())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn memory_is_locked_at_once_or_when_it_is_used() {
+    const RAM: u64 = 300 << 10;
+    let start = |options: &str| {
+        let mut vm = Vm::new().line("-machine q35 -m 300M").line(options).qmp().start();
+        vm.qmp().ok("query-status", serde_json::json!({}));
+        let found = (kib(&vm, "VmLck"), kib(&vm, "VmRSS"));
+        assert_eq!(vm.quit().code, Some(0));
+        found
+    };
+    let (locked, resident) = start("-overcommit mem-lock=on");
+    assert!(locked > RAM && resident > RAM, "{locked} {resident}");
+    let (locked, resident) = start("-overcommit mem-lock=on -overcommit mem-lock=on-fault,cpu-pm=off");
+    assert!(locked > RAM && resident < RAM, "{locked} {resident}");
+    let (locked, resident) = start("-overcommit mem-lock=on -overcommit mem-lock=off");
+    assert!(locked == 0 && resident < RAM, "{locked} {resident}");
+}
+
+#[test]
+fn options_about_messages_say_all_of_it_each() {
+    let told =
+        |options: &str| Vm::new().line(options).line("-name n1 -machine none -chardev foo,id=x").run().stderr;
+    let rest = "qemu-system-x86_64: -chardev foo,id=x: 'foo' is not a valid char driver name\n";
+    assert_eq!(told("-msg timestamp=on -msg guest-name=on"), format!("n1 {rest}"));
+    assert_eq!(told("-msg guest-name=on -msg timestamp=off"), rest);
+    let both = told("-msg timestamp=on,guest-name=on");
+    let (time, line) = both.split_once(' ').unwrap();
+    assert_eq!(line, format!("n1 {rest}"));
+    assert!(time.ends_with('Z') && time.len() == "2026-11-21T00:51:22.792136Z".len(), "{time}");
+    let short = Vm::new().line("-machine none -overcommit realtime").run().stderr;
+    let warned = "qemu-system-x86_64: -overcommit realtime: warning: short-form boolean option 'realtime' deprecated\n\
+        Please use realtime=on instead\n\
+        qemu-system-x86_64: -overcommit realtime: Invalid parameter 'realtime'\n";
+    assert_eq!(short, warned);
+}
