@@ -9,6 +9,7 @@ mod command_line;
 mod compatibility;
 mod console;
 mod cpu_models;
+mod cpu_plug;
 mod descriptors;
 mod device;
 mod dirty_rate;

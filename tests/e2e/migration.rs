@@ -37,7 +37,7 @@ fn destination() -> VmBuilder {
 }
 
 /// Switches capabilities on.
-fn capabilities(vm: &mut Vm, names: &[&str]) {
+pub(crate) fn capabilities(vm: &mut Vm, names: &[&str]) {
     let list: Vec<Value> = names.iter().map(|name| json!({ "capability": name, "state": true })).collect();
     vm.qmp().ok("migrate-set-capabilities", json!({ "capabilities": list }));
 }
@@ -73,7 +73,7 @@ fn has_data(vm: &mut Vm) -> bool {
 }
 
 /// Has a machine wait for another on a socket in its own folder; the address.
-fn listen(vm: &mut Vm) -> String {
+pub(crate) fn listen(vm: &mut Vm) -> String {
     let uri = format!("unix:{}", vm.scratch().join("incoming").display());
     vm.qmp().ok("migrate-incoming", json!({ "uri": uri }));
     uri
@@ -84,12 +84,12 @@ fn file(vm: &Vm, name: &str) -> PathBuf {
     vm.scratch().join(name)
 }
 
-fn migrate(vm: &mut Vm, uri: &str) {
+pub(crate) fn migrate(vm: &mut Vm, uri: &str) {
     vm.qmp().ok("migrate", json!({ "uri": uri }));
 }
 
 /// Waits for the event that tells of a status.
-fn reached(vm: &mut Vm, status: &str) {
+pub(crate) fn reached(vm: &mut Vm, status: &str) {
     vm.qmp().wait_event("MIGRATION", |event| event["data"]["status"] == status);
 }
 

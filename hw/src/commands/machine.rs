@@ -102,17 +102,18 @@ impl MachineCommands for MachineHandlers {
     }
 
     fn query_cpus_fast(&self) -> Result<Vec<CpuInfoFast>> {
-        let paths: BTreeMap<u32, String> = Cpus::paths(&self.0).into_iter().collect();
-        let info = |vcpu: accel::VcpuInfo| {
+        let vcpus = self.0.accel().vcpus();
+        let threads: BTreeMap<u32, i32> = vcpus.iter().map(|vcpu| (vcpu.index, vcpu.thread_id)).collect();
+        let info = |(index, qom_path): (u32, String)| {
             Some(CpuInfoFast {
-                cpu_index: vcpu.index.into(),
-                qom_path: paths.get(&vcpu.index)?.clone(),
-                thread_id: vcpu.thread_id.into(),
-                props: Some(position(&self.0, vcpu.index)),
+                cpu_index: index.into(),
+                qom_path,
+                thread_id: (*threads.get(&index)?).into(),
+                props: Some(position(&self.0, index)),
                 target: CpuInfoFastTarget::X86_64,
             })
         };
-        Ok(self.0.accel().vcpus().into_iter().filter_map(info).collect())
+        Ok(Cpus::paths(&self.0).into_iter().filter_map(info).collect())
     }
 
     fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCPU>> {

@@ -185,9 +185,18 @@ struct List {
     facts: Option<Arc<Facts>>,
     /// The accelerator has those that there are from the start.
     created: bool,
-    plugged: BTreeMap<u32, ObjectRef>,
+    plugged: BTreeMap<u32, Entry>,
+    /// How many came so far.
+    came: u64,
     /// How each sees the machine's memory: not otherwise than all, so that this only has a name so far.
     spaces: BTreeMap<u32, Arc<AddressSpace>>,
+}
+
+/// A vCPU that is there.
+struct Entry {
+    cpu: ObjectRef,
+    /// How many had come before.
+    order: u64,
 }
 
 impl Cpus {
@@ -196,11 +205,20 @@ impl Cpus {
         machine.extension(Self::default)
     }
 
-    /// Index and path of each.
+    /// Index and path of each, in the order in which they came.
     pub fn paths(machine: &Machine) -> Vec<(u32, String)> {
         let cpus = Self::of(machine);
         let list = lock(&cpus.0);
-        list.plugged.iter().map(|(index, cpu)| (*index, cpu.path())).collect()
+        let mut all: Vec<_> = list.plugged.iter().collect();
+        all.sort_by_key(|(_, entry)| entry.order);
+        all.into_iter().map(|(index, entry)| (*index, entry.cpu.path())).collect()
+    }
+
+    fn insert(&self, index: u32, cpu: ObjectRef) {
+        let mut list = lock(&self.0);
+        let order = list.came;
+        list.came += 1;
+        list.plugged.insert(index, Entry { cpu, order });
     }
 
     /// Whether there is a vCPU of that index.
@@ -216,7 +234,7 @@ impl Cpus {
     /// Each with its index.
     pub(crate) fn devices(&self) -> Vec<(u32, Arc<dyn Device>)> {
         let list = lock(&self.0);
-        let device = |(index, cpu): (&u32, &ObjectRef)| Some((*index, qom::cast::<dyn Device>(cpu)?));
+        let device = |(index, entry): (&u32, &Entry)| Some((*index, qom::cast::<dyn Device>(&entry.cpu)?));
         list.plugged.iter().filter_map(device).collect()
     }
 

@@ -109,7 +109,7 @@ impl RegionOps for Registers {
             (FLAGS, _) if value & FIRMWARE_REMOVES != 0 => {
                 if selected != super::BOOT && slot.visible().is_some() {
                     trace::emit!(cpuhp_acpi_fw_remove_cpu, selected);
-                    slot.firmware_removes = !slot.firmware_removes;
+                    slot.firmware_removes = true;
                 } else {
                     trace::emit!(cpuhp_acpi_fw_remove_invalid_cpu, selected);
                 }

@@ -235,7 +235,7 @@ impl Model {
                     (cpu.there, cpu.firmware) = (false, false);
                 }
             }
-            FLAGS if value & 16 != 0 => cpu.firmware ^= can_go,
+            FLAGS if value & 16 != 0 => cpu.firmware |= can_go,
             COMMAND if value < 4 => {
                 self.command = value;
                 let event = |cpu: &Cpu| cpu.inserting || cpu.removing || cpu.firmware;

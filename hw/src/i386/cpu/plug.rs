@@ -49,7 +49,7 @@ impl HotplugHandler for CpuPlug {
     fn plug(&self, machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Result<()> {
         let cpu = cpu(device)?;
         let index = cpu.index();
-        lock(&Cpus::of(machine).0).plugged.insert(index, cpu);
+        Cpus::of(machine).insert(index, cpu);
         CpuHotplug::of(machine).plug(index, device);
         tell_count(machine);
         Ok(())
