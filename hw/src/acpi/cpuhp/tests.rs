@@ -48,11 +48,7 @@ fn flags(rig: &Rig, index: u32) -> u64 {
 
 fn gpe(rig: &Rig) -> bool {
     // Firmware has not run: by way of the device.
-    let bit = rig.machine.board().is_some() && {
-        let wired = CpuHotplug::of(&rig.machine);
-        wired.wiring.get().unwrap().pm.saved_state().gpe_sts & 1 << GPE != 0
-    };
-    bit
+    CpuHotplug::of(&rig.machine).wiring.get().unwrap().pm.saved_state().gpe_sts & 1 << GPE != 0
 }
 
 #[test]
@@ -230,11 +226,8 @@ impl Model {
         match at {
             FLAGS if value & 2 != 0 => cpu.inserting = false,
             FLAGS if value & 4 != 0 => cpu.removing = false,
-            FLAGS if value & 8 != 0 => {
-                if can_go {
-                    (cpu.there, cpu.firmware) = (false, false);
-                }
-            }
+            FLAGS if value & 8 != 0 && can_go => (cpu.there, cpu.firmware) = (false, false),
+            FLAGS if value & 8 != 0 => {}
             FLAGS if value & 16 != 0 => cpu.firmware |= can_go,
             COMMAND if value < 4 => {
                 self.command = value;
