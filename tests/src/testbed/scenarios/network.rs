@@ -99,7 +99,6 @@ pub(super) fn packets_go_both_ways(guest: &mut Linux) {
         let said = guest.run(&format!("ping -c 5 -W 20 -s {size} 10.77.0.1"));
         assert!(said.contains("5 packets transmitted, 5 packets received"), "{said}");
     }
-    // In pieces that the guest puts together again.
     let many = guest.run("ping -c 200 -i 0.01 -W 20 -s 1000 10.77.0.1 | tail -2");
     assert!(many.contains("200 packets received"), "{many}");
     assert_eq!(*host.longest.lock().expect("nobody panics with it"), 1400 + 8 + 20 + 14);
@@ -140,7 +139,7 @@ pub(super) fn card_comes_and_goes(guest: &mut Linux) {
         guest.vm().qmp().ok("netdev_add", netdev);
         let card = json!({ "driver": "virtio-net-pci", "id": "net0", "netdev": "h0", "bus": "below" });
         guest.vm().qmp().ok("device_add", card);
-        guest.until(&format!("cat {CARD}/*/address 2>/dev/null"), |text| text == "52:54:00:12:34:56");
+        guest.until(&format!("cat {CARD}/*/address 2>/dev/null || true"), |text| text == "52:54:00:12:34:56");
         let _host = Host::start(&folder);
         up(guest);
         let said = guest.run("ping -c 3 -W 20 10.77.0.1 | tail -2");
