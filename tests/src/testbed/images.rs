@@ -38,8 +38,8 @@ const INNER_MODULES: [&str; 11] = [
 const INNER_LATER: [&str; 3] = ["nd_pmem", "pvpanic-pci", "qemu_fw_cfg"];
 /// What makes a guest a host, where the outer machine emulates SVM.
 const INNER_NESTED: [&str; 1] = ["kvm-amd"];
-/// SVM is what QEMU emulates.
-const OUTER_MODULES: [&str; 1] = ["kvm-amd"];
+/// SVM is what QEMU emulates; guests have cards on interfaces of the outer machine.
+const OUTER_MODULES: [&str; 2] = ["kvm-amd", "tun"];
 
 /// Firmware and option ROMs that QEMU's machines ask for.
 const QEMU_DATA: [&str; 8] = [

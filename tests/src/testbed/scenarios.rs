@@ -29,8 +29,8 @@ const PCI_DEVICES: &str = "-object rng-random,id=rng0,filename=/dev/urandom -dev
     -chardev socket,id=port0,path=$RUN/port,server=on,wait=off -device virtserialport,chardev=port0,name=org.qemu.guest_agent.0 \
     -object iothread,id=io0 -device virtio-balloon-pci,id=balloon0,free-page-reporting=on,free-page-hint=on,iothread=io0";
 
-/// A network card whose other end is a socket of the test's, and below a port.
-const CARD: &str = "-device pcie-root-port,id=below,chassis=1,slot=1 \
+/// A network card below a port, whose other end is a socket of the test's, and a port for another one.
+const CARD: &str = "-device pcie-root-port,id=below,chassis=1,slot=1 -device pcie-root-port,id=other,chassis=2,slot=2 \
     -netdev dgram,id=h0,local.type=unix,local.path=$RUN/net-vm,remote.type=unix,remote.path=$RUN/net-host \
     -device virtio-net-pci,id=net0,netdev=h0,mac=52:54:00:00:00:07,bus=below";
 
@@ -183,6 +183,7 @@ pub const BOOTS: &[Boot] = &[
             network::packets_go_both_ways,
             network::cable_is_unplugged_and_plugged,
             network::card_comes_and_goes,
+            network::segments_are_left_to_the_other_end,
         ],
     },
     Boot {

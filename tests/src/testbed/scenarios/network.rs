@@ -1,7 +1,10 @@
 //! A network card: the guest talks to a host that is played here, at the other end of a socket.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -145,4 +148,68 @@ pub(super) fn card_comes_and_goes(guest: &mut Linux) {
         let said = guest.run("ping -c 3 -W 20 10.77.0.1 | tail -2");
         assert!(said.contains("3 packets received"), "{said}");
     }
+}
+
+/// Adds a card on an interface of the machine that the VMM runs on, whose name and network this gives; nothing where that is not allowed.
+fn interface(guest: &mut Linux) -> Option<(String, String)> {
+    let arguments = json!({ "type": "tap", "id": "h1", "script": "no", "downscript": "no" });
+    let request = json!({ "execute": "netdev_add", "arguments": arguments });
+    let reply = guest.vm().qmp().request(&request).expect("an answer");
+    if let Some(error) = reply.get("error") {
+        guest.skip(&format!("no interface can be made here: {error}"));
+        return None;
+    }
+    let card = json!({ "driver": "virtio-net-pci", "id": "net1", "netdev": "h1", "bus": "other", "mac": "52:54:00:00:00:09" });
+    guest.vm().qmp().ok("device_add", card);
+    let listed = guest.vm().qmp().human("info network");
+    let name =
+        listed.split("ifname=").nth(1).and_then(|rest| rest.split(',').next()).expect("a name").to_owned();
+    // Another guest on this machine has another interface, and so another network.
+    let number: String = name.chars().filter(char::is_ascii_digit).collect();
+    let network = format!("10.78.{number}");
+    for arguments in
+        [vec!["addr", "add", &format!("{network}.1/24"), "dev", &name], vec!["link", "set", &name, "up"]]
+    {
+        let done = Command::new("ip").args(&arguments).output().expect("the program ip");
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    Some((name, network))
+}
+
+/// Bytes of a packet on an interface, in the middle.
+fn mean(interface: &str, way: &str) -> u64 {
+    let of = |what: &str| {
+        let path = format!("/sys/class/net/{interface}/statistics/{way}_{what}");
+        let text = std::fs::read_to_string(path).expect("statistics");
+        text.trim().parse::<u64>().expect("a number")
+    };
+    of("bytes") / of("packets").max(1)
+}
+
+pub(super) fn segments_are_left_to_the_other_end(guest: &mut Linux) {
+    const SIZE: usize = 16 << 20;
+    let Some((interface, network)) = interface(guest) else { return };
+    let card = "card=$(grep -l 52:54:00:00:00:09 /sys/class/net/*/address | cut -d/ -f5)";
+    guest.until(&format!("{card}; echo $card"), |name| !name.is_empty());
+    guest.run(&format!("{card}; ip addr add {network}.2/24 dev $card; ip link set $card up"));
+    let features = guest.run(&format!("{card}; cat /sys/class/net/$card/device/features"));
+    for feature in [0, 1, 7, 11, 15] {
+        assert_eq!(features.as_bytes().get(feature), Some(&b'1'), "feature {feature} of {features}");
+    }
+    let listener = TcpListener::bind((format!("{network}.1"), 0)).expect("an address");
+    let port = listener.local_addr().expect("it has one").port();
+    // Gives back what it got, once it has all of it.
+    let host = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let mut bytes = vec![0; SIZE];
+        stream.read_exact(&mut bytes)?;
+        stream.write_all(&bytes)
+    });
+    guest.run(&format!("dd if=/dev/urandom of=/sent bs=1M count={} 2>/dev/null", SIZE >> 20));
+    guest.run(&format!("nc {network}.1 {port} </sent >/heard"));
+    host.join().expect("it ends").expect("all of it goes both ways");
+    assert_eq!(guest.run("cmp /sent /heard && echo same"), "same");
+    guest.run("rm /sent /heard");
+    let (from_guest, to_guest) = (mean(&interface, "rx"), mean(&interface, "tx"));
+    assert!(from_guest > 1514 && to_guest > 1514, "{from_guest} and {to_guest} bytes a packet");
 }
