@@ -75,8 +75,8 @@ impl Reporter {
 }
 
 fn print(line: &str) {
-    // There is nobody to tell when stderr is gone.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // There is nobody to tell when stderr is gone. At once, as others may write into the same log.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// `2026-11-25T22:49:19.123456Z`
