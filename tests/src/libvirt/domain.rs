@@ -1,5 +1,7 @@
 //! Domains: one for each kind of machine, as `tests/libvirt/xml` has them.
 
+use std::path::Path;
+
 use crate::program;
 
 /// What libvirt is told about a virtual machine.
@@ -36,6 +38,21 @@ impl Domain {
     /// `microvm`, which has no PCI.
     pub fn microvm() -> Self {
         Self::new("microvm", include_str!("../../libvirt/xml/microvm.xml"))
+    }
+
+    /// The same domain for another emulator, beside the first one: with another name and another UUID.
+    ///
+    /// # Panics
+    ///
+    /// If the path is no text.
+    #[must_use]
+    pub fn of_emulator(self, path: &Path, suffix: &str) -> Self {
+        let name = format!("{}-{suffix}", self.name);
+        let (ours, theirs) = (program::path(), path.to_str().expect("the path is text"));
+        let old = format!("<emulator>{}</emulator>", ours.display());
+        let other = self.with(&old, &format!("<emulator>{theirs}</emulator>")).with("9a63-0000", "9a63-1000");
+        let (before, after) = (format!("<name>{}</name>", other.name), format!("<name>{name}</name>"));
+        Self { name, ..other.with(&before, &after) }
     }
 
     /// What libvirt calls it.
