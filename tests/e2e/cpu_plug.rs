@@ -501,3 +501,70 @@ fn another_set_of_cpus_takes_nobody_in() {
         assert_eq!(threads(&mut vm).len(), 2);
     }
 }
+
+#[test]
+fn under_sim_cpus_are_there_and_idle() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let mut vm = Vm::new()
+        .accel("sim")
+        .line("-machine pc -m 256M -smp 1,maxcpus=3,cores=3 -device qemu64-x86_64-cpu,socket-id=0,core-id=1,thread-id=0")
+        .qmp()
+        .hmp()
+        .serial()
+        .start();
+    // Before the guest has looked for the first time.
+    port(&mut vm, Some(0), 'w', PIIX4);
+    for _ in 0..2 {
+        add(&mut vm, 2);
+        vm.serial().until("cpu 2: there").unwrap();
+        let indices: Vec<u64> = threads(&mut vm).iter().map(|(index, _)| *index).collect();
+        assert_eq!(indices, [0, 1, 2]);
+        vm.qmp().ok("device_del", json!({ "id": "c2" }));
+        leaves(&mut vm, 2);
+    }
+    vm.qmp().ok("system_reset", json!({}));
+    vm.serial().until("ready: ").unwrap();
+    assert_eq!(threads(&mut vm).len(), 2);
+}
+
+#[test]
+fn writes_of_cpus_that_came_are_measured_and_limited() {
+    if !have(&[Need::Kvm, Need::Pliant]) {
+        return;
+    }
+    let mut vm = with_guest(Vm::new().accel("kvm,dirty-ring-size=1024"))
+        .line("-machine q35 -m 256M -smp 1,maxcpus=3,cores=3")
+        .qmp()
+        .hmp()
+        .serial()
+        .start();
+    port(&mut vm, Some(0), 'w', ICH9);
+    add(&mut vm, 2);
+    let (_, text) = vm.qmp().err("set-vcpu-dirty-limit", json!({ "cpu-index": 1, "dirty-rate": 10 }));
+    assert_eq!(text, "incorrect cpu index specified");
+    vm.qmp().ok("set-vcpu-dirty-limit", json!({ "dirty-rate": 10 }));
+    let limited = |vm: &mut Vm| -> Vec<Value> {
+        let list = vm.qmp().ok("query-vcpu-dirty-limit", json!({}));
+        list.as_array().unwrap().iter().map(|limit| limit["cpu-index"].clone()).collect()
+    };
+    assert_eq!(limited(&mut vm), [0, 2]);
+    vm.serial().until("cpu 2: there").unwrap();
+    vm.qmp().ok("device_del", json!({ "id": "c2" }));
+    leaves(&mut vm, 2);
+    assert_eq!(limited(&mut vm), [0]);
+    vm.qmp().ok("cancel-vcpu-dirty-limit", json!({}));
+    // It comes without.
+    add(&mut vm, 2);
+    assert_eq!(limited(&mut vm), [0; 0]);
+    vm.qmp().ok("calc-dirty-rate", json!({ "calc-time": 1, "mode": "dirty-ring" }));
+    let rate = loop {
+        let rate = vm.qmp().ok("query-dirty-rate", json!({}));
+        if rate["status"] == "measured" {
+            break rate;
+        }
+    };
+    let measured = rate["vcpu-dirty-rate"].as_array().unwrap();
+    assert_eq!(measured.iter().map(|rate| rate["id"].clone()).collect::<Vec<_>>(), [0, 2]);
+}

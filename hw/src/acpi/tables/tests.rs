@@ -172,6 +172,29 @@ fn processors_beyond_the_short_ids_have_long_entries() {
 }
 
 #[test]
+fn each_processor_that_may_come_has_a_device_and_the_first_cannot_go() {
+    let mut facts = facts(Platform::Q35, 3);
+    facts.processors[2].present = false;
+    let tables = read(&assemble(&facts, BASE), BASE);
+    let madt = entries(&tables["APIC"], 44);
+    let flags: Vec<u8> = madt.iter().filter(|(kind, _)| *kind == 0).map(|(_, entry)| entry[4]).collect();
+    assert_eq!(flags, [1, 1, 2], "there, there, may come");
+    let dsdt = &tables["DSDT"];
+    let count = |bytes: &[u8]| dsdt.windows(bytes.len()).filter(|part| part == &bytes).count();
+    // Methods by their names and numbers of arguments.
+    assert_eq!((count(b"_E02\0"), count(b"ACPI0010\0"), count(b"ACPI0007\0")), (1, 1, 3));
+    assert_eq!((count(b"_MAT"), count(b"POST\x0b"), count(b"_EJ0\x01\xa4"), count(b"PEJE")), (3, 1, 0, 3));
+    // _MAT: what the entry of the last one is once it is there.
+    assert_eq!(count(&[0, 8, 2, 2, 1, 0, 0, 0]), 1);
+    facts.cpu_hotplug = None;
+    let tables = read(&assemble(&facts, BASE), BASE);
+    let fixed = &tables["DSDT"];
+    let has = |bytes: &[u8]| fixed.windows(bytes.len()).any(|part| part == bytes);
+    assert!(!has(b"_E02") && !has(b"C002") && has(b"C001"));
+    assert_eq!(entries(&tables["APIC"], 44)[2].1[4], 0, "it cannot come");
+}
+
+#[test]
 fn a_reduced_machine_has_what_it_needs() {
     let mut facts = facts(Platform::Microvm { second_ioapic: true }, 2);
     facts.virtio_mmio = vec![(0xfeb0_0000, 5)];

@@ -60,3 +60,16 @@ fn apic_ids_leave_room_for_odd_counts() {
     assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
     assert_eq!(smp.position(4), [1, 0, 0, 1, 0]);
 }
+
+#[test]
+fn places_apic_ids_and_indices_are_told_from_each_other() {
+    let smp = Smp { cpus: 1, sockets: 3, dies: 2, modules: 1, cores: 3, threads: 2, maxcpus: 36 };
+    for index in 0..36 {
+        let position = smp.position(index);
+        assert_eq!(smp.position_of(smp.apic_id(index)), position);
+        assert_eq!((smp.index_at(position), smp.apic_id_at(position)), (Some(index), smp.apic_id(index)));
+    }
+    // Three cores take two bits: the fourth is none.
+    assert_eq!(smp.position_of(6), [0, 0, 0, 3, 0]);
+    assert_eq!([smp.index_at([0, 0, 0, 3, 0]), smp.index_at([3, 0, 0, 0, 0])], [None; 2]);
+}
