@@ -346,7 +346,7 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     machine.may_change_devices("device_del")?;
     if !dev.is_realized() {
         // Somebody set `realized` to false: the guest does not know it any more and cannot let go of it.
-        complete_unplug(machine, &device);
+        complete_at_once(machine, &device);
         return Ok(());
     }
     let mut outcome = Unplug::Now;
@@ -360,7 +360,7 @@ pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
         // Marked here, so that a handler that refuses leaves no trace.
         Unplug::GuestAsked => dev.set_unplug_pending(true),
         Unplug::MayAskAgain => {}
-        Unplug::Now => complete_unplug(machine, &device),
+        Unplug::Now => complete_at_once(machine, &device),
     }
     Ok(())
 }
@@ -381,9 +381,27 @@ pub(crate) fn find_device(machine: &Arc<Machine>, id: &str) -> Result<Arc<dyn De
     cast::<dyn Device>(&object).ok_or_else(|| Error::generic(format!("{id} is not a device")))
 }
 
-/// Takes a device out for good: what the guest's eject does, and `device_del` where no guest needs to be asked.
+/// Takes a device out for good, as the guest's eject does.
 /// Sends `DEVICE_DELETED` for it and for the devices on its buses, those first.
 pub fn complete_unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+    for (id, path) in take_out(machine, device) {
+        machine.send_device_deleted(id, path);
+    }
+}
+
+/// The same for `device_del`, where no guest needs to be asked. The command is answered before the events come, as in QEMU, where a device lives a little longer than its command: libvirt waits
+/// for them from the answer on only.
+fn complete_at_once(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
+    let gone = take_out(machine, device);
+    let weak = Arc::downgrade(machine);
+    machine.mainloop().post(move || {
+        let Some(machine) = weak.upgrade() else { return };
+        gone.into_iter().for_each(|(id, path)| machine.send_device_deleted(id, path));
+    });
+}
+
+/// Takes a device out; ids and paths of it and of the devices on its buses, those first.
+fn take_out(machine: &Arc<Machine>, device: &Arc<dyn Device>) -> Vec<(Option<String>, String)> {
     for handler in handlers(device).iter().rev() {
         handler.unplug(machine, device);
     }
@@ -393,11 +411,12 @@ pub fn complete_unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     leave_bus(device);
     device.dev().set_unplug_pending(false);
     remove_from_tree(device);
-    for (device, id, path) in gone {
+    let told = gone.into_iter().map(|(device, id, path)| {
         // What sat behind a bridge is gone with it; the rest is below the device.
         remove_from_tree(&device);
-        machine.send_device_deleted(id, path);
-    }
+        (id, path)
+    });
+    told.collect()
 }
 
 fn remove_from_tree(device: &Arc<dyn Device>) {

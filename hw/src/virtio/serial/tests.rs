@@ -129,6 +129,23 @@ fn data_goes_both_ways_when_both_ends_are_open() {
 }
 
 #[test]
+fn a_port_that_is_deleted_is_told_of_after_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::build(crate::testing::config("q35")).unwrap();
+    listening(&rig, &dir);
+    rig.add("virtio-serial-pci").unwrap();
+    rig.add("virtserialport,id=vp,chardev=c2,nr=1").unwrap();
+    let mut driver = Driver::with(rig);
+    start(&mut driver);
+    driver.rig.events();
+    qdev::device_del(&driver.rig.machine, "vp").unwrap();
+    assert!(driver.rig.events().is_empty(), "libvirt does not hear what comes before the answer");
+    driver.turn();
+    let told = r#"DEVICE_DELETED {"device": "vp", "path": "/machine/peripheral/vp"}"#;
+    assert!(driver.rig.events().iter().any(|event| event == told));
+}
+
+#[test]
 fn a_host_that_does_not_read_holds_the_guest_up_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::build(crate::testing::config("q35")).unwrap();
