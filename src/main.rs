@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod daemon;
 mod describe;
+mod expected;
 mod fdsets;
 mod fw_cfg;
 mod help;
@@ -22,13 +23,15 @@ use cli::CommandLine;
 use report::Reporter;
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
-    let mut report = Reporter::new(&words.next().unwrap_or_default());
-    let done = CommandLine::parse(words).and_then(|line| start::run(&line, &mut report));
+    let mut args = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
+    let mut report = Reporter::new(&args.next().unwrap_or_default());
+    let words: Vec<String> = args.collect();
+    let done = CommandLine::parse(words.iter().cloned()).and_then(|line| start::run(&line, &mut report));
     match done {
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
         Err(error) => {
             report.error(&error);
+            expected::wait(expected::chardevs(&words));
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use accel::AccelSpec;
 use accel::qtest::{self, LogTarget};
 use chardev::ChardevSet;
 use hw::commands::MachineHandlers;
@@ -17,8 +16,9 @@ use memory::{BackendDefaults, Memory, PreallocObserver};
 use migration::Migration;
 use monitor::{Monitors, TerminalSettings};
 use net::NetSet;
-use qapi::types::ShutdownCause;
-use qapi::{Error, Result, Value, json};
+use qapi::types::{ObjectOptions, ShutdownCause};
+use qapi::visit::Path;
+use qapi::{Error, FromValue, Result, Value, json};
 use qom::{Input, Registry, Tree, options};
 use rustix::mm::MlockAllFlags;
 
@@ -26,11 +26,12 @@ use crate::chars::Chars;
 use crate::cli::{CommandLine, Raw, short_form_warnings};
 use crate::config::overcommit::MemLock;
 use crate::config::{
-    actions, boot, identity, memory as memory_option, numa, outputs, overcommit, rtc, sandbox as denied,
-    smbios, smp,
+    accelerator, actions, boot, identity, memory as memory_option, numa, outputs, overcommit, rtc,
+    sandbox as denied, smbios, smp,
 };
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
+use crate::expected;
 use crate::help;
 use crate::log::{self, Logging};
 use crate::progress_line::ProgressLine;
@@ -63,7 +64,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     overcommit::parse(&line.overcommit)?;
     log::init(line, report)?;
     if let Some(raw) = &line.dump_vmstate {
-        return states::dump(raw, machine_config(line, None)?, &accel_specs(line)?);
+        return states::dump(raw, machine_config(line, None)?, &accelerator::specs(line)?);
     }
     let daemon = line.daemonize.then(daemon::daemonize).transpose()?;
     name.process.as_deref().map(name_process).transpose()?;
@@ -88,6 +89,9 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         Err(error) => {
             // While monitors are still connected: who sees them hang up reads why, and finds it.
             report.error(&error);
+            if !chardevs.list().iter().any(|info| is_served(&info.filename)) {
+                expected::wait(line.chardevs.iter().map(|raw| raw.text.as_str()));
+            }
             return Ok(1);
         }
     };
@@ -101,6 +105,11 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     drop(running.pid_file);
     trace::log::finish();
     Ok(code)
+}
+
+/// Whether a socket that is called so has a client.
+fn is_served(filename: &str) -> bool {
+    filename.contains(",server=on") && !filename.starts_with("disconnected:")
 }
 
 /// What talks to people and clients; it is there before the machine, and outlives it.
@@ -134,6 +143,7 @@ fn bring_up(
     &Console { chardevs, monitors, terminal }: &Console<'_>,
     ending: &OnceLock<Weak<Machine>>,
 ) -> Result<Running> {
+    check_objects(line)?;
     let chars = Chars { set: chardevs, report };
     crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
     chars.chardevs(&line.chardevs)?;
@@ -236,18 +246,6 @@ impl Drop for TerminalGuard {
     }
 }
 
-/// Accelerators asked for, by `-accel` or `-machine accel=`.
-fn accel_specs(line: &CommandLine) -> Result<Vec<AccelSpec>> {
-    let from_machine = options::value(&line.machine, "accel");
-    match (from_machine, line.accel.is_empty()) {
-        (Some(_), false) => {
-            Err(Error::generic("The -accel and \"-machine accel=\" options are incompatible"))
-        }
-        (Some(list), true) => Ok(AccelSpec::machine_list(list)),
-        (None, _) => Ok(line.accel.iter().map(|raw| AccelSpec::option(&raw.text)).collect()),
-    }
-}
-
 /// Steps 1 to 6 of the start-up order: classes, accelerator, machine, objects, NUMA, board.
 fn build(
     line: &CommandLine,
@@ -259,7 +257,7 @@ fn build(
     memory: &Arc<Memory>,
 ) -> Result<Arc<Machine>> {
     let mut config = machine_config(line, name)?;
-    let opened = accel::open(&accel_specs(line)?).map_err(|mut messages| {
+    let opened = accel::open(&accelerator::specs(line)?).map_err(|mut messages| {
         let last = messages.pop().unwrap_or_default();
         messages.iter().for_each(|m| report.line(m));
         Error::generic(last)
@@ -341,7 +339,7 @@ pub(crate) fn register_all(registry: &mut Registry, memory: &Arc<Memory>, softwa
 
 /// What the options say; whether a guest is booted depends on the accelerator, which is not open yet.
 fn machine_config(line: &CommandLine, name: Option<String>) -> Result<MachineConfig> {
-    let own = |k: &str| matches!(k, "type" | "accel");
+    let own = |k: &str| matches!(k, "type" | "accel") || accelerator::is_irqchip(k);
     let smbios = smbios::parse(&line.smbios)?;
     let uuid = line.uuid.as_ref().map(identity::uuid).transpose()?;
     // Whichever option came last.
@@ -399,6 +397,16 @@ fn global(raw: &Raw, report: &Reporter) -> Result<Global> {
         parsed.get(key).map(str::to_owned).ok_or_else(missing)
     };
     Ok(Global { driver: get("driver")?, property: get("property")?, value: get("value")? })
+}
+
+/// Whether each `-object` in JSON is one that there is. As in QEMU that comes before character devices, which may name one.
+fn check_objects(line: &CommandLine) -> Result<()> {
+    for raw in line.objects.iter().filter(|raw| raw.is_json()) {
+        let value = json::parse(&raw.text);
+        let checked = value.and_then(|value| ObjectOptions::from_value(value, &Path::ROOT));
+        checked.map_err(|e| e.prefixed(&raw.prefix()))?;
+    }
+    Ok(())
 }
 
 /// Every `-object`.

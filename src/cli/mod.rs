@@ -10,7 +10,7 @@ use qapi::{Error, Result};
 
 use qom::options::{Options, Pairs, keyval, options};
 pub(crate) use table::usage;
-use table::{Arg, lookup};
+use table::{Arg, absent, lookup};
 
 /// An option's argument as it was written, to be parsed when its turn comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +149,10 @@ impl CommandLine {
             };
             let name = bare.strip_prefix('-').unwrap_or(bare);
             let Some(option) = lookup(name) else {
-                return Err(Error::generic(format!("{word}: invalid option")));
+                return Err(Error::generic(match absent(name) {
+                    Some(why) => format!("{word} is not supported: {why}"),
+                    None => format!("{word}: invalid option"),
+                }));
             };
             let argument = match option.arg {
                 Arg::None => String::new(),

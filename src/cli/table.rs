@@ -160,6 +160,39 @@ pub(crate) const OPTIONS: &[OptionInfo] = &[
     with("-msg", &[], "[timestamp=on|off][,guest-name=on|off]", "how messages begin"),
 ];
 
+/// What QEMU takes and this program has nothing for: why, and the names without their dash.
+const ABSENT: &[(&str, &[&str])] = &[
+    (
+        "there are no disks but those that vhost-user back ends serve",
+        &[
+            "blockdev", "cdrom", "drive", "fda", "fdb", "hda", "hdb", "hdc", "hdd", "iscsi", "mtdblock",
+            "sd", "snapshot",
+        ],
+    ),
+    ("there is no firmware", &["L", "option-rom", "pflash", "shim"]),
+    ("there is no display", &["full-screen", "k", "spice", "vga", "vnc", "win2k-hack"]),
+    ("there is no USB", &["usb", "usbdevice"]),
+    ("-netdev and -device make a network device", &["net", "nic"]),
+    ("no folders are shared with guests", &["fsdev", "virtfs"]),
+    ("there is no TPM", &["tpmdev"]),
+    ("ACPI tables are the board's own", &["acpitable"]),
+    ("there is no parallel port", &["parallel"]),
+    ("there is no debug port", &["debugcon"]),
+    ("there is no server for debuggers", &["gdb", "s"]),
+    ("there are no configuration files", &["readconfig", "set"]),
+    ("a saved machine is started with -incoming", &["loadvm"]),
+    (
+        "there is no translator",
+        &["dfilter", "enable-sync-profile", "icount", "jitdump", "perfmap", "plugin", "semihosting"],
+    ),
+    ("there is no Xen", &["xen-attach", "xen-domid", "xen-domid-restrict"]),
+];
+
+/// Why there is no option spelled `name` (without dash), of those that QEMU has.
+pub(crate) fn absent(name: &str) -> Option<&'static str> {
+    ABSENT.iter().find(|(_, names)| names.contains(&name)).map(|(why, _)| *why)
+}
+
 /// The option spelled `name` (without dash).
 pub(crate) fn lookup(name: &str) -> Option<&'static OptionInfo> {
     OPTIONS.iter().find(|o| o.name.strip_prefix('-') == Some(name) || o.aliases.contains(&name))

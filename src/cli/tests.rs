@@ -21,6 +21,14 @@ fn what_is_unknown_is_refused_by_name() {
 }
 
 #[test]
+fn what_qemu_has_besides_is_refused_with_the_reason() {
+    let disks = "there are no disks but those that vhost-user back ends serve";
+    assert_eq!(message(&["-blockdev", "x"]), format!("-blockdev is not supported: {disks}"));
+    assert_eq!(message(&["--usb"]), "--usb is not supported: there is no USB");
+    assert!(table::OPTIONS.iter().all(|option| absent(&option.name[1..]).is_none()));
+}
+
+#[test]
 fn every_option_of_the_table_is_handled() {
     for option in table::OPTIONS {
         let name = option.name;

@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here opens, allocates or starts anything.
 
+pub(crate) mod accelerator;
 pub(crate) mod actions;
 pub(crate) mod boot;
 pub(crate) mod identity;

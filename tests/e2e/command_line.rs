@@ -173,6 +173,31 @@ fn the_rest_is_refused_in_qemus_words() {
 }
 
 #[test]
+fn what_there_is_nothing_for_is_refused_with_the_reason() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    refused(&[
+        (
+            "-machine none -blockdev driver=file,filename=x,node-name=n",
+            "-blockdev is not supported: there are no disks but those that vhost-user back ends serve",
+        ),
+        ("-machine none -usb", "-usb is not supported: there is no USB"),
+        ("-machine none --vnc :0", "--vnc is not supported: there is no display"),
+        (
+            "-machine q35 -cpu qemu64,hv-relaxed=on",
+            "can't apply global qemu64-x86_64-cpu.hv-relaxed=on: Property 'qemu64-x86_64-cpu.hv-relaxed' not found: \
+             Hyper-V enlightenments are not supported",
+        ),
+        // An object is looked at before the character device that names it.
+        (
+            r#"-machine none -object '{"qom-type":"tls-creds-x509","id":"t"}' -chardev socket,id=c,path=s,server=on,wait=off,tls-creds=t"#,
+            r#"-object {"qom-type":"tls-creds-x509","id":"t"}: Parameter 'qom-type' does not accept value 'tls-creds-x509'"#,
+        ),
+    ]);
+}
+
+#[test]
 fn help_about_keys_is_the_answer_to_a_wrong_command_line() {
     for (line, text) in [
         ("-global help", "global options:\n  driver=<str>\n  property=<str>\n  value=<str>\n"),

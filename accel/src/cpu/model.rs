@@ -278,7 +278,8 @@ impl CpuModel {
     }
 
     fn not_found(&self, name: &str) -> Error {
-        Error::generic(format!("Property '{}.{name}' not found", self.base.class_name()))
+        let why = if name.starts_with("hv-") { ": Hyper-V enlightenments are not supported" } else { "" };
+        Error::generic(format!("Property '{}.{name}' not found{why}", self.base.class_name()))
     }
 
     fn switch(&mut self, feature: &'static Feature, on: bool) {

@@ -72,6 +72,8 @@ fn errors_are_qemus() {
         assert_eq!(error(text), format!("can't apply global {model}-x86_64-cpu.{setting}: {what}"));
     };
     global("qemu64,foo=1", "Property 'qemu64-x86_64-cpu.foo' not found");
+    let hyper_v = "Property 'qemu64-x86_64-cpu.hv-time' not found: Hyper-V enlightenments are not supported";
+    global("qemu64,hv-time", hyper_v);
     global("host,foo", "Property 'host-x86_64-cpu.foo' not found");
     global("qemu64,migratable=on", "Property 'qemu64-x86_64-cpu.migratable' not found");
     global("base,unavailable-features=1", "Property 'base-x86_64-cpu.unavailable-features' is not writable");
