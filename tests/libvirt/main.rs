@@ -7,8 +7,11 @@ mod leaves_nothing;
 mod lifecycle;
 mod migration;
 mod probe;
+mod refused;
 mod restart;
 mod session;
+mod shape;
+mod variants;
 
 use tests::libvirt::{Domain, Host, Node};
 use tests::{Need, have};

@@ -12,7 +12,8 @@ pub struct Domain {
 }
 
 impl Domain {
-    fn new(name: &str, template: &str) -> Self {
+    /// One of that name; in `template` it is `@NAME@`, and the program under test is `@EMULATOR@`.
+    pub fn new(name: &str, template: &str) -> Self {
         let emulator = program::path();
         let xml = template
             .replace("@NAME@", name)
