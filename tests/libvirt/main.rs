@@ -9,11 +9,10 @@ mod migration;
 mod probe;
 mod refused;
 mod restart;
-mod session;
 mod shape;
 mod variants;
 
-use tests::libvirt::{Domain, Host, Node};
+use tests::libvirt::{Domain, Host, Node, session};
 use tests::{Need, have};
 
 /// Whether libvirt can be tried here.

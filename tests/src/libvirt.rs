@@ -8,8 +8,10 @@ mod domain;
 mod events;
 mod host;
 mod node;
+pub mod session;
 
 pub use domain::Domain;
 pub use events::Events;
 pub use host::Host;
 pub use node::{Node, Ran};
+pub use session::Session;

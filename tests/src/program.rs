@@ -153,7 +153,7 @@ pub fn qemu() -> Option<PathBuf> {
 }
 
 /// A program on this machine.
-fn in_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file())
 }

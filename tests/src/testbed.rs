@@ -5,7 +5,7 @@
 //! Where the host has VMX or SVM the outer machine is left out; everything else is the same.
 //!
 //! Rooms: [`images`] makes initial file systems of Debian packages ([`cpio`] writes them), [`outer`] starts an outer machine, gives it jobs and hears what it reports
-//! ([`report`]), [`lanes`] has boots and their claims looked at, two at a time, [`linux`] is one inner guest, [`scenarios`] are the claims, [`stress`] is what guests run that are moved, [`bench`] measures how long
+//! ([`report`]), [`lanes`] has boots and their claims looked at, two at a time, [`linux`] is one inner guest, whose [`machine`] is started here or, [`managed`], by libvirt; [`scenarios`] are the claims, [`stress`] is what guests run that are moved, [`bench`] measures how long
 //! user space takes. `tests/testbed/run` is the way in.
 
 pub mod bench;
@@ -13,10 +13,13 @@ pub mod cpio;
 pub mod images;
 pub mod lanes;
 pub mod linux;
+pub mod machine;
+pub mod managed;
 pub mod outer;
 pub mod report;
 pub mod scenarios;
 pub mod stress;
 
 pub use images::Images;
-pub use linux::{Boot, Claim, Linux};
+pub use linux::{Boot, Claim, Linux, Process};
+pub use managed::Managed;

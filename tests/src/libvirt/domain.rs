@@ -56,6 +56,32 @@ impl Domain {
         Self { name, ..other.with(&before, &after) }
     }
 
+    /// `q35` for a Linux that is given to it: the host's processor, two of three vCPUs, a virtio-mem device, a balloon and a device that panics are told.
+    pub fn q35_linux() -> Self {
+        Self::linux("q35")
+    }
+
+    /// The same on `pc`.
+    pub fn pc_linux() -> Self {
+        Self::linux("pc")
+    }
+
+    fn linux(machine: &str) -> Self {
+        Self::new(
+            &format!("linux-{machine}"),
+            &include_str!("../../libvirt/xml/linux.xml").replace("@MACHINE@", machine),
+        )
+    }
+
+    /// It boots this kernel with this initial file system and command line.
+    #[must_use]
+    pub fn boots(self, kernel: &Path, initrd: &Path, append: &str) -> Self {
+        let (kernel, initrd) = (kernel.display(), initrd.display());
+        let files =
+            format!("<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{append}</cmdline></os>");
+        self.with("</os>", &files)
+    }
+
     /// What libvirt calls it.
     pub fn name(&self) -> &str {
         &self.name

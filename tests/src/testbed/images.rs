@@ -3,6 +3,8 @@
 //!
 //! The packages are those that `tests/install-peers` unpacked; nothing is installed. Modules go in by their own lists of what they depend on.
 
+mod libvirt;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -141,6 +143,7 @@ impl Images {
     pub fn outer_initrd(&self, vmm: &Path) -> io::Result<Vec<u8>> {
         let kernel = Kernel::find(OUTER_KERNEL)?;
         let mut archive = Archive::new();
+        libvirt::add(&mut archive)?;
         busybox(&mut archive)?;
         archive.file("init", 0o755, include_bytes!("../../testbed/outer-init"));
         modules(&mut archive, &kernel, &OUTER_MODULES, "modules")?;

@@ -14,9 +14,12 @@ use serde_json::{Value, json};
 
 use super::images::KERNELS;
 use super::linux::{Boot, Claim, Failure, Linux};
+use super::machine::{ByCommandLine, Kind};
+use super::managed::ByLibvirt;
 use super::outer::{Crash, Outer, Supply};
 use super::report::{Listener, Message, Outcome, ToPerson};
 use super::{Images, bench, scenarios};
+use crate::libvirt::{Host, Node};
 
 /// Machines at a time: as many as there are processors here, since a guest that boots keeps one of them busy.
 const LANES: usize = 2;
@@ -40,17 +43,19 @@ thread_local! {
 pub enum Job {
     /// One boot of one kernel, with the claims that were asked for.
     Claims(Claims),
+    /// The same where libvirt starts the machine.
+    Managed(Claims<ByLibvirt>),
     /// Measurements, so many runs.
     Bench(usize),
 }
 
 /// A boot and what is looked at.
 #[derive(Debug, Clone)]
-pub struct Claims {
+pub struct Claims<K: Kind = ByCommandLine> {
     kernel: &'static str,
-    boot: &'static Boot,
+    boot: &'static Boot<K>,
     boots: bool,
-    claims: Vec<&'static Claim>,
+    claims: Vec<&'static Claim<K>>,
 }
 
 /// Does all jobs on this machine's own KVM.
@@ -129,19 +134,14 @@ pub fn names(words: &[String]) -> Vec<String> {
 
 /// A job for each boot with a claim whose name holds one of the words (all, without words).
 pub fn jobs(words: &[String]) -> Vec<Job> {
+    chosen(|name| words.is_empty() || words.iter().any(|word| name.contains(word.as_str())))
+}
+
+fn chosen(wanted: impl Fn(&str) -> bool) -> Vec<Job> {
     let mut jobs = Vec::new();
     for kernel in KERNELS {
-        for boot in scenarios::BOOTS {
-            let wanted = |claim: &str| {
-                let name = format!("{kernel}/{}/{claim}", boot.name);
-                words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
-            };
-            let claims: Vec<_> = boot.claims.iter().filter(|claim| wanted(claim.name)).collect();
-            let boots = wanted(BOOTS);
-            if boots || !claims.is_empty() {
-                jobs.push(Job::Claims(Claims { kernel, boot, boots, claims }));
-            }
-        }
+        jobs.extend(Claims::of(kernel, scenarios::MANAGED, &wanted).map(Job::Managed));
+        jobs.extend(Claims::of(kernel, scenarios::BOOTS, &wanted).map(Job::Claims));
     }
     jobs
 }
@@ -150,8 +150,8 @@ impl Job {
     /// A line for an outer machine.
     pub fn line(&self, loud: bool) -> String {
         let job = match self {
-            Self::Claims(claims) => json!(claims.names()),
             Self::Bench(runs) => json!(runs),
+            claims => json!(claims.names()),
         };
         format!("{}\n", json!({ "job": job, "loud": loud }))
     }
@@ -164,26 +164,25 @@ impl Job {
             return Some((Self::Bench(usize::try_from(runs).ok()?), loud));
         }
         let names: Vec<&str> = value["job"].as_array()?.iter().filter_map(Value::as_str).collect();
-        let (kernel, rest) = names.first()?.split_once('/')?;
-        let (boot, _) = rest.split_once('/')?;
-        let kernel = KERNELS.into_iter().find(|known| *known == kernel)?;
-        let boot = scenarios::BOOTS.iter().find(|known| known.name == boot)?;
-        let whole = Claims { kernel, boot, boots: true, claims: boot.claims.iter().collect() };
-        Some((Self::Claims(whole.only(|name| names.contains(&name))), loud))
+        let job = chosen(|name| names.contains(&name)).into_iter().next()?;
+        Some((job, loud))
     }
 
     /// The names of its claims.
     fn names(&self) -> Vec<String> {
         match self {
             Self::Claims(claims) => claims.names(),
+            Self::Managed(claims) => claims.names(),
             Self::Bench(_) => Vec::new(),
         }
     }
 
     /// What remains when some claims were looked at.
     fn without(self, told: &[String]) -> Self {
+        let left = |name: &str| !told.iter().any(|done| done == name);
         match self {
-            Self::Claims(claims) => Self::Claims(claims.only(|name| !told.iter().any(|done| done == name))),
+            Self::Claims(claims) => Self::Claims(claims.only(left)),
+            Self::Managed(claims) => Self::Managed(claims.only(left)),
             Self::Bench(_) => self,
         }
     }
@@ -191,20 +190,50 @@ impl Job {
     /// What it is about, for a person.
     fn what(&self) -> String {
         match self {
-            Self::Claims(claims) => claims.names().first().cloned().unwrap_or_else(|| claims.name("end")),
+            Self::Claims(claims) => claims.what(),
+            Self::Managed(claims) => claims.what(),
             Self::Bench(_) => "measurements".into(),
         }
     }
 
     fn run(&self, images: &Images, listener: &dyn Listener) {
         match self {
-            Self::Claims(claims) => claims.run(images, listener),
+            Self::Claims(claims) => claims.run((), images, listener),
+            Self::Managed(claims) => claims.run_with_libvirt(images, listener),
             Self::Bench(runs) => bench::run(images, *runs, listener),
         }
     }
 }
 
-impl Claims {
+impl Claims<ByLibvirt> {
+    /// A libvirtd for them.
+    fn run_with_libvirt(&self, images: &Images, listener: &dyn Listener) {
+        let _quiet = Quiet::new();
+        let since = Instant::now();
+        let run = AssertUnwindSafe(|| {
+            let host = Host::new();
+            self.run(&Node::start(&host, "outer"), images, listener);
+        });
+        if panic::catch_unwind(run).is_err() {
+            self.fail(listener, since, Failure { reason: SAID.take(), console: String::new() });
+        }
+    }
+}
+
+impl<K: Kind> Claims<K> {
+    /// For each of these boots the claims whose names are wanted, where there are any.
+    fn of(
+        kernel: &'static str,
+        boots: &'static [Boot<K>],
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = Self> {
+        boots.iter().filter_map(move |boot| {
+            let all = Self { kernel, boot, boots: true, claims: boot.claims.iter().collect() };
+            let chosen = all.only(&wanted);
+            (chosen.boots || !chosen.claims.is_empty()).then_some(chosen)
+        })
+    }
+
     /// Those whose names are wanted.
     fn only(mut self, wanted: impl Fn(&str) -> bool) -> Self {
         let (kernel, boot) = (self.kernel, self.boot.name);
@@ -223,23 +252,33 @@ impl Claims {
         format!("{}/{}/{claim}", self.kernel, self.boot.name)
     }
 
-    fn run(&self, images: &Images, listener: &dyn Listener) {
+    fn what(&self) -> String {
+        self.names().first().cloned().unwrap_or_else(|| self.name("end"))
+    }
+
+    fn tell(&self, listener: &dyn Listener, claim: &str, since: Instant, outcome: Outcome) {
+        let seconds = since.elapsed().as_secs_f64();
+        listener.hear(Message::Claim { name: self.name(claim), outcome, seconds });
+    }
+
+    /// None of them holds where there is no guest.
+    fn fail(&self, listener: &dyn Listener, since: Instant, failure: Failure) {
+        let Failure { reason, console } = failure;
+        self.tell(listener, BOOTS, since, Outcome::Failed { reason, console });
+        for claim in &self.claims {
+            let reason = "not looked at: the machine does not boot".into();
+            let outcome = Outcome::Failed { reason, console: String::new() };
+            self.tell(listener, claim.name, Instant::now(), outcome);
+        }
+    }
+
+    fn run(&self, ground: K::Ground<'_>, images: &Images, listener: &dyn Listener) {
         let _quiet = Quiet::new();
-        let tell = |claim: &str, since: Instant, outcome: Outcome| {
-            let seconds = since.elapsed().as_secs_f64();
-            listener.hear(Message::Claim { name: self.name(claim), outcome, seconds });
-        };
+        let tell = |claim: &str, since: Instant, outcome: Outcome| self.tell(listener, claim, since, outcome);
         let since = Instant::now();
-        let mut guest = match self.boot(images) {
+        let mut guest = match self.boot(ground, images) {
             Ok(guest) => Some(guest),
-            Err(Failure { reason, console }) => {
-                tell(BOOTS, since, Outcome::Failed { reason, console });
-                for claim in &self.claims {
-                    let reason = "not looked at: the machine does not boot".into();
-                    tell(claim.name, Instant::now(), Outcome::Failed { reason, console: String::new() });
-                }
-                return;
-            }
+            Err(failure) => return self.fail(listener, since, failure),
         };
         if self.boots {
             tell(BOOTS, since, Outcome::Ok);
@@ -248,7 +287,7 @@ impl Claims {
             let since = Instant::now();
             let mut running = match guest.take() {
                 Some(running) => running,
-                None => match self.boot(images) {
+                None => match self.boot(ground, images) {
                     Ok(running) => running,
                     Err(Failure { reason, console }) => {
                         tell(claim.name, since, Outcome::Failed { reason, console });
@@ -276,8 +315,9 @@ impl Claims {
     }
 
     /// A harness that panics while it starts a machine is a failure like any other.
-    fn boot(&self, images: &Images) -> Result<Linux, Failure> {
-        let started = panic::catch_unwind(|| Linux::start(images, self.kernel, self.boot));
+    fn boot<'g>(&self, ground: K::Ground<'g>, images: &Images) -> Result<Linux<K::Machine<'g>>, Failure> {
+        let start = AssertUnwindSafe(|| K::start(ground, images, self.kernel, self.boot));
+        let started = panic::catch_unwind(start);
         started.unwrap_or_else(|_| Err(Failure { reason: SAID.take(), console: String::new() }))
     }
 }

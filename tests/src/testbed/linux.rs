@@ -4,48 +4,60 @@
 //! nothing has to be guessed. Everything that the serial port said is kept for the report of a failure.
 
 mod moving;
+mod process;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+pub use process::Process;
 
 use super::Images;
+use super::machine::{ByCommandLine, Kind, Machine};
+use crate::WireError;
 use crate::wire::patience;
-use crate::{Vm, VmBuilder, WireError, program};
 
 /// A machine to boot, and what is claimed of it.
-#[derive(Debug, Clone, Copy)]
-pub struct Boot {
+#[derive(Debug)]
+pub struct Boot<K: Kind = ByCommandLine> {
     /// Such as `q35-4`.
     pub name: &'static str,
-    /// The command line beyond kernel, initial file system, accelerator and CPU model, in parts; `$RUN` is the machine's own folder.
-    pub options: &'static [&'static str],
+    /// What the machine is made of.
+    pub options: K::Options,
     /// What the kernel's command line has beyond the console.
     pub append: &'static str,
     /// What is looked at in this order. One that ends the machine is the last, or another boot follows it.
-    pub claims: &'static [Claim],
+    pub claims: &'static [Claim<K>],
 }
 
+impl<K: Kind> Clone for Boot<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K: Kind> Copy for Boot<K> {}
+
 /// One statement about a running guest; it panics where it does not hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Claim {
+pub struct Claim<K: Kind = ByCommandLine> {
     /// What is claimed, as a function's name.
     pub name: &'static str,
     /// Looks.
-    pub check: fn(&mut Linux),
+    pub check: for<'g> fn(&mut Linux<K::Machine<'g>>),
+}
+
+impl<K: Kind> fmt::Debug for Claim<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// A guest with a shell.
 #[derive(Debug)]
-pub struct Linux {
-    vm: Vm,
-    vmm: PathBuf,
+pub struct Linux<M = Process> {
+    machine: M,
     console: String,
     number: u32,
     line: String,
-    boot: Boot,
     images: Images,
     started: Instant,
     /// From the start of the VMM to the first line of the guest's first process.
@@ -55,40 +67,25 @@ pub struct Linux {
     skipped: Option<String>,
 }
 
-impl Linux {
-    /// Boots on the program under test, to the shell.
-    ///
-    /// # Errors
-    ///
-    /// What the console and the VMM said, if user space is not reached.
-    pub fn start(images: &Images, line: &str, boot: &Boot) -> Result<Self, Failure> {
-        Self::start_on(&program::path(), images, line, boot)
-    }
+/// What a kernel is told of its console, and how loud it is to be there.
+pub(super) fn command_line(images: &Images, append: &str) -> String {
+    // A character on the serial port is two exits, and each of them costs the outer machine its translations: quiet boots take half the time.
+    let quiet = if images.is_loud() { "" } else { "quiet" };
+    format!("console=ttyS0 mitigations=off {quiet} {append}").trim_end().to_owned()
+}
 
-    /// Boots on another program, to compare with.
+impl<M: Machine> Linux<M> {
+    /// A guest that boots, once its shell is reached.
     ///
     /// # Errors
     ///
-    /// As [`Linux::start`].
-    pub fn start_on(vmm: &Path, images: &Images, line: &str, boot: &Boot) -> Result<Self, Failure> {
-        let started = Instant::now();
-        let builder = Self::builder(vmm, images, line, boot);
-        let vm = builder.try_start().map_err(|exited| Failure {
-            reason: format!(
-                "the VMM ended at once: {:?} {:?}: {}",
-                exited.code,
-                exited.signal,
-                exited.stderr.trim()
-            ),
-            console: exited.stderr.clone(),
-        })?;
+    /// What the console and the VMM said, if it is not.
+    pub(super) fn boots(machine: M, images: &Images, line: &str, started: Instant) -> Result<Self, Failure> {
         let mut guest = Self {
-            vm,
-            vmm: vmm.to_owned(),
+            machine,
             console: String::new(),
             number: 0,
             line: line.to_owned(),
-            boot: *boot,
             images: images.clone(),
             started,
             user_space_after: Duration::ZERO,
@@ -100,22 +97,6 @@ impl Linux {
             Ok(()) => Ok(guest),
             Err(e) => Err(Failure { reason: short(&e), console: guest.autopsy() }),
         }
-    }
-
-    fn builder(vmm: &Path, images: &Images, line: &str, boot: &Boot) -> VmBuilder {
-        let kernel = images.kernel(line).display().to_string();
-        let initrd = images.initrd(line).display().to_string();
-        // A character on the serial port is two exits, and each of them costs the outer machine its translations: quiet boots take half the time.
-        let quiet = if images.is_loud() { "" } else { "quiet" };
-        let append = format!("console=ttyS0 mitigations=off {quiet} {}", boot.append);
-        Vm::new()
-            .program(vmm)
-            .accel(if emulated() { "tcg" } else { "kvm" })
-            .line(if emulated() { "-cpu max" } else { "-cpu host" })
-            .line(&boot.options.join(" "))
-            .args(["-kernel", &kernel, "-initrd", &initrd, "-append", append.trim_end()])
-            .qmp()
-            .serial()
     }
 
     /// Waits for user space and for the shell; after a reboot again.
@@ -175,7 +156,7 @@ impl Linux {
     /// The VMM is gone.
     pub fn send(&mut self, line: &str) -> Result<u32, WireError> {
         self.number += 1;
-        self.vm.serial().send(format!("{} {line}\n", self.number).as_bytes())?;
+        self.machine.serial().send(format!("{} {line}\n", self.number).as_bytes())?;
         Ok(self.number)
     }
 
@@ -211,18 +192,6 @@ impl Linux {
         }
     }
 
-    /// KiB that a line of `/proc/PID/status` says of the VMM.
-    ///
-    /// # Panics
-    ///
-    /// If the VMM is gone or there is no such line.
-    pub fn vmm_kib(&mut self, key: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.vm.pid().as_raw_nonzero()));
-        let text = text.expect("the VMM runs");
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("a line of the kernel");
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number")
-    }
-
     /// A number that a line prints.
     ///
     /// # Panics
@@ -248,7 +217,7 @@ impl Linux {
     ///
     /// If the VMM does not end in time.
     pub fn see_the_end(&mut self) -> &str {
-        match self.vm.serial().rest() {
+        match self.machine.serial().rest() {
             Ok(rest) => self.console.push_str(&String::from_utf8_lossy(&rest)),
             Err(e) => panic!("{}", short(&e)),
         }
@@ -256,14 +225,9 @@ impl Linux {
         &self.console
     }
 
-    /// The VMM.
-    pub fn vm(&mut self) -> &mut Vm {
-        &mut self.vm
-    }
-
-    /// Which machine this is.
-    pub fn boot(&self) -> &Boot {
-        &self.boot
+    /// What it runs in.
+    pub fn machine(&mut self) -> &mut M {
+        &mut self.machine
     }
 
     /// The line of kernels.
@@ -301,34 +265,20 @@ impl Linux {
         std::mem::take(&mut self.kept)
     }
 
+    /// It has ended, as was wanted.
+    pub fn ends(&mut self) {
+        self.over = true;
+    }
+
     /// What can be learned of a guest in which a claim failed: its console, the end of its kernel's log, its VMM's words and vCPUs.
     pub fn autopsy(&mut self) -> String {
-        let serial = self.vm.serial();
+        let serial = self.machine.serial();
         // Takes in all that was said by now; that it does not end is no surprise.
         let _ = serial.take_by(Instant::now(), "whatever there is", |_| None);
         let rest = serial.take("whatever there is", |got| Some(got.len()));
         self.console.push_str(&String::from_utf8_lossy(&rest.unwrap_or_default()));
-        let mut text = String::from("$ ");
-        text.push_str(&self.vm.command_line().join(" "));
-        text.push('\n');
-        text.push_str(&self.console.replace('\r', ""));
-        text.push_str("\n--- VMM\n");
-        text.push_str(&self.vm.stderr());
-        for command in ["info status", "info registers"] {
-            let arguments = json!({ "command-line": command });
-            match self.vm.qmp().try_execute("human-monitor-command", arguments) {
-                Ok(reply) => {
-                    let said = reply.unwrap_or_else(|e| e);
-                    let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
-                    for line in said.lines().take(12) {
-                        text.push_str(line.trim_end());
-                        text.push('\n');
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        text
+        let console = self.console.replace('\r', "");
+        format!("$ {}\n{console}\n--- VMM\n{}", self.machine.origin(), self.machine.last_words())
     }
 
     /// What comes up to and with a text, kept in the console's record too.
@@ -336,7 +286,7 @@ impl Linux {
         let wanted = text.as_bytes();
         let end =
             |got: &[u8]| got.windows(wanted.len()).position(|w| w == wanted).map(|at| at + wanted.len());
-        let bytes = self.vm.serial().take_by(Instant::now() + within, text, end)?;
+        let bytes = self.machine.serial().take_by(Instant::now() + within, text, end)?;
         let came = String::from_utf8_lossy(&bytes).into_owned();
         self.console.push_str(&came);
         Ok(came)

@@ -7,6 +7,7 @@ mod cpus;
 mod dmesg;
 mod firmware;
 mod hotplug;
+mod libvirt;
 mod memory;
 mod moves;
 mod network;
@@ -15,6 +16,8 @@ mod stress;
 mod virtio;
 
 use super::linux::{Boot, Claim};
+use super::managed::ByLibvirt;
+use crate::libvirt::Domain;
 
 /// `claims![module::function, ...]`: claims by the names of their functions.
 macro_rules! claims {
@@ -217,4 +220,24 @@ pub const BOOTS: &[Boot] = &[
         append: "",
         claims: claims![cpus::cpus_and_memory, power::guest_reboots],
     },
+];
+
+/// What is claimed of a domain of libvirt's; the quick ones first.
+const OF_DOMAINS: &[Claim<ByLibvirt>] = claims![
+    libvirt::memory_is_as_libvirt_says,
+    libvirt::balloon_is_as_libvirt_says,
+    libvirt::statistics_are_the_guests,
+    libvirt::cpu_comes_and_goes,
+    libvirt::devices_come_and_go,
+    libvirt::goes_on_after_a_pause,
+    libvirt::goes_on_where_it_was_saved,
+    libvirt::reboots_by_the_button,
+    libvirt::shuts_down_by_the_button,
+    libvirt::panic_is_told,
+];
+
+/// What libvirt boots, as [`BOOTS`].
+pub const MANAGED: &[Boot<ByLibvirt>] = &[
+    Boot { name: "libvirt-q35", options: Domain::q35_linux, append: "", claims: OF_DOMAINS },
+    Boot { name: "libvirt-pc", options: Domain::pc_linux, append: "", claims: OF_DOMAINS },
 ];

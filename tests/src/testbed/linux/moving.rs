@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Linux;
+use super::{Linux, Process};
 use crate::Vm;
 
 impl Linux {
@@ -13,11 +13,12 @@ impl Linux {
     ///
     /// If it ends at once.
     pub fn twin(&mut self) -> Vm {
-        let builder = Self::builder(&self.vmm, &self.images, &self.line, &self.boot).line("-incoming defer");
+        let builder = Process::builder(&self.machine.vmm, &self.images, &self.line, self.boot())
+            .line("-incoming defer");
         let there = builder.try_start();
         let mut there = there.unwrap_or_else(|exited| panic!("the other process ended at once: {exited:?}"));
         // A machine without such places answers with an error.
-        let places = self.vm.qmp().try_execute("query-hotpluggable-cpus", json!({}));
+        let places = self.machine.vm.qmp().try_execute("query-hotpluggable-cpus", json!({}));
         let places = places.ok().and_then(Result::ok).unwrap_or_default();
         for place in places.as_array().into_iter().flatten() {
             let Some(id) =
@@ -39,11 +40,11 @@ impl Linux {
     ///
     /// If the process does not end well.
     pub fn is_now_in(&mut self, there: Vm) -> Vm {
-        let mut here = std::mem::replace(&mut self.vm, there);
+        let mut here = std::mem::replace(&mut self.machine.vm, there);
         // The answer may be lost with the connection.
         let _ = here.qmp().try_execute("quit", json!({}));
         let said = here.serial().rest().unwrap_or_else(|e| panic!("the process that was left: {e}"));
-        self.vm.serial().put_back(&said);
+        self.machine.vm.serial().put_back(&said);
         let exited = here.wait_mut();
         assert_eq!((exited.code, exited.signal), (Some(0), None), "{}", exited.stderr);
         here

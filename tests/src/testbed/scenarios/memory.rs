@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::cpus::MEM_TOTAL;
 use crate::testbed::Linux;
+use crate::testbed::machine::Machine;
 
 const MIB: u64 = 1 << 20;
 
@@ -33,7 +34,7 @@ pub(super) fn resize(guest: &mut Linux, id: &str, size: u64) {
 }
 
 /// Waits until the guest has so many KiB.
-pub(super) fn guest_has(guest: &mut Linux, kib: u64) {
+pub(super) fn guest_has<M: Machine>(guest: &mut Linux<M>, kib: u64) {
     guest.until(MEM_TOTAL, |text| text == kib.to_string());
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::testbed::Linux;
 
 /// Opens the power button's events as descriptor 4, so that no press is lost, and says so.
-const ARM: &str = "for e in /sys/class/input/event*; do \
+pub(super) const ARM: &str = "for e in /sys/class/input/event*; do \
     grep -q 'Power Button' $e/device/name && exec 4</dev/input/${e##*/} && break; done; [ -e /proc/self/fd/4 ]";
 
 pub(super) fn powerdown_is_a_button_press(guest: &mut Linux) {

@@ -4,22 +4,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
-use tests::Wire;
-use tests::libvirt::Events;
-use tests::wire::patience;
 
-use crate::{Domain, Node};
+use super::{Domain, Events, Node};
+use crate::wire::{Wire, patience};
 
 /// A defined domain.
-pub(crate) struct Session<'n> {
-    pub(crate) node: &'n Node<'n>,
-    pub(crate) domain: Domain,
-    pub(crate) events: Events,
+#[derive(Debug)]
+pub struct Session<'n> {
+    /// Where it is.
+    pub node: &'n Node<'n>,
+    /// What it was defined as.
+    pub domain: Domain,
+    /// What is heard of it.
+    pub events: Events,
 }
 
 impl<'n> Session<'n> {
     /// Defines the domain; what it does from then on is heard.
-    pub(crate) fn new(node: &'n Node<'n>, domain: Domain) -> Self {
+    pub fn new(node: &'n Node<'n>, domain: Domain) -> Self {
         node.define(&domain);
         let events = Events::listen(node, &domain);
         Self { node, domain, events }
@@ -27,13 +29,13 @@ impl<'n> Session<'n> {
 
     /// A command of `virsh` whose first argument is the domain; what it wrote.
     #[track_caller]
-    pub(crate) fn virsh(&self, command: &str, args: &[&str]) -> String {
+    pub fn virsh(&self, command: &str, args: &[&str]) -> String {
         self.node.virsh(&self.words(command, args))
     }
 
     /// The same, which has to fail; what it complained.
     #[track_caller]
-    pub(crate) fn fails(&self, command: &str, args: &[&str]) -> String {
+    pub fn fails(&self, command: &str, args: &[&str]) -> String {
         self.node.virsh_fails(&self.words(command, args))
     }
 
@@ -43,31 +45,36 @@ impl<'n> Session<'n> {
 
     /// `domstate --reason`.
     #[track_caller]
-    pub(crate) fn state(&self) -> String {
+    pub fn state(&self) -> String {
         self.virsh("domstate", &["--reason"])
     }
 
     /// Waits for a state.
     #[track_caller]
-    pub(crate) fn until_state(&self, wanted: &str) {
+    pub fn until_state(&self, wanted: &str) {
         self.node.until(&self.words("domstate", &["--reason"]), |state| state == wanted);
     }
 
-    /// Starts the domain and waits until its guest runs; its console.
+    /// Starts the domain and waits until its built-in guest runs; its console.
     #[track_caller]
-    pub(crate) fn start(&mut self) -> Wire {
+    pub fn start(&mut self) -> Wire {
         self.virsh("start", &[]);
         self.events.expect(&["lifecycle", "Started Booted"]);
         self.console()
     }
 
-    /// The console of a guest that listens.
+    /// The terminal of the domain's console; what is said before somebody has it open is lost.
     #[track_caller]
-    pub(crate) fn console(&self) -> Wire {
+    pub fn terminal(&self) -> Wire {
         let path = self.virsh("ttyconsole", &[]);
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let mut wire =
-            Wire::new(rustix::fs::open(Path::new(&path), flags, Mode::empty()).expect("a terminal"));
+        Wire::new(rustix::fs::open(Path::new(&path), flags, Mode::empty()).expect("a terminal"))
+    }
+
+    /// The console of a built-in guest that listens.
+    #[track_caller]
+    pub fn console(&self) -> Wire {
+        let mut wire = self.terminal();
         // What it said before is lost, and so is what it is told while it starts: it is asked until it answers.
         let until = Instant::now() + patience();
         let mut count = 0;
@@ -91,25 +98,25 @@ impl<'n> Session<'n> {
 
     /// What the emulator answers to a console command.
     #[track_caller]
-    pub(crate) fn hmp(&self, line: &str) -> String {
+    pub fn hmp(&self, line: &str) -> String {
         self.virsh("qemu-monitor-command", &["--hmp", line])
     }
 
     /// Listens anew, as nobody does to a libvirtd that has ended.
-    pub(crate) fn listen(&mut self) {
+    pub fn listen(&mut self) {
         self.events = Events::listen(self.node, &self.domain);
     }
 
     /// As [`Self::resize`], where events of this node are not listened to.
     #[track_caller]
-    pub(crate) fn resize_there(&mut self, alias: &str, size: &str, kib: u64) {
+    pub fn resize_there(&mut self, alias: &str, size: &str, kib: u64) {
         self.listen();
         self.resize(alias, size, kib);
     }
 
     /// Sets what the guest is asked to plug, and waits until libvirt knows that it has.
     #[track_caller]
-    pub(crate) fn resize(&mut self, alias: &str, size: &str, kib: u64) {
+    pub fn resize(&mut self, alias: &str, size: &str, kib: u64) {
         self.virsh("update-memory-device", &["--live", "--alias", alias, "--requested-size", size]);
         self.events.expect(&["memory-device-size-change", alias, &format!("size: {kib}")]);
         let current = format!("<current unit='KiB'>{kib}</current>");
@@ -119,13 +126,13 @@ impl<'n> Session<'n> {
 
 /// Waits until the built-in guest, whose console is open, says that it runs again.
 #[track_caller]
-pub(crate) fn ready(console: &mut Wire) {
+pub fn ready(console: &mut Wire) {
     console.until("pliant-guest: ready").expect("the guest runs");
 }
 
 /// Has the built-in guest do something and waits for words of its answer.
 #[track_caller]
-pub(crate) fn ask(console: &mut Wire, command: &str, answer: &str) -> String {
+pub fn ask(console: &mut Wire, command: &str, answer: &str) -> String {
     console.send(format!("{command}\r").as_bytes()).expect("the guest listens");
     console.until(answer).expect("the guest answers")
 }
