@@ -82,6 +82,13 @@ impl Domain {
         self.with("</os>", &files)
     }
 
+    /// The same on an emulated processor, which is no host's.
+    #[must_use]
+    pub fn emulated(self) -> Self {
+        let xml = self.xml.replace("type='kvm'", "type='qemu'").replace("'host-passthrough'", "'maximum'");
+        Self { xml, ..self }
+    }
+
     /// What libvirt calls it.
     pub fn name(&self) -> &str {
         &self.name

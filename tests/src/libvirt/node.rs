@@ -140,7 +140,8 @@ impl<'h> Node<'h> {
     pub fn kill_daemon(&self, signal: &str) {
         let script =
             "pid=$(cat /run/libvirt/libvirtd.pid); kill -$0 $pid && tail --pid=$pid -s 0.02 -f /dev/null";
-        let out = run(self.command().args(["sh", "-c", script, signal]));
+        // Busybox's own shell would take its own `tail`, which does not wait for processes.
+        let out = run(self.command().args(["bash", "-c", script, signal]));
         assert!(out.status.success(), "{out:?}");
     }
 

@@ -76,7 +76,7 @@ impl Kind for ByLibvirt {
         let append = command_line(images, boot.append);
         let mut domain = (boot.options)().boots(&images.kernel(line), &images.initrd(line), &append);
         if emulated() {
-            domain = domain.with("type='kvm'", "type='qemu'").with("'host-passthrough'", "'maximum'");
+            domain = domain.emulated();
         }
         let started = Instant::now();
         let mut session = Session::new(node, domain);

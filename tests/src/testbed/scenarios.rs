@@ -231,6 +231,8 @@ const OF_DOMAINS: &[Claim<ByLibvirt>] = claims![
     libvirt::devices_come_and_go,
     libvirt::goes_on_after_a_pause,
     libvirt::goes_on_where_it_was_saved,
+    libvirt::goes_on_where_it_was_moved,
+    libvirt::is_found_again,
     libvirt::reboots_by_the_button,
     libvirt::shuts_down_by_the_button,
     libvirt::panic_is_told,
@@ -240,4 +242,10 @@ const OF_DOMAINS: &[Claim<ByLibvirt>] = claims![
 pub const MANAGED: &[Boot<ByLibvirt>] = &[
     Boot { name: "libvirt-q35", options: Domain::q35_linux, append: "", claims: OF_DOMAINS },
     Boot { name: "libvirt-pc", options: Domain::pc_linux, append: "", claims: OF_DOMAINS },
+    Boot {
+        name: "libvirt-microvm",
+        options: Domain::microvm,
+        append: "",
+        claims: claims![libvirt::goes_on_after_a_pause, libvirt::goes_on_without_pci],
+    },
 ];

@@ -3,7 +3,7 @@
 use super::cpus::MEM_TOTAL;
 use super::memory::guest_has;
 use super::power::ARM;
-use crate::libvirt::Session;
+use crate::libvirt::{Node, Session};
 use crate::testbed::{Linux, Managed};
 
 type Guest<'n> = Linux<Managed<'n>>;
@@ -144,24 +144,79 @@ pub(super) fn goes_on_after_a_pause(guest: &mut Guest<'_>) {
 pub(super) fn goes_on_where_it_was_saved(guest: &mut Guest<'_>) {
     let bare = guest.number(MEM_TOTAL);
     resize(guest, "virtiomem0", 64 << 10, bare);
-    guest.run("head -c 16000000 /dev/urandom >/tmp/noise; md5sum /tmp/noise >/tmp/sum; tail -f /dev/null & echo $! >/tmp/pid");
-    let goes_on = |guest: &mut Guest<'_>| {
-        assert_eq!(session(guest).state(), "running (restored)");
-        guest.machine().finds_its_console();
-        guest.run("md5sum -c /tmp/sum && kill -0 $(cat /tmp/pid)");
-    };
+    saves(guest);
+    guest_has(guest, bare + (64 << 10));
+    resize(guest, "virtiomem0", 0, bare);
+    content(guest, &[]);
+}
+
+/// The same where no memory can be plugged.
+pub(super) fn goes_on_without_pci(guest: &mut Guest<'_>) {
+    saves(guest);
+    content(guest, &[]);
+}
+
+/// A file that nobody else can have, and a program that runs.
+fn begins(guest: &mut Guest<'_>) {
+    guest.run("head -c 16000000 /dev/urandom >/tmp/noise; md5sum /tmp/noise >/tmp/sum");
+    guest.run("tail -f /dev/null & echo $! >/tmp/pid");
+}
+
+/// Both are there, in a domain that libvirt says so of.
+fn goes_on(guest: &mut Guest<'_>, state: &str) {
+    assert_eq!(session(guest).state(), state);
+    guest.machine().finds_its_console();
+    guest.run("md5sum -c /tmp/sum && kill -0 $(cat /tmp/pid)");
+}
+
+fn saves(guest: &mut Guest<'_>) {
+    begins(guest);
     let file = session(guest).node.path("saved");
     session(guest).virsh("save", &[&file]);
     session(guest).events.expect(&["lifecycle", "Stopped Saved"]);
     session(guest).node.virsh(&["restore", &file]);
-    goes_on(guest);
+    goes_on(guest, "running (restored)");
+    std::fs::remove_file(&file).expect("it is there");
 
     session(guest).virsh("managedsave", &[]);
     assert_eq!(session(guest).state(), "shut off (saved)");
     session(guest).virsh("start", &[]);
-    goes_on(guest);
+    goes_on(guest, "running (restored)");
+}
 
+/// To another libvirtd and back.
+pub(super) fn goes_on_where_it_was_moved(guest: &mut Guest<'_>) {
+    let bare = guest.number(MEM_TOTAL);
+    resize(guest, "virtiomem0", 64 << 10, bare);
+    begins(guest);
+    let here = session(guest).node;
+    let there = Node::start(here.host(), "beta");
+    let name = session(guest).domain.name().to_owned();
+    for (from, to) in [(here, &there), (&there, here)] {
+        let words =
+            ["--live", "--p2p", "--persistent", "--undefinesource", "--migrateuri", "tcp://127.0.0.1"];
+        from.virsh(&[&["migrate", &name, &to.uri()], &words[..]].concat());
+        assert_eq!(to.virsh(&["domstate", &name, "--reason"]), "running (migrated)");
+    }
+    goes_on(guest, "running (migrated)");
     guest_has(guest, bare + (64 << 10));
+    session(guest).listen();
+    resize(guest, "virtiomem0", 0, bare);
+    assert_eq!(there.errors(), Vec::<String>::new());
+    there.kill_daemon("TERM");
+    content(guest, &[]);
+}
+
+/// What happens while there is no libvirtd is known to the next one.
+pub(super) fn is_found_again(guest: &mut Guest<'_>) {
+    let bare = guest.number(MEM_TOTAL);
+    session(guest)
+        .virsh("update-memory-device", &["--live", "--alias", "virtiomem0", "--requested-size", "64MiB"]);
+    session(guest).node.kill_daemon("KILL");
+    guest_has(guest, bare + (64 << 10));
+    session(guest).node.start_daemon();
+    until_current_memory(guest, DEVICE + (64 << 10));
+    session(guest).listen();
     resize(guest, "virtiomem0", 0, bare);
     content(guest, &[]);
 }
