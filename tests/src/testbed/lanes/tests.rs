@@ -8,7 +8,12 @@ fn words(words: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_job_is_read_as_it_was_written() {
-    for job in jobs(&words(&["6.12/q35-4/boots", "6.12/q35-4/nodes", "6.1/pc-1/cpus_and_memory"])) {
+    for job in jobs(&words(&[
+        "6.12/q35-4/boots",
+        "6.12/q35-4/nodes",
+        "6.1/pc-1/cpus_and_memory",
+        "6.1/libvirt-pc/boots",
+    ])) {
         let (read, loud) = Job::parse(&job.line(true)).expect("a job");
         assert!(loud);
         assert_eq!(read.names(), job.names());
@@ -42,5 +47,5 @@ fn words_choose_claims_and_none_choose_all() {
     assert_eq!(names(&words(&["6.12/q35-2/boots"])), ["6.12/q35-2/boots"]);
     assert_eq!(names(&words(&["no such claim"])), Vec::<String>::new());
     let boots = names(&[]).into_iter().filter(|name| name.ends_with("/boots")).count();
-    assert_eq!(boots, scenarios::BOOTS.len() * KERNELS.len());
+    assert_eq!(boots, (scenarios::BOOTS.len() + scenarios::MANAGED.len()) * KERNELS.len());
 }
