@@ -44,11 +44,12 @@ const INNER_NESTED: [&str; 1] = ["kvm-amd"];
 const OUTER_MODULES: [&str; 2] = ["kvm-amd", "tun"];
 
 /// Firmware and option ROMs that QEMU's machines ask for.
-const QEMU_DATA: [&str; 8] = [
+const QEMU_DATA: [&str; 9] = [
     "/usr/share/seabios/bios-256k.bin",
     "/usr/share/seabios/bios.bin",
     "/usr/share/seabios/bios-microvm.bin",
     "/usr/share/qemu/bios-microvm.bin",
+    "/usr/share/qemu/qboot.rom",
     "/usr/share/qemu/kvmvapic.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
     "/usr/share/qemu/linuxboot.bin",
