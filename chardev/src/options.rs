@@ -450,11 +450,7 @@ fn parse_number(key: &str, value: &str) -> Result<u64> {
         Some(digits) => (true, digits),
         None => (false, value.strip_prefix('+').unwrap_or(value)),
     };
-    let (digits, radix) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        Some(hex) => (hex, 16),
-        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
-        None => (digits, 10),
-    };
+    let (digits, radix) = qom::options::digits(digits);
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return Err(Error::generic(format!("Parameter '{key}' expects a number")));
     }

@@ -169,13 +169,7 @@ fn parse_i64(text: &str) -> Option<i64> {
 }
 
 fn parse_magnitude(digits: &str) -> Option<u64> {
-    let (digits, radix) = if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        (hex, 16)
-    } else if digits.len() > 1 && digits.starts_with('0') {
-        (&digits[1..], 8)
-    } else {
-        (digits, 10)
-    };
+    let (digits, radix) = crate::options::digits(digits);
     // `from_str_radix` would take a second sign.
     if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;

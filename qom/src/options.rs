@@ -50,6 +50,21 @@ impl Options {
     }
 }
 
+/// The digits of a number, and their base, as C's `strtoull` reads one with base 0: hexadecimal behind `0x`, octal behind `0`, else decimal. Whether they are digits is not looked at.
+///
+/// ```
+/// use qom::options::digits;
+///
+/// assert_eq!([digits("0X1f"), digits("017"), digits("0"), digits("19")], [("1f", 16), ("17", 8), ("0", 10), ("19", 10)]);
+/// ```
+pub fn digits(text: &str) -> (&str, u32) {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    }
+}
+
 /// The error for a key that nobody takes.
 pub fn invalid_parameter(key: &str) -> Error {
     Error::generic(format!("Invalid parameter '{key}'"))

@@ -4,7 +4,7 @@ use std::fs;
 
 use hw::core::{SmbiosBios, SmbiosBoard, SmbiosConfig, uuid};
 use qapi::{Error, Result};
-use qom::options::{Options, invalid_parameter};
+use qom::options::{Options, digits, invalid_parameter};
 
 use crate::cli::Raw;
 
@@ -207,11 +207,7 @@ fn contents(path: &str) -> Result<String> {
 /// A number, in decimal, hexadecimal (`0x`) or octal digits (`0`).
 fn number(options: &Options, key: &str) -> Result<Option<u64>> {
     let Some(text) = options.get(key) else { return Ok(None) };
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => (digits, 16),
-        None if text.len() > 1 && text.starts_with('0') => (text, 8),
-        None => (text, 10),
-    };
+    let (digits, radix) = digits(text);
     let sound = digits.starts_with(|c: char| c.is_digit(radix));
     let number = sound.then(|| u64::from_str_radix(digits, radix).ok()).flatten();
     number.map(Some).ok_or_else(|| Error::generic(format!("Parameter '{key}' expects a number")))

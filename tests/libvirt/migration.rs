@@ -26,7 +26,8 @@ fn moves(domain: Domain, ways: &[&[&str]]) {
         s = move_to(s, to, way);
     }
     assert!(s.hmp("info memory-devices").contains("memaddr: 0x100000000"));
-    s.resize_there("virtiomem0", "256MiB", 262_144);
+    s.listen();
+    s.resize("virtiomem0", "256MiB", 262_144);
     assert_eq!([alpha.errors(), beta.errors()], [vec![], Vec::<String>::new()]);
 }
 

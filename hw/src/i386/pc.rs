@@ -143,9 +143,8 @@ fn legacy(
     let rtc = downcast::<Rtc>(rtc)?;
     rtc.set_memory_size(layout.below_4g, layout.above_4g);
     rtc.set_processors(cpu::Cpus::of(machine).count());
-    // Both orders are judged before the machine is there.
-    let orders = [false, true].map(|first| machine.config().boot.cmos(first));
-    rtc.set_boot_order(orders.into_iter().try_fold([0; 2], |_, order| order)?);
+    // Judged before the machine is there; each reset writes it.
+    [false, true].into_iter().try_for_each(|first| machine.config().boot.cmos(first).map(drop))?;
     let keyboard = match machine.properties().i8042() {
         true => Some(downcast(qdev::build(machine, "i8042", Place::Unattached, Some(isa), &[])?)?),
         false => None,

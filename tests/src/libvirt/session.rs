@@ -102,16 +102,9 @@ impl<'n> Session<'n> {
         self.virsh("qemu-monitor-command", &["--hmp", line])
     }
 
-    /// Listens anew, as nobody does to a libvirtd that has ended.
+    /// Listens anew: the libvirtd has ended meanwhile, or the domain is on another node.
     pub fn listen(&mut self) {
         self.events = Events::listen(self.node, &self.domain);
-    }
-
-    /// As [`Self::resize`], where events of this node are not listened to.
-    #[track_caller]
-    pub fn resize_there(&mut self, alias: &str, size: &str, kib: u64) {
-        self.listen();
-        self.resize(alias, size, kib);
     }
 
     /// Sets what the guest is asked to plug, and waits until libvirt knows that it has.
