@@ -39,6 +39,23 @@ fn a_date_of_the_command_line_is_read_and_goes_by_the_guests_clock() {
 }
 
 #[test]
+fn the_order_of_booting_is_in_its_memory_and_one_for_once_goes_with_a_reset() {
+    if !have(&[Need::Pliant]) {
+        return;
+    }
+    let order = |vm: &mut Vm| [0x3d, 0x38].map(|register| read(vm.qtest(), register));
+    for machine in ["pc", "q35"] {
+        let line = format!("-machine {machine} -accel qtest");
+        assert_eq!(order(&mut Vm::new().line(&line).qtest().start()), [0x12, 0x30], "disk, floppy, CD");
+        let mut vm = Vm::new().line(&format!("{line} -boot order=nc,once=d")).qtest().qmp().start();
+        assert_eq!(order(&mut vm), [0x03, 0]);
+        vm.qmp().ok("system_reset", json!({}));
+        vm.qmp().wait_event("RESET", |_| true);
+        assert_eq!(order(&mut vm), [0x24, 0]);
+    }
+}
+
+#[test]
 fn a_guest_that_sets_its_clock_is_told_of() {
     if !have(&[Need::Pliant]) {
         return;
