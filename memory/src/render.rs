@@ -149,7 +149,8 @@ fn merge(ranges: impl Iterator<Item = FlatRange>) -> Vec<FlatRange> {
 }
 
 /// The region whose view an address space with this root has: aliases that show all of their target and containers
-/// with a single child are followed, so that address spaces share views. `seen` gets every region that decided it.
+/// with a single child are followed, so that address spaces share views. `seen` gets every region that decided it, some
+/// of them twice.
 #[doc(alias = "memory_region_get_flatview_root")]
 pub(crate) fn view_root(arena: &Arena, root: RegionId, seen: &mut Vec<RegionId>) -> Option<RegionId> {
     let mut id = root;
@@ -160,6 +161,8 @@ pub(crate) fn view_root(arena: &Arena, root: RegionId, seen: &mut Vec<RegionId>)
             return None;
         }
         if let Some(target) = region.alias_target() {
+            // Its size decides, also where it is not followed.
+            seen.push(target);
             if region.alias_offset == 0 && region.size >= arena[target].size {
                 id = target;
                 continue;

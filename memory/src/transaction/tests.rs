@@ -174,6 +174,23 @@ fn address_spaces_with_the_same_root_share_one_view_also_through_aliases() {
 }
 
 #[test]
+fn an_alias_of_no_size_is_followed_once_its_target_has_none_either() {
+    let s = slots();
+    let mut tx = s.memory.transaction();
+    let target = tx.container(RegionDesc::new("target", 0x1000));
+    let alias = tx.alias(RegionDesc::new("alias", 0), target, 0);
+    let inside = tx.io(RegionDesc::new("inside", 0x10), Arc::new(UnassignedIo));
+    tx.add_subregion(target, 0x10, inside, 0);
+    let space = tx.address_space("space", alias);
+    drop(tx);
+    assert_eq!(space.view().root(), Some(alias), "it shows less than all of the target");
+    s.memory.transaction().set_size(target, 0);
+    assert_eq!(space.view().root(), Some(target));
+    s.memory.transaction().set_size(target, 0x1000);
+    assert_eq!(space.view().root(), Some(alias));
+}
+
+#[test]
 fn logging_starts_and_stops_without_mapping_anew() {
     let s = slots();
     s.map(&[0]);
