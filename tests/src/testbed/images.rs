@@ -13,8 +13,11 @@ use std::{env, fs, io};
 use super::cpio::Archive;
 use crate::program;
 
-/// The lines of kernels that inner guests boot.
+/// The lines of kernels that inner guests boot: those that Debian makes for clouds.
 pub const KERNELS: [&str; 2] = ["6.12", "6.1"];
+
+/// The one for any hardware, with drivers that those are without; it takes longer to boot.
+pub const FULL_KERNEL: &str = "6.12-amd64";
 
 /// The one that the outer machine boots: its modules are not compressed.
 const OUTER_KERNEL: &str = "6.1";
@@ -37,7 +40,7 @@ const INNER_MODULES: [&str; 11] = [
     "evdev",
 ];
 /// Those that only a scenario inserts.
-const INNER_LATER: [&str; 3] = ["nd_pmem", "pvpanic-pci", "qemu_fw_cfg"];
+const INNER_LATER: [&str; 5] = ["nd_pmem", "pvpanic-pci", "qemu_fw_cfg", "lpc_ich", "iTCO_wdt"];
 /// What makes a guest a host, where the outer machine emulates SVM.
 const INNER_NESTED: [&str; 1] = ["kvm-amd"];
 /// SVM is what QEMU emulates; guests have cards on interfaces of the outer machine.
@@ -77,7 +80,7 @@ impl Images {
     ///
     /// A package is missing (run `tests/install-peers`), or a file cannot be read or written.
     pub fn make(folder: &Path) -> io::Result<Self> {
-        for line in KERNELS {
+        for line in lines() {
             let kernel = Kernel::find(line)?;
             let into = folder.join(line);
             fs::create_dir_all(&into)?;
@@ -163,7 +166,7 @@ impl Images {
         for file in QEMU_DATA.map(Path::new).into_iter().filter(|file| file.exists()) {
             archive.copy(&file.to_string_lossy(), file)?;
         }
-        for line in KERNELS {
+        for line in lines() {
             for name in ["vmlinuz", "initrd", "release"] {
                 archive.copy(&format!("{INSIDE}/{line}/{name}"), &self.folder.join(line).join(name))?;
             }
@@ -188,6 +191,11 @@ impl Images {
     pub fn outer_kernel(&self) -> io::Result<PathBuf> {
         Ok(Kernel::find(OUTER_KERNEL)?.image)
     }
+}
+
+/// All kernels that inner guests boot.
+fn lines() -> impl Iterator<Item = &'static str> {
+    KERNELS.into_iter().chain([FULL_KERNEL])
 }
 
 /// Whether a program is QEMU, by its name.
@@ -235,8 +243,7 @@ pub fn packages() -> PathBuf {
 
 /// Why the testbed cannot be built here, if so.
 pub fn why_not() -> Option<String> {
-    let mut needed: Vec<PathBuf> =
-        KERNELS.iter().map(|line| packages().join(format!("linux-{line}"))).collect();
+    let mut needed: Vec<PathBuf> = lines().map(|line| packages().join(format!("linux-{line}"))).collect();
     needed.push(packages().join("busybox"));
     let absent = needed.into_iter().find(|folder| !folder.is_dir());
     absent.map(|folder| format!("no {} (run tests/install-peers)", folder.display()))

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::images::KERNELS;
+use super::images::{FULL_KERNEL, KERNELS};
 use super::linux::{Boot, Claim, Failure, Linux};
 use super::machine::{ByCommandLine, Kind};
 use super::managed::ByLibvirt;
@@ -143,6 +143,7 @@ fn chosen(wanted: impl Fn(&str) -> bool) -> Vec<Job> {
         jobs.extend(Claims::of(kernel, scenarios::MANAGED, &wanted).map(Job::Managed));
         jobs.extend(Claims::of(kernel, scenarios::BOOTS, &wanted).map(Job::Claims));
     }
+    jobs.extend(Claims::of(FULL_KERNEL, scenarios::FULL_BOOTS, &wanted).map(Job::Claims));
     jobs
 }
 

@@ -14,6 +14,7 @@ mod network;
 mod power;
 mod stress;
 mod virtio;
+mod watchdog;
 
 use super::linux::{Boot, Claim};
 use super::managed::ByLibvirt;
@@ -221,6 +222,21 @@ pub const BOOTS: &[Boot] = &[
         claims: claims![cpus::cpus_and_memory, power::guest_reboots],
     },
 ];
+
+/// What needs drivers that kernels for clouds are without.
+pub const FULL_BOOTS: &[Boot] = &[Boot {
+    name: "q35-watchdog",
+    options: &["-machine q35 -smp 2 -m 512M -global ICH9-LPC.noreboot=off"],
+    append: "",
+    claims: claims![
+        watchdog::driver_finds_it,
+        watchdog::stays_quiet_while_it_is_fed,
+        watchdog::stops_a_guest_that_hangs,
+        watchdog::interrupts_a_guest_that_hangs,
+        watchdog::goes_along,
+        watchdog::resets_a_guest_that_hangs,
+    ],
+}];
 
 /// What is claimed of a domain of libvirt's; the quick ones first.
 const OF_DOMAINS: &[Claim<ByLibvirt>] = claims![

@@ -47,5 +47,6 @@ fn words_choose_claims_and_none_choose_all() {
     assert_eq!(names(&words(&["6.12/q35-2/boots"])), ["6.12/q35-2/boots"]);
     assert_eq!(names(&words(&["no such claim"])), Vec::<String>::new());
     let boots = names(&[]).into_iter().filter(|name| name.ends_with("/boots")).count();
-    assert_eq!(boots, (scenarios::BOOTS.len() + scenarios::MANAGED.len()) * KERNELS.len());
+    let with_each = scenarios::BOOTS.len() + scenarios::MANAGED.len();
+    assert_eq!(boots, with_each * KERNELS.len() + scenarios::FULL_BOOTS.len());
 }

@@ -65,7 +65,7 @@ fn state(vm: &mut Vm) -> String {
 }
 
 /// Another process that awaits the guest on a socket, and the migration to it, which is under way and slow.
-fn set_out(guest: &mut Linux, ways: &[&str]) -> Vm {
+pub(super) fn set_out(guest: &mut Linux, ways: &[&str]) -> Vm {
     let mut there = guest.twin();
     let uri = format!("unix:{}", there.scratch().join("incoming").display());
     for vm in [guest.vm(), &mut there] {
@@ -80,7 +80,7 @@ fn set_out(guest: &mut Linux, ways: &[&str]) -> Vm {
 }
 
 /// Hurries, but not before the guest's memory was gone over twice; then the guest is in the other process. Returns the one it was in.
-fn arrive(guest: &mut Linux, mut there: Vm) -> Vm {
+pub(super) fn arrive(guest: &mut Linux, mut there: Vm) -> Vm {
     parameters(guest.vm(), 0, DOWNTIMES[0]);
     // Who gets through before is fast.
     let again = |event: &Value| event["event"] == "MIGRATION_PASS" && event["data"]["pass"] == 3;
