@@ -19,6 +19,13 @@ pub(crate) struct Rig {
     events: Arc<Mutex<Vec<Event>>>,
 }
 
+/// What holds the machine in a circle lets go of it: thousands of random cases give their memory and descriptors back.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.machine.shut_down();
+    }
+}
+
 /// A configuration with 1 GiB of RAM and room for 7 GiB more.
 pub(crate) fn config(machine: &str) -> MachineConfig {
     let memory = MemoryConfig { size: Some(1 << 30), maxmem: Some(8 << 30), slots: None };

@@ -30,6 +30,13 @@ pub(super) struct Rig {
     events: Arc<Mutex<Vec<Event>>>,
 }
 
+/// What holds the machine in a circle lets go of it: thousands of random cases give their memory and descriptors back.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.machine.shut_down();
+    }
+}
+
 impl Rig {
     /// `-machine KIND -m 1G,maxmem=8G` and nothing else yet.
     pub(super) fn new(kind: &str) -> Self {
