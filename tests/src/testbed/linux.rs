@@ -67,11 +67,15 @@ pub struct Linux<M = Process> {
     skipped: Option<String>,
 }
 
+/// Two minutes, instead of twenty seconds, until the kernel complains that a processor is at one thing. An emulated one beside a build takes half a minute to
+/// clear all free memory for a balloon that asks which pages are free; a guest that hangs is found out by what it does not answer.
+const PATIENT: &str = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
+
 /// What a kernel is told of its console, and how loud it is to be there.
 pub(super) fn command_line(images: &Images, append: &str) -> String {
     // A character on the serial port is two exits, and each of them costs the outer machine its translations: quiet boots take half the time.
     let quiet = if images.is_loud() { "" } else { "quiet" };
-    format!("console=ttyS0 mitigations=off {quiet} {append}").trim_end().to_owned()
+    format!("console=ttyS0 mitigations=off {PATIENT} {quiet} {append}").trim_end().to_owned()
 }
 
 impl<M: Machine> Linux<M> {
