@@ -2,7 +2,7 @@
 //!
 //! [`facts`] looks at the machine, everything else is a function of what it found: [`fixed`] tables that are lists,
 //! [`affinity`] and [`hmat`] those about NUMA, [`dsdt`] the one that is a program, [`loader`] how to move them. Left out: sleep states other than S5, which the machine
-//! does not have; HPET; a keyboard controller, since none that a driver would find is modelled.
+//! does not have; HPET.
 
 mod affinity;
 mod code;

@@ -54,6 +54,9 @@ fn isa_devices(facts: &Facts) -> Vec<Code> {
     if facts.rtc {
         list.push(rtc());
     }
+    if let Some([keyboard_irq, mouse_irq]) = facts.i8042 {
+        list.extend([keyboard(keyboard_irq), mouse(mouse_irq)]);
+    }
     if facts.fw_cfg {
         list.push(fw_cfg());
     }
@@ -72,6 +75,17 @@ fn serial(port: &Serial) -> Code {
 fn rtc() -> Code {
     let crs = resources(&[ports(0x70, 8), isa_interrupt(8)]);
     device("RTC_", &[named("_HID", &eisa("PNP0B00")), named("_CRS", &crs)])
+}
+
+fn keyboard(irq: u8) -> Code {
+    let crs = resources(&[ports(0x60, 1), ports(0x64, 1), isa_interrupt(irq)]);
+    device("KBD_", &[named("_HID", &eisa("PNP0303")), named("_STA", &int(0x0fu8)), named("_CRS", &crs)])
+}
+
+/// Its ports are the keyboard's.
+fn mouse(irq: u8) -> Code {
+    let crs = resources(&[isa_interrupt(irq)]);
+    device("MOU_", &[named("_HID", &eisa("PNP0F13")), named("_STA", &int(0x0fu8)), named("_CRS", &crs)])
 }
 
 fn fw_cfg() -> Code {

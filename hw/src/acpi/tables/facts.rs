@@ -93,6 +93,8 @@ pub(super) struct Facts {
     pub(super) performance: Option<Performance>,
     pub(super) serial: Vec<Serial>,
     pub(super) rtc: bool,
+    /// Interrupts of the keyboard and the mouse behind the keyboard controller.
+    pub(super) i8042: Option<[u8; 2]>,
     pub(super) fw_cfg: bool,
     /// Port of the device that takes news of panics.
     pub(super) pvpanic: Option<u16>,
@@ -153,6 +155,7 @@ impl Facts {
             performance: Performance::of(machine),
             serial: isa.iter().filter_map(serial).collect(),
             rtc: has("mc146818rtc"),
+            i8042: isa.iter().find_map(i8042),
             fw_cfg: FwCfg::of(machine).is_some(),
             pvpanic: isa.iter().find_map(|device| Some(device.clone().downcast::<PvPanic>()?.ioport())),
             generation: vmgenid::page(machine).map(|_| vmgenid::PAGE),
@@ -184,6 +187,14 @@ fn serial(device: &ObjectRef) -> Option<Serial> {
         base: number("iobase")?.try_into().ok()?,
         irq: number("irq")?.try_into().ok()?,
     })
+}
+
+fn i8042(device: &ObjectRef) -> Option<[u8; 2]> {
+    if device.core().class().name() != "i8042" {
+        return None;
+    }
+    let irq = |name| u8::try_from(device.get(name).ok()?.as_u64()?).ok();
+    Some([irq("kbd-irq")?, irq("mouse-irq")?])
 }
 
 /// A bus, and those behind its bridges, as hot-plug sees them.

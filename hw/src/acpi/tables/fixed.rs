@@ -25,7 +25,9 @@ const LEVEL_INTERRUPTS: [u8; 4] = [5, 9, 10, 11];
 /// IDs from here on are for x2APIC entries.
 const FIRST_WIDE_ID: u32 = 255;
 const RTC_CENTURY: u8 = 0x32;
-/// Boot flags: there is no VGA; PS/2 is not said to be there.
+/// Boot flags: there is a keyboard controller.
+const BOOT_8042: u16 = 1 << 1;
+/// There is no VGA.
 const BOOT_NO_VGA: u16 = 1 << 2;
 /// There is no clock in CMOS RAM.
 const BOOT_NO_RTC: u16 = 1 << 5;
@@ -57,9 +59,14 @@ pub(super) fn gpe_block(platform: Platform) -> (u16, u8) {
 pub(super) fn fadt(facts: &Facts, dsdt: u64, facs: Option<u64>) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION).dsdt_64(dsdt);
     fadt.dsdt = (dsdt as u32).into();
+    // QEMU's table leaves the clock open, and Linux then waits a second for one that is not there: ten thousand reads of a port.
+    let no_rtc = facts.platform.is_reduced() && !facts.rtc;
+    let boot = [(true, BOOT_NO_VGA), (facts.i8042.is_some(), BOOT_8042), (no_rtc, BOOT_NO_RTC)];
+    fadt.iapc_boot_arch =
+        boot.into_iter().filter(|(is, _)| *is).fold(0, |flags, (_, flag)| flags | flag).into();
     let fadt = match facs {
         Some(facs) => full_fadt(fadt, facts.platform).firmware_ctrl_32(facs as u32),
-        None => reduced_fadt(fadt, facts.rtc),
+        None => reduced_fadt(fadt),
     };
     bytes_of(&fadt.finalize())
 }
@@ -81,7 +88,6 @@ fn full_fadt(mut fadt: FADTBuilder, platform: Platform) -> FADTBuilder {
     fadt.p_lvl2_lat = NO_C_STATE.into();
     fadt.p_lvl3_lat = NO_C_STATE.into();
     fadt.century = RTC_CENTURY;
-    fadt.iapc_boot_arch = BOOT_NO_VGA.into();
     fadt.reset_reg = io(8, reset_control::PORT as u16);
     fadt.reset_value = RESET_VALUE;
     // The power button is a fixed one: its flag stays off. There is no sleep button.
@@ -97,13 +103,11 @@ fn full_fadt(mut fadt: FADTBuilder, platform: Platform) -> FADTBuilder {
     .fold(fadt, FADTBuilder::flag)
 }
 
-fn reduced_fadt(mut fadt: FADTBuilder, rtc: bool) -> FADTBuilder {
+fn reduced_fadt(mut fadt: FADTBuilder) -> FADTBuilder {
     fadt.reset_reg = mmio(ged::REGISTERS_BASE + ged::RESET);
     fadt.reset_value = ged::RESET_VALUE;
     fadt.sleep_control_reg = mmio(ged::REGISTERS_BASE + ged::SLEEP_CONTROL);
     fadt.sleep_status_reg = mmio(ged::REGISTERS_BASE + ged::SLEEP_STATUS);
-    // QEMU's table leaves it open, and Linux then waits a second for a clock that is not there: ten thousand reads of a port.
-    fadt.iapc_boot_arch = (BOOT_NO_VGA | if rtc { 0 } else { BOOT_NO_RTC }).into();
     fadt.flag(Flags::HwReducedAcpi).flag(Flags::ResetRegSup)
 }
 

@@ -27,6 +27,7 @@ fn facts(platform: Platform, cpus: u32) -> Facts {
         performance: None,
         serial: vec![Serial { index: 0, base: 0x3f8, irq: 4 }],
         rtc: true,
+        i8042: Some([1, 12]),
         fw_cfg: true,
         pvpanic: None,
         generation: None,
@@ -147,10 +148,13 @@ fn the_fadt_says_where_the_registers_are() {
     assert_eq!((word(&reduced, 36), word(&reduced, 112), word(&reduced, 56)), (0, 0x10_0400, 0));
     assert_eq!((long(&reduced, 120), reduced[128]), (0xfea0_0202, 0x42));
     assert_eq!((long(&reduced, 248), long(&reduced, 260)), (0xfea0_0200, 0xfea0_0201));
-    assert_eq!(reduced[109], 4, "no VGA");
-    let without = Facts { rtc: false, ..facts(Platform::Microvm { second_ioapic: false }, 1) };
+    assert_eq!(reduced[109], 6, "no VGA, a keyboard controller");
+    let without = Facts { rtc: false, i8042: None, ..facts(Platform::Microvm { second_ioapic: false }, 1) };
     let without = read(&assemble(&without, BASE), BASE).remove("FACP").unwrap();
-    assert_eq!(without[109], 0x24, "and no RTC");
+    assert_eq!(without[109], 0x24, "neither VGA nor RTC nor that");
+    let without = Facts { rtc: false, i8042: None, ..facts(Platform::Q35, 1) };
+    let without = read(&assemble(&without, BASE), BASE).remove("FACP").unwrap();
+    assert_eq!(without[109], 4, "drivers look for a clock at its place");
 }
 
 #[test]
@@ -315,6 +319,32 @@ fn nodes_have_the_memory_that_was_given_to_them() {
     );
     let slit = tables.remove("SLIT").unwrap();
     assert_eq!((long(&slit, 36), &slit[44..]), (2, [10, 21, 31, 10].as_slice()));
+}
+
+#[test]
+fn a_keyboard_and_a_mouse_are_found_where_they_are() {
+    let of = |kind: &str, options: &[(&str, &str)]| {
+        let mut config = config(kind);
+        config.options.extend(options.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        let rig = Rig::build(config).unwrap();
+        let tables = build(&rig.machine, &facts(Platform::Q35, 1).layout, BASE).unwrap();
+        let tables = read(&tables, BASE);
+        (tables["DSDT"].clone(), tables["FACP"][109])
+    };
+    let has = |table: &[u8], bytes: &[u8]| table.windows(bytes.len()).any(|part| part == bytes);
+    // PNP0303 and PNP0F13; ports 60h and 64h with interrupt 1, interrupt 12.
+    let keyboard = [0x47, 1, 0x60, 0, 0x60, 0, 1, 1, 0x47, 1, 0x64, 0, 0x64, 0, 1, 1, 0x22, 2, 0, 0x79];
+    let mouse = [0x22, 0, 0x10, 0x79];
+    let parts: [&[u8]; 4] =
+        [b"KBD_\x08_HID\x0c\x41\xd0\x03\x03", b"MOU_\x08_HID\x0c\x41\xd0\x0f\x13", &keyboard, &mouse];
+    for kind in ["pc", "q35"] {
+        let (dsdt, boot) = of(kind, &[]);
+        assert!(parts.iter().all(|part| has(&dsdt, part)), "{kind}");
+        assert_eq!(boot, 6, "{kind}");
+        let (dsdt, boot) = of(kind, &[("i8042", "off")]);
+        assert!(!has(&dsdt, parts[0]) && !has(&dsdt, parts[1]), "{kind}");
+        assert_eq!(boot, 4, "{kind}");
+    }
 }
 
 #[test]
