@@ -26,7 +26,7 @@ const OUTER_KERNEL: &str = "6.1";
 pub const INSIDE: &str = "/testbed";
 
 /// Modules of inner guests. What is not a module of a kernel is part of it.
-const INNER_MODULES: [&str; 11] = [
+const INNER_MODULES: [&str; 16] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_mem",
@@ -38,6 +38,12 @@ const INNER_MODULES: [&str; 11] = [
     "pvpanic-mmio",
     "button",
     "evdev",
+    // What systems insert for the chips of `q35` and `pc`.
+    "i2c-i801",
+    "i2c-piix4",
+    "ahci",
+    "ata_piix",
+    "psmouse",
 ];
 /// Those that only a scenario inserts.
 const INNER_LATER: [&str; 5] = ["nd_pmem", "pvpanic-pci", "qemu_fw_cfg", "lpc_ich", "iTCO_wdt"];

@@ -7,6 +7,7 @@ mod cpus;
 mod dmesg;
 mod firmware;
 mod hotplug;
+mod input;
 mod libvirt;
 mod memory;
 mod moves;
@@ -54,6 +55,11 @@ const TWO_NODES: &str = "-m 4G,maxmem=20G -smp sockets=2,cores=2 \
 /// What guests that are moved talk to, and memory that is plugged in part.
 const TALK: &str = "-chardev file,id=talk,path=$RUN/talk -device virtserialport,chardev=talk,name=talk";
 const PLUGGED: &str = "-object memory-backend-ram,id=mem0,size=2G -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=256M";
+
+/// What a guest can know of where it is.
+const KNOWN: &str = "-device vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87 \
+    -smbios type=0,vendor=Firmly,version=7.1 -smbios type=1,manufacturer=Elastic,product=Stretch,version=3,serial=42,sku=S-M-L,family=Soft \
+    -smbios type=2,product=Board -smbios type=3,manufacturer=Cases,asset=17";
 
 /// A slot below which devices are hot-plugged.
 const PORT: &str = "-device pcie-root-port,id=below,chassis=1,slot=1";
@@ -223,20 +229,61 @@ pub const BOOTS: &[Boot] = &[
     },
 ];
 
-/// What needs drivers that kernels for clouds are without.
-pub const FULL_BOOTS: &[Boot] = &[Boot {
-    name: "q35-watchdog",
-    options: &["-machine q35 -smp 2 -m 512M -global ICH9-LPC.noreboot=off"],
-    append: "",
-    claims: claims![
-        watchdog::driver_finds_it,
-        watchdog::stays_quiet_while_it_is_fed,
-        watchdog::stops_a_guest_that_hangs,
-        watchdog::interrupts_a_guest_that_hangs,
-        watchdog::goes_along,
-        watchdog::resets_a_guest_that_hangs,
-    ],
-}];
+/// What needs drivers that kernels for clouds are without. Without `vmport` it is the PS/2 mouse that they find on QEMU, too.
+pub const FULL_BOOTS: &[Boot] = &[
+    Boot {
+        name: "q35-watchdog",
+        options: &["-machine q35 -smp 2 -m 512M -global ICH9-LPC.noreboot=off"],
+        append: "",
+        claims: claims![
+            watchdog::driver_finds_it,
+            watchdog::stays_quiet_while_it_is_fed,
+            watchdog::stops_a_guest_that_hangs,
+            watchdog::interrupts_a_guest_that_hangs,
+            watchdog::goes_along,
+            watchdog::resets_a_guest_that_hangs,
+        ],
+    },
+    Boot {
+        name: "q35-full",
+        options: &["-machine q35,vmport=off -smp 2 -m 512M,slots=2,maxmem=4G", PCI_DEVICES, PORT, KNOWN],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            firmware::kernel_knows_what_it_runs_on,
+            firmware::kernel_has_the_generation_id,
+            input::keys_are_typed,
+            input::mouse_is_found,
+            virtio::entropy,
+            virtio::console_both_ways,
+            virtio::balloon_up_and_down,
+            hotplug::device_comes_and_goes,
+            hotplug::dimm_comes_and_goes,
+            input::three_keys_reset,
+            power::powerdown_is_a_button_press,
+        ],
+    },
+    Boot {
+        name: "pc-full",
+        options: &["-machine pc,vmport=off -smp 2 -m 512M,slots=2,maxmem=4G", PCI_DEVICES, KNOWN],
+        append: "",
+        claims: claims![
+            cpus::cpus_and_memory,
+            dmesg::dmesg_has_no_warning_of_its_own,
+            firmware::kernel_knows_what_it_runs_on,
+            firmware::kernel_has_the_generation_id,
+            input::keys_are_typed,
+            input::mouse_is_found,
+            virtio::entropy,
+            virtio::balloon_up_and_down,
+            hotplug::device_comes_and_goes,
+            hotplug::dimm_comes_and_goes,
+            input::three_keys_reset,
+            power::powerdown_is_a_button_press,
+        ],
+    },
+];
 
 /// What is claimed of a domain of libvirt's; the quick ones first.
 const OF_DOMAINS: &[Claim<ByLibvirt>] = claims![

@@ -18,6 +18,27 @@ pub(super) fn kernel_has_the_generation_id(guest: &mut Linux) {
     assert_eq!(bound.lines().count(), 1, "{bound}");
 }
 
+pub(super) fn kernel_knows_what_it_runs_on(guest: &mut Linux) {
+    for (file, text) in [
+        ("bios_vendor", "Firmly"),
+        ("bios_version", "7.1"),
+        ("sys_vendor", "Elastic"),
+        ("product_name", "Stretch"),
+        ("product_version", "3"),
+        ("product_serial", "42"),
+        ("product_sku", "S-M-L"),
+        ("product_family", "Soft"),
+        ("board_name", "Board"),
+        ("chassis_vendor", "Cases"),
+        ("chassis_asset_tag", "17"),
+    ] {
+        assert_eq!(guest.run(&format!("cat /sys/class/dmi/id/{file}")), text, "{file}");
+    }
+    // The place is one of -smp's: its processors and its memory are said.
+    let entries = guest.run("cat /sys/firmware/dmi/entries/*/type | sort -n | uniq | tr '\\n' ' '");
+    assert_eq!(entries, "0 1 2 3 4 16 17 19 32 127 ");
+}
+
 pub(super) fn dumps_have_the_kernels_note(guest: &mut Linux) {
     guest.insert_later();
     let release = guest.run("uname -r");
