@@ -1,8 +1,10 @@
 //! Addresses: listening, connecting, and the names `query-chardev` prints. Migrations listen and connect here, too.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qapi::{Error, Result, strerror};
@@ -62,7 +64,7 @@ impl Drop for Listener {
 }
 
 /// What tells the file at `path` from others.
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<(u64, u64)> {
     rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
@@ -160,9 +162,18 @@ pub fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
             let fd = fds.socket(text)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
             listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
-            Ok(Listener { fd, path: None, identity: None })
+            // Whoever opened it leaves its path to us, as to QEMU.
+            let path = own_path(&fd);
+            Ok(Listener { fd, identity: path.as_deref().and_then(identity), path })
         }
     }
+}
+
+/// The path that a socket is bound to.
+fn own_path(fd: &OwnedFd) -> Option<PathBuf> {
+    let local = SocketAddrUnix::try_from(getsockname(fd).ok()?).ok()?;
+    let path = Path::new(OsStr::from_bytes(local.path_bytes()?));
+    std::path::absolute(path).ok()
 }
 
 fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {

@@ -373,7 +373,7 @@ fn at_the_end_what_is_queued_still_reaches_the_peer() {
 }
 
 #[test]
-fn a_passed_unix_listener_shows_its_path() {
+fn a_passed_unix_listener_shows_its_path_which_goes_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let passed = UnixListener::bind(&path).unwrap();
@@ -381,6 +381,10 @@ fn a_passed_unix_listener_shows_its_path() {
     let device =
         bench.try_chardev(&format!("socket,id=a,fd={},server=on,wait=off", passed.as_raw_fd())).unwrap();
     assert_eq!(device.filename(), format!("disconnected:unix:{},server=on", path.display()));
+    drop((device, passed));
+    assert!(path.exists());
+    bench.set.remove("a").unwrap();
+    assert!(!path.exists());
 }
 
 #[test]
