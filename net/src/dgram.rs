@@ -1,11 +1,11 @@
 //! A datagram socket of the host: each packet is a datagram.
 //!
 //! One that was given open must be connected. Of others packets go to one address, whoever they came from. A unix socket's path is taken
-//! over from whoever had it, and goes away with the netdev. Left out: multicast, names of ports, IPv6, abstract unix sockets.
+//! over from whoever had it, and goes away with the netdev, unless somebody else has taken it over by then. Left out: multicast, names of ports, IPv6, abstract unix sockets.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chardev::fds::Fds;
 use qapi::types::{InetSocketAddress, NetdevDgramOptions, SocketAddress, UnixSocketAddress};
@@ -26,10 +26,47 @@ pub(crate) struct Dgram {
     to: To,
 }
 
+/// What an end is told as: it is no error of the system's.
+const ENDED: Errno = Errno::PIPE;
+
 enum To {
     Connected,
+    /// The same, and the peer can end it (`SOCK_SEQPACKET`).
+    Connection,
     Inet(SocketAddrV4),
-    Unix { remote: SocketAddrUnix, local: PathBuf },
+    Unix {
+        remote: SocketAddrUnix,
+        _local: Place,
+    },
+}
+
+/// A socket's file, which goes with it unless another one is there by then.
+struct Place {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Of a socket that was just bound to `path`.
+    fn new(path: &str) -> Self {
+        // A daemon changes its folder later; the path must still name this socket then.
+        let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        let identity = Self::identity(&path);
+        Self { path, identity }
+    }
+
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if Self::identity(&self.path) == self.identity {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn failed(text: &str, errno: Errno) -> Error {
@@ -68,11 +105,15 @@ fn by_descriptor(id: &str, text: &str, fds: &Fds) -> Result<(Dgram, String)> {
         AddressFamily::UNIX => "unix",
         _ => return Err(Error::generic(format!("{id}: file descriptor {number} is no datagram socket"))),
     };
-    // A stream has no packets in it.
-    if sockopt::socket_type(&fd).map_err(query)? == SocketType::STREAM {
-        return Err(Error::generic(format!("{id}: file descriptor {number} is no datagram socket")));
-    }
-    Ok((Dgram { fd, to: To::Connected }, format!("fd={number} {family}")))
+    let to = match sockopt::socket_type(&fd).map_err(query)? {
+        // A stream has no packets in it.
+        SocketType::STREAM => {
+            return Err(Error::generic(format!("{id}: file descriptor {number} is no datagram socket")));
+        }
+        SocketType::SEQPACKET => To::Connection,
+        _ => To::Connected,
+    };
+    Ok((Dgram { fd, to }, format!("fd={number} {family}")))
 }
 
 fn socket(family: AddressFamily) -> Result<OwnedFd> {
@@ -130,7 +171,7 @@ fn by_unix(local: &UnixSocketAddress, remote: &UnixSocketAddress) -> Result<(Dgr
     let fd = socket(AddressFamily::UNIX)?;
     bind(&fd, &here).map_err(|errno| failed(&format!("can't bind unix={} to socket", local.path), errno))?;
     let info = format!("udp={}:{}", local.path, remote.path);
-    Ok((Dgram { fd, to: To::Unix { remote: there, local: PathBuf::from(&local.path) } }, info))
+    Ok((Dgram { fd, to: To::Unix { remote: there, _local: Place::new(&local.path) } }, info))
 }
 
 /// What binding will say better.
@@ -155,22 +196,23 @@ impl HostEnd for Dgram {
 
     fn send(&self, packet: &[u8]) -> std::result::Result<(), Errno> {
         match &self.to {
-            To::Connected => send(&self.fd, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).map(drop),
+            To::Connected | To::Connection => {
+                send(&self.fd, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).map(drop)
+            }
             To::Inet(address) => self.send_to(packet, address),
             To::Unix { remote, .. } => self.send_to(packet, remote),
         }
     }
 
     fn receive(&self, room: &mut [u8]) -> std::result::Result<usize, Errno> {
-        recv(&self.fd, room, RecvFlags::DONTWAIT).map(|(length, _)| length)
-    }
-}
-
-impl Drop for Dgram {
-    fn drop(&mut self) {
-        if let To::Unix { local, .. } = &self.to {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(local);
+        match recv(&self.fd, room, RecvFlags::DONTWAIT)?.0 {
+            0 if matches!(self.to, To::Connection) => Err(ENDED),
+            length => Ok(length),
         }
+    }
+
+    fn is_broken(&self, error: Errno) -> bool {
+        // The peer is gone, or was as soon as it was to be heard of.
+        matches!(self.to, To::Connection) && matches!(error, ENDED | Errno::CONNRESET | Errno::NOTCONN)
     }
 }

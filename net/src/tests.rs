@@ -1,15 +1,16 @@
 //! Host ends and cards together: packets, links, ids, and an interface of this machine's kernel.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chardev::fds::{Fds, NamedFds};
 use mainloop::MainLoop;
 use qapi::Result;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
 use super::*;
 
@@ -175,7 +176,7 @@ fn ids_are_those_of_one_thing_and_free_again_later() {
 fn streams_and_files_are_no_datagram_sockets() {
     let rig = Rig::new();
     let text = "dgram,id=h,local.type=fd,local.str=end";
-    let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (stream, _other) = UnixStream::pair().unwrap();
     let refused = rig.add(text, stream).unwrap_err();
     assert!(refused.desc().ends_with("is no datagram socket"), "{}", refused.desc());
     let refused = rig.add(text, std::io::pipe().unwrap().0).unwrap_err();
@@ -205,6 +206,31 @@ fn a_socket_of_a_path_takes_it_over_and_away() {
     drop(nic);
     rig.set.remove("h").unwrap();
     assert!(!ours.exists() && theirs.exists());
+    rig.set.add_text(&text).unwrap();
+    std::fs::remove_file(&ours).unwrap();
+    let _taken_over = UnixDatagram::bind(&ours).unwrap();
+    rig.set.remove("h").unwrap();
+    assert!(ours.exists(), "that is somebody else's");
+}
+
+#[test]
+fn a_connection_that_its_peer_ends_is_not_watched_any_more() {
+    let mut rig = Rig::new();
+    let (ours, host) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    rig.add("dgram,id=h,local.type=fd,local.str=end", ours).unwrap();
+    let (card, nic) = rig.card("n", "h");
+    send(&host, b"one", SendFlags::empty()).unwrap();
+    let mut room = [0; 100];
+    assert_eq!(nic.receive(&mut room), Received::Packet(3));
+    assert_eq!(nic.receive(&mut room), Received::Nothing);
+    drop(host);
+    rig.turn();
+    assert_eq!(card.readable.load(Relaxed), 1, "it hears of the end");
+    assert_eq!((nic.receive(&mut room), nic.send(b"lost")), (Received::Nothing, Sent::Done));
+    let (start, pause) = (Instant::now(), Duration::from_millis(50));
+    rig.main.turn(Some(pause)).unwrap();
+    assert!(start.elapsed() >= pause, "the loop sleeps");
 }
 
 #[test]
