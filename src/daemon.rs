@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use qapi::{Error, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -57,7 +57,7 @@ fn fork() -> io::Result<bool> {
 }
 
 impl Daemon {
-    /// Tells the parent that all is well and lets go of the terminal. `keep_stderr` is for a log that goes there.
+    /// Tells the parent that all is well and lets go of the terminal: what is written to standard error from now on is lost.
     ///
     /// # Errors
     /// `/dev/null` cannot be opened.
@@ -100,8 +100,8 @@ impl PidFile {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|e| failed(format!("Failed to write pid file: {e}")))?;
-        let path = Path::new(path);
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // What a link names goes at the end, not the link, as with QEMU.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
         Ok(Self { path, _file: file })
     }
 }

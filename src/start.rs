@@ -146,6 +146,8 @@ fn bring_up(
     check_objects(line)?;
     let chars = Chars { set: chardevs, report };
     crate::fdsets::add(&line.add_fds, chardevs.fds(), report)?;
+    // Before anything is opened: whoever is started twice does not take the first one's sockets away.
+    let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;
     chars.chardevs(&line.chardevs)?;
     let mut progress = ProgressLine::on_stderr(terminal).filter(|_| !line.daemonize);
     chars.monitors(&line.monitors, monitors)?;
@@ -210,7 +212,6 @@ fn bring_up(
         machine.get_ready_to_arrive();
         migration.expect(&raw.text).map_err(|e| e.prefixed(&raw.prefix()))?;
     }
-    let pid_file = line.pidfile.as_deref().map(PidFile::create).transpose()?;
     if let Some(daemon) = daemon {
         daemon.ready()?;
     }

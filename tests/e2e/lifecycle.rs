@@ -143,6 +143,32 @@ fn the_pid_file_and_the_paths_of_sockets_go_with_the_program() {
 }
 
 #[test]
+fn who_is_started_twice_leaves_the_first_one_alone() {
+    let line = "-pidfile $RUN/pid -serial unix:$RUN/port,server=on,wait=off";
+    let mut first = none().line(line).qmp().start();
+    let [pid, port] = ["pid", "port"].map(|name| first.scratch().join(name));
+    let folder = first.scratch().display().to_string();
+    let second = none().line(&line.replace("$RUN", &folder)).run();
+    let reason = "cannot create PID file: Cannot lock pid file: Resource temporarily unavailable";
+    assert_eq!((second.code, second.stderr), (Some(1), format!("qemu-system-x86_64: {reason}\n")));
+    assert!(pid.exists());
+    std::os::unix::net::UnixStream::connect(&port).unwrap();
+    first.qmp().ok("query-status", json!({}));
+}
+
+#[test]
+fn a_pid_file_behind_a_link_goes_and_the_link_stays() {
+    let builder = none().line("-pidfile $RUN/link").qmp();
+    let [link, file] = ["link", "file"].map(|name| builder.scratch().join(name));
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let mut vm = builder.start();
+    assert!(file.exists());
+    let _ = vm.qmp().try_execute("quit", json!({}));
+    vm.wait_mut();
+    assert!(!file.exists() && fs::symlink_metadata(&link).is_ok());
+}
+
+#[test]
 fn the_process_has_the_name_that_was_asked_for() {
     let vm = none().line("-name guest=g,process=a-very-long-process-name").qmp().start();
     let comm = fs::read_to_string(format!("/proc/{}/comm", vm.pid().as_raw_nonzero())).unwrap();
