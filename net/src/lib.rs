@@ -14,7 +14,7 @@
 //!
 //! | host end | maturity |
 //! | --- | --- |
-//! | tap (descriptor, or interface by name) | complete but for several queues; scripts, helpers and vhost are refused |
+//! | tap (descriptor, or interface by name) | complete but for several queues; scripts and helpers are refused; vhost is not there, and not missed |
 //! | dgram (unix, UDP over IPv4, open socket) | complete but for multicast |
 //! | user, socket, stream, bridge, hubport, l2tpv3, vde, netmap, vhost-user, vhost-vdpa | not there |
 //!

@@ -1,6 +1,9 @@
 //! A tap interface of the host: `/dev/net/tun`, or a descriptor of it that somebody else opened.
 //!
 //! Whoever runs programs for an interface (`script=`, `helper=`) can do so before; none is run here.
+//!
+//! `vhost=on` asks for packets to be carried by the kernel, which changes nothing but their speed. They are carried by this program all the
+//! same, and it says so; `vhostforce=on`, which will have nothing else, is refused. libvirt asks for it wherever it can open `/dev/vhost-net`.
 
 mod ioctl;
 
@@ -38,6 +41,14 @@ pub(crate) fn open(id: &str, options: &NetdevTapOptions, fds: &Fds) -> Result<(T
         Some(text) => given_descriptor(id, text, fds)?,
         None => by_name(options)?,
     };
+    let vhost = options.vhostfd.as_ref().or(options.vhostfds.as_ref());
+    if let Some(text) = vhost {
+        // Given away as the interface is; nobody is to find it open.
+        drop(fds.parameter(id, text)?);
+    }
+    if options.vhost.unwrap_or(vhost.is_some()) {
+        tracing::warn!("netdev {id}: there is no vhost-net: packets are carried by this program");
+    }
     let bytes = options.sndbuf.filter(|bytes| *bytes > 0);
     let wanted = bytes.map_or(i32::MAX, |bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
     match ioctl::set_send_buffer(&fd, wanted) {
@@ -81,20 +92,21 @@ fn check(options: &NetdevTapOptions) -> Result<()> {
                 .into(),
         );
     }
-    let vhost_only =
-        [("vhostfd", vhostfd.is_some()), ("vhostfds", vhostfds.is_some()), ("poll-us", poll_us.is_some())];
-    let vhost_only = vhost_only.iter().find(|(_, there)| *there).map(|(key, _)| format!("{key}="));
-    let switched = [("vhost=on", vhost), ("vhostforce=on", vhostforce)];
-    let switched = switched.iter().find(|(_, on)| **on == Some(true)).map(|(text, _)| (*text).to_owned());
-    if let Some(what) = switched.or(vhost_only) {
+    let only_vhost = [("vhostforce=on", *vhostforce == Some(true)), ("poll-us=", poll_us.is_some())];
+    if let Some((what, _)) = only_vhost.iter().find(|(_, there)| *there) {
         return refused(format!("{what} is not supported: there is no vhost-net"));
+    }
+    if *vhost == Some(false) && (vhostfd.is_some() || vhostfds.is_some()) {
+        return refused("vhostfd(s)= is not valid without vhost".into());
     }
     if helper.is_some() || br.is_some() {
         return refused(
             "helper= and br= are not supported: no program is run that opens an interface".into(),
         );
     }
-    if queues.is_some_and(|count| count != 1) || fds.as_ref().is_some_and(|list| list.contains(':')) {
+    if queues.is_some_and(|count| count != 1)
+        || [fds, vhostfds].into_iter().flatten().any(|list| list.contains(':'))
+    {
         return refused("several queues are not supported: there is one".into());
     }
     if fd.is_none() && fds.is_none() {

@@ -1,5 +1,6 @@
 //! Host ends and cards together: packets, links, ids, and an interface of this machine's kernel.
 
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
@@ -282,6 +283,23 @@ fn an_interface_has_headers_and_goes_with_its_netdev() {
     assert_eq!(nic.send(&[0; HEADER + 60]), Sent::Done);
     rig.set.remove("h").unwrap();
     assert!(!shown.exists(), "nobody has it any more");
+}
+
+/// As libvirt asks for it on a host that has vhost-net.
+#[test]
+fn packets_are_carried_here_where_vhost_is_asked_for() {
+    let rig = Rig::new();
+    let name = format!("plt{}v", std::process::id());
+    let Some(fd) = interface(&name) else { return };
+    let names = Arc::new(NamedFds::default());
+    names.put("end".into(), fd);
+    let (mut peer, vhost) = UnixStream::pair().unwrap();
+    names.put("vhost".into(), vhost.into());
+    let text = r#"{"type":"tap","id":"h","fd":"end","vhost":true,"vhostfd":"vhost"}"#;
+    rig.fds.during(&names, || rig.set.add_text(text)).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "nobody has it any more");
+    let (_, nic) = rig.card("n", "h");
+    assert!(nic.header().is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tests::vhost_user::{Backend, Options};
 
 use crate::session::{Session, ask};
 use crate::shape::{LEAST, Shape};
-use crate::{Host, Node, can};
+use crate::{Domain, Host, Node, can};
 
 /// A kind of domain, and what it is asked: a command of `virsh` whose first argument is the domain, and what is in the answer.
 type Variant = (&'static str, Shape, &'static [&'static str], &'static str);
@@ -462,6 +462,34 @@ fn devices() {
             "true",
         ),
     ]);
+}
+
+/// libvirt asks for vhost, and gets a card all the same: one that is there from the start, and one that comes and goes.
+#[test]
+fn cards_on_a_host_with_vhost_net() {
+    if !can() {
+        return;
+    }
+    let host = Host::new();
+    let node = Node::start_with_vhost_net(&host, "alpha");
+    let card = |tap: &str| {
+        format!(
+            "<interface type='ethernet'><target dev='{tap}' managed='yes'/><model type='virtio'/></interface>"
+        )
+    };
+    let mut s = Session::new(&node, Domain::q35_kvm());
+    s.start();
+    let file = node.file("card.xml", &card("tap12"));
+    s.virsh("attach-device", &[&file, "--live"]);
+    let added = s.events.expect(&["device-added", "net"]);
+    let alias = added.rsplit(' ').next().expect("a word");
+    assert!(s.virsh("domiflist", &[]).contains("tap12"));
+    s.virsh("detach-device-alias", &[alias, "--live"]);
+    s.events.expect(&["device-removed", alias]);
+    s.virsh("destroy", &[]);
+    let log = node.domain_log(s.domain.name());
+    assert!(log.contains(r#""vhost":true,"vhostfd":"#), "libvirt asks for it: {log}");
+    assert_eq!(log.matches("there is no vhost-net").count(), 2, "{log}");
 }
 
 /// A disk that another process serves, there from the start, and one that comes and goes.

@@ -248,7 +248,8 @@ fn what_is_not_there_is_refused_with_a_sentence() {
             "downscript=/etc/qemu-ifdown, the default, is not supported: give downscript=no, or a descriptor with fd=",
         ),
         ("tap,id=x,script=/bin/up", "script=/bin/up is not supported: only script=no is"),
-        ("tap,id=x,fd=99,vhost=on", "vhost=on is not supported: there is no vhost-net"),
+        ("tap,id=x,fd=99,vhost=on,vhostforce=on", "vhostforce=on is not supported: there is no vhost-net"),
+        ("tap,id=x,fd=99,vhost=off,vhostfd=9", "vhostfd(s)= is not valid without vhost"),
         (
             "tap,id=x,helper=/bin/h",
             "helper= and br= are not supported: no program is run that opens an interface",

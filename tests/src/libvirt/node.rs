@@ -54,13 +54,14 @@ save_image_format = "raw"
 dump_image_format = "raw"
 "#;
 
-/// All devices that libvirt and a guest need but one.
-const WITHOUT_KVM: &str = "dev=$(mktemp -d)
+/// A folder of devices instead of the machine's: all that libvirt and a guest need but KVM, and what `$more` makes in `$dev`.
+const DEVICES: &str = "dev=$(mktemp -d)
 mount -t tmpfs dev $dev
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/ptmx $dev
 mkdir $dev/pts $dev/net
 cp -a /dev/net/tun $dev/net
 mount --bind /dev/pts $dev/pts
+eval \"$more\"
 mount --move $dev /dev
 rmdir $dev";
 
@@ -80,7 +81,17 @@ impl<'h> Node<'h> {
     ///
     /// If libvirtd does not start.
     pub fn start_without_kvm(host: &'h Host, name: &str) -> Self {
-        Self::start_with(host, name, WITHOUT_KVM)
+        Self::start_with(host, name, DEVICES)
+    }
+
+    /// The same on a machine that has KVM, and a `/dev/vhost-net` that libvirt can open and nobody use.
+    ///
+    /// # Panics
+    ///
+    /// If libvirtd does not start.
+    pub fn start_with_vhost_net(host: &'h Host, name: &str) -> Self {
+        let more = "more='cp -a /dev/kvm $dev; cp -a /dev/null $dev/vhost-net'";
+        Self::start_with(host, name, &format!("{more}\n{DEVICES}"))
     }
 
     /// `script` changes what the node sees, in namespaces of its own.
