@@ -161,7 +161,7 @@ pub fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
         SocketAddress::Fd(text) => {
             let fd = fds.socket(text)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
-            listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
+            listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on fd socket", errno))?;
             // Whoever opened it leaves its path to us, as to QEMU.
             let path = own_path(&fd);
             Ok(Listener { fd, identity: path.as_deref().and_then(identity), path })

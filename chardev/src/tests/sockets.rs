@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -185,11 +185,16 @@ fn addresses_that_do_not_work_are_refused_in_qemu_s_words() {
     let port = taken.local_addr().unwrap().port();
     let mut bench = Bench::new();
     let long = "x".repeat(120);
+    let datagrams = UnixDatagram::unbound().unwrap();
     for (text, message) in [
         ("socket,id=a".into(), "Unable to parse FD number ".to_owned()),
         ("socket,id=a,port=1".into(), "Unable to parse FD number ".into()),
         ("socket,id=a,fd=x".into(), "Unable to parse FD number x".into()),
         ("socket,id=a,fd=99".into(), "File descriptor '99' is not a socket".into()),
+        (
+            format!("socket,id=a,fd={},server=on,wait=off", datagrams.as_raw_fd()),
+            "Failed to listen on fd socket: Operation not supported".into(),
+        ),
         ("socket,id=a,path=".into(), "Failed to connect to '': Connection refused".into()),
         (
             "socket,id=a,path=/nonexistent/s".into(),
