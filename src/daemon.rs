@@ -57,7 +57,8 @@ fn fork() -> io::Result<bool> {
 }
 
 impl Daemon {
-    /// Tells the parent that all is well and lets go of the terminal: what is written to standard error from now on is lost.
+    /// Tells the parent that all is well and lets go of the terminal. What is written to standard error from now on goes into the log's file,
+    /// if it has one.
     ///
     /// # Errors
     /// `/dev/null` cannot be opened.
@@ -67,7 +68,11 @@ impl Daemon {
         process::chdir("/").map_err(failed)?;
         rustix::stdio::dup2_stdin(&null).map_err(failed)?;
         rustix::stdio::dup2_stdout(&null).map_err(failed)?;
-        rustix::stdio::dup2_stderr(&null).map_err(failed)?;
+        let logged = trace::log::take_stderr()
+            .map_err(|e| Error::generic(format!("cannot let go of the terminal: {}", qapi::strerror(&e))))?;
+        if !logged {
+            rustix::stdio::dup2_stderr(&null).map_err(failed)?;
+        }
         let parent = ManuallyDrop::into_inner(self.0);
         // A parent that was killed in the meantime is no reason to end.
         let _ = rustix::io::write(&parent, &[0]);

@@ -125,6 +125,29 @@ fn a_daemon_leaves_its_pid_its_sockets_and_a_silent_parent() {
     qmp.wire().rest().unwrap();
 }
 
+#[test]
+fn what_a_daemon_says_is_in_its_log() {
+    for moved in [false, true] {
+        let builder =
+            none().line("-daemonize -D $RUN/log -pidfile $RUN/pid -qmp unix:$RUN/qmp,server=on,wait=off");
+        let mut parent = builder.spawn_only();
+        let file = |name: &str| parent.scratch().join(name);
+        let [log, pid, socket, other] = ["log", "pid", "qmp", "other"].map(file);
+        assert_eq!(parent.wait_mut().code, Some(0));
+        let mut qmp = connect(&socket);
+        qmp.negotiate().unwrap();
+        if moved {
+            let line = format!("logfile {}", other.display());
+            qmp.ok("human-monitor-command", json!({ "command-line": line }));
+        }
+        let daemon: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
+        qmp.wire().rest().unwrap();
+        let said = fs::read_to_string(if moved { &other } else { &log }).unwrap();
+        assert!(said.contains("terminating on signal 15"), "{said}");
+    }
+}
+
 fn connect(socket: &Path) -> Qmp {
     let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
     Qmp::new(tests::Wire::new(stream.into()))

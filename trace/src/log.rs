@@ -91,11 +91,26 @@ pub fn open(name: &str) -> Result<(), OpenError> {
     let path = expand(name, std::process::id()).ok_or_else(|| OpenError::Template(name.to_owned()))?;
     let failed = |error| OpenError::File { path: path.clone(), error };
     let file = File::create(&path).map_err(failed)?;
+    let copy = file.try_clone().map_err(failed)?;
     let mut log = log();
     log.tell_suppressed();
     log.sink = Some(Box::new(file));
     log.lost = None;
+    log.file = Some(copy);
+    if log.with_stderr {
+        log.stderr_to_file().map_err(failed)?;
+    }
     Ok(())
+}
+
+/// Has standard error go where the log goes from now on, if that is a file: for a program without a terminal. Whether it is.
+///
+/// # Errors
+/// The system's.
+pub fn take_stderr() -> io::Result<bool> {
+    let mut log = log();
+    log.with_stderr = true;
+    log.stderr_to_file()
 }
 
 /// Says how much was left out, if that is not known yet. At the end of the program.
@@ -197,6 +212,10 @@ const PACE: Duration = Duration::from_millis(20);
 struct Log {
     /// `None` is standard error.
     sink: Option<Box<dyn Write + Send>>,
+    /// The same, if it was opened here.
+    file: Option<File>,
+    /// Standard error goes there, too.
+    with_stderr: bool,
     budget: Budget,
     /// Lines that could not be written since the last one that could.
     lost: Option<Lost>,
@@ -211,7 +230,12 @@ struct Lost {
 
 impl Log {
     const fn new() -> Self {
-        Self { sink: None, budget: Budget::new(BURST, PACE), lost: None }
+        Self { sink: None, file: None, with_stderr: false, budget: Budget::new(BURST, PACE), lost: None }
+    }
+
+    fn stderr_to_file(&self) -> io::Result<bool> {
+        self.file.as_ref().map(rustix::stdio::dup2_stderr).transpose()?;
+        Ok(self.file.is_some())
     }
 
     fn tell_suppressed(&mut self) {
