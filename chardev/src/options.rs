@@ -4,6 +4,7 @@
 //! know it does not mind. Left out: `tls-*`, `websocket`, `tn3270`, `udp` and other back ends, which are refused by name.
 
 use qapi::{Error, Result};
+use qom::options::{flag, number};
 
 /// A character device to be made with [`crate::ChardevSet::add`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -315,8 +316,8 @@ impl Keys {
         let kind = KEYS.iter().find(|(known, _)| *known == key).map(|(_, kind)| *kind);
         match kind {
             Some(Kind::Text) => {}
-            Some(Kind::Bool) => _ = parse_bool(key, value)?,
-            Some(Kind::Number) => _ = parse_number(key, value)?,
+            Some(Kind::Bool) => _ = flag(key, value)?,
+            Some(Kind::Number) => _ = number(key, value)?,
             Some(Kind::Size) => _ = parse_size(key, value)?,
             None => return Err(Error::generic(format!("Invalid parameter '{key}'"))),
         }
@@ -329,11 +330,11 @@ impl Keys {
     }
 
     fn bool(&self, key: &str) -> Result<Option<bool>> {
-        self.text(key).map(|value| parse_bool(key, &value)).transpose()
+        self.text(key).map(|value| flag(key, &value)).transpose()
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>> {
-        self.text(key).map(|value| parse_number(key, &value)).transpose()
+        self.text(key).map(|value| number(key, &value)).transpose()
     }
 
     /// The options these keys make with `backend`.
@@ -436,29 +437,6 @@ impl Keys {
     }
 }
 
-fn parse_bool(key: &str, value: &str) -> Result<bool> {
-    match value {
-        "on" | "yes" | "true" | "y" => Ok(true),
-        "off" | "no" | "false" | "n" => Ok(false),
-        _ => Err(Error::generic(format!("Parameter '{key}' expects 'on' or 'off'"))),
-    }
-}
-
-/// A number as C reads it: decimal, 0x hexadecimal or 0 octal; a minus sign wraps around.
-fn parse_number(key: &str, value: &str) -> Result<u64> {
-    let (negative, digits) = match value.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, value.strip_prefix('+').unwrap_or(value)),
-    };
-    let (digits, radix) = qom::options::digits(digits);
-    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
-        return Err(Error::generic(format!("Parameter '{key}' expects a number")));
-    }
-    let number = u64::from_str_radix(digits, radix)
-        .map_err(|_| Error::generic(format!("Value '{value}' is too large for parameter '{key}'")))?;
-    Ok(if negative { number.wrapping_neg() } else { number })
-}
-
 /// A size: a number, possibly with a fraction, and a suffix of the powers of 1024.
 fn parse_size(key: &str, value: &str) -> Result<u64> {
     let error = || {
@@ -473,8 +451,7 @@ fn parse_size(key: &str, value: &str) -> Result<u64> {
         }
         _ => (value, 0),
     };
-    let whole =
-        parse_number(key, digits).ok().filter(|_| !digits.starts_with(['-', '+'])).ok_or_else(error)?;
+    let whole = number(key, digits).ok().filter(|_| !digits.starts_with(['-', '+'])).ok_or_else(error)?;
     whole.checked_mul(1 << shift).ok_or_else(error)
 }
 

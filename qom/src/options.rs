@@ -6,6 +6,8 @@
 
 use qapi::{Error, Result};
 
+use crate::input;
+
 /// Keys and values in the order they were written.
 pub type Pairs = Vec<(String, String)>;
 
@@ -41,13 +43,36 @@ impl Options {
 
     /// A flag's value.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some("on") => Ok(Some(true)),
-            Some("off") => Ok(Some(false)),
-            Some(_) => Err(Error::generic(format!("Parameter '{key}' expects 'on' or 'off'"))),
-        }
+        self.get(key).map(|text| flag(key, text)).transpose()
     }
+
+    /// A number's value.
+    pub fn number(&self, key: &str) -> Result<Option<u64>> {
+        self.get(key).map(|text| number(key, text)).transpose()
+    }
+}
+
+/// `on` or `off`, or another of the words that QEMU takes for these.
+///
+/// # Errors
+/// QEMU's text, which names these two.
+pub fn flag(key: &str, text: &str) -> Result<bool> {
+    input::parse_bool(text).ok_or_else(|| Error::generic(format!("Parameter '{key}' expects 'on' or 'off'")))
+}
+
+/// A number as C's `strtoull` reads it with base 0, see [`digits`]; a minus sign wraps around.
+///
+/// # Errors
+/// QEMU's texts: it is none, or has more than 64 bits.
+pub fn number(key: &str, text: &str) -> Result<u64> {
+    let unsigned = text.trim_start();
+    let unsigned = unsigned.strip_prefix(['-', '+']).unwrap_or(unsigned);
+    let (digits, radix) = digits(unsigned);
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(Error::generic(format!("Parameter '{key}' expects a number")));
+    }
+    let large = || Error::generic(format!("Value '{text}' is too large for parameter '{key}'"));
+    input::parse_u64(text).ok_or_else(large)
 }
 
 /// The digits of a number, and their base, as C's `strtoull` reads one with base 0: hexadecimal behind `0x`, octal behind `0`, else decimal. Whether they are digits is not looked at.
@@ -232,6 +257,20 @@ mod tests {
         assert!(options("virtio-mem-pci,help", Some("driver")).help);
         assert!(options("help", Some("driver")).help);
         assert_eq!(options("", Some("driver")).pairs, pairs(&[]));
+    }
+
+    #[test]
+    fn words_and_numbers_are_read_as_loosely_as_by_qemu() {
+        let o = options("a=yes,b=n,c=On,d=010,e=-1, f= +0x10", None);
+        assert_eq!([o.flag("a"), o.flag("b"), o.flag("x")], [Ok(Some(true)), Ok(Some(false)), Ok(None)]);
+        assert_eq!(o.flag("c").unwrap_err().desc(), "Parameter 'c' expects 'on' or 'off'");
+        let numbers = [o.number("d"), o.number("e"), o.number(" f"), o.number("x")];
+        assert_eq!(numbers, [Ok(Some(8)), Ok(Some(u64::MAX)), Ok(Some(16)), Ok(None)]);
+        for text in ["", "x", "0x", "08", "1k", "+-1"] {
+            assert_eq!(number("n", text).unwrap_err().desc(), "Parameter 'n' expects a number", "{text}");
+        }
+        let large = number("n", "0x10000000000000000").unwrap_err();
+        assert_eq!(large.desc(), "Value '0x10000000000000000' is too large for parameter 'n'");
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub(crate) const LISTS: &[List] = &[
     List {
         option: "-boot",
         name: "boot-opts",
-        implied: true,
+        // It is, but no letters of devices.
+        implied: false,
         keys: &[
             ("menu", SWITCH, ""),
             ("once", "str", ""),

@@ -69,6 +69,8 @@ fn the_first_help_ends_the_reading() {
     let Some(Info::Keys(keys)) = info(&["-name", "help", "-name", "x,help"]) else { panic!("no help") };
     assert!(keys.starts_with("name options:\n  debug-threads=<bool (on/off)> - "), "{keys}");
     assert!(info(&["-global", "help"]).is_some() && info(&["-overcommit", "?"]).is_some());
+    let Some(Info::Keys(keys)) = info(&["-boot", "?"]) else { panic!("no help") };
+    assert!(keys.starts_with("boot-opts options:\n  menu=<bool (on/off)>\n"), "{keys}");
     assert_eq!(info(&["-m", "help", "-mon", "help"]), None, "the first word is a value there");
 }
 

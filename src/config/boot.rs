@@ -2,6 +2,7 @@
 
 use hw::core::BootConfig;
 use qapi::{Error, Result};
+use qom::Input;
 
 use crate::cli::Raw;
 
@@ -11,18 +12,16 @@ use crate::cli::Raw;
 /// QEMU's texts, which do not name the option; and that there is nobody who would show a picture (`splash=`).
 pub(crate) fn parse(list: &[Raw]) -> Result<BootConfig> {
     let mut config = BootConfig::default();
-    let wrong = |key: &str, wanted: &str| Error::generic(format!("Parameter 'boot.{key}' expects {wanted}"));
     for raw in list {
-        for (key, value) in &qom::options::keyval(&raw.text, Some("order"))?.pairs {
-            let switch = || match value.as_str() {
-                "on" => Ok(true),
-                "off" => Ok(false),
-                _ => Err(wrong(key, "'on' or 'off'")),
-            };
-            let number = || value.parse::<i64>().map_err(|_| wrong(key, "integer"));
+        let pairs =
+            qom::options::keyval(&raw.text, Some("order")).map_err(|e| e.prefixed(&raw.prefix()))?.pairs;
+        for (key, text) in &pairs {
+            let (name, value) = (format!("boot.{key}"), Input::Keyval(text));
+            let switch = || value.to_bool(&name);
+            let number = || value.to_int(&name, 64);
             match key.as_str() {
-                "order" => config.set_order(value)?,
-                "once" => config.set_once(value)?,
+                "order" => config.set_order(text)?,
+                "once" => config.set_once(text)?,
                 "menu" => config.menu = switch()?,
                 // Whether firmware ends with the devices that have an index: there is none that boots from any.
                 "strict" => {
@@ -68,6 +67,8 @@ mod tests {
         assert_eq!((config.menu, config.splash_time, config.reboot_timeout), (false, Some(5), 65535));
         assert_eq!((config.cmos(true), config.cmos(false)), (Ok([4, 0]), Ok([0x32, 0])));
         assert_eq!(said(&["strict=on"]), Ok(BootConfig::default()));
+        let config = said(&["menu=yes,strict=n,reboot-timeout=010,splash-time=0x10"]).unwrap();
+        assert_eq!((config.menu, config.splash_time, config.reboot_timeout), (true, Some(16), 8));
         for (text, error) in [
             ("foo=bar", "Parameter 'boot.foo' is unexpected"),
             ("splash-time=abc", "Parameter 'boot.splash-time' expects integer"),
@@ -75,6 +76,8 @@ mod tests {
             ("reboot-timeout=-2", "reboot timeout is invalid,it should be a value between -1 and 65535"),
             ("strict=maybe", "Parameter 'boot.strict' expects 'on' or 'off'"),
             ("menu=1", "Parameter 'boot.menu' expects 'on' or 'off'"),
+            ("reboot-timeout=08", "Parameter 'boot.reboot-timeout' expects integer"),
+            ("c,c", "-boot c,c: Expected '=' after parameter 'c'"),
             ("strict", "Invalid boot device 's'"),
             ("once=z", "Invalid boot device 'z'"),
             ("splash=x", "-boot splash=x: there is no firmware that shows a picture"),

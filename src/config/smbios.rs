@@ -4,7 +4,7 @@ use std::fs;
 
 use hw::core::{SmbiosBios, SmbiosBoard, SmbiosConfig, uuid};
 use qapi::{Error, Result};
-use qom::options::{Options, digits, invalid_parameter};
+use qom::options::{Options, invalid_parameter};
 
 use crate::cli::Raw;
 
@@ -43,7 +43,7 @@ fn one(options: &Options, config: &mut SmbiosConfig) -> Result<Option<String>> {
         options.only(&["file"])?;
         return Err(Error::generic("tables from files are not supported"));
     }
-    let Some(kind) = number(options, "type")? else {
+    let Some(kind) = options.number("type")? else {
         return Err(Error::generic("Must specify type= or file="));
     };
     if options.help {
@@ -152,12 +152,12 @@ fn processor(options: &Options, config: &mut SmbiosConfig) -> Result<()> {
     texts(options, fields, &["max-speed", "current-speed", "processor-family", "processor-id"])?;
     let fast = |key| {
         let wide = |_| Error::generic("SMBIOS CPU speed is too large (> 65535)");
-        number(options, key)?.map(|mhz| u16::try_from(mhz).map_err(wide)).transpose()
+        options.number(key)?.map(|mhz| u16::try_from(mhz).map_err(wide)).transpose()
     };
     p.max_speed = fast("max-speed")?.or(p.max_speed);
     p.current_speed = fast("current-speed")?.or(p.current_speed);
     p.family = short(options, "processor-family")?.or(p.family);
-    p.id = number(options, "processor-id")?.or(p.id);
+    p.id = options.number("processor-id")?.or(p.id);
     Ok(())
 }
 
@@ -204,19 +204,10 @@ fn contents(path: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::generic(format!("{path} is not UTF-8")))
 }
 
-/// A number, in decimal, hexadecimal (`0x`) or octal digits (`0`).
-fn number(options: &Options, key: &str) -> Result<Option<u64>> {
-    let Some(text) = options.get(key) else { return Ok(None) };
-    let (digits, radix) = digits(text);
-    let sound = digits.starts_with(|c: char| c.is_digit(radix));
-    let number = sound.then(|| u64::from_str_radix(digits, radix).ok()).flatten();
-    number.map(Some).ok_or_else(|| Error::generic(format!("Parameter '{key}' expects a number")))
-}
-
 /// A number of 16 bits. QEMU cuts a longer one off.
 fn short(options: &Options, key: &str) -> Result<Option<u16>> {
     let wide = |_| Error::generic(format!("Parameter '{key}' expects a number up to {}", u16::MAX));
-    number(options, key)?.map(|number| u16::try_from(number).map_err(wide)).transpose()
+    options.number(key)?.map(|number| u16::try_from(number).map_err(wide)).transpose()
 }
 
 #[cfg(test)]
@@ -233,11 +224,11 @@ mod tests {
         let all = said(&[
             "type=1,serial=S,uuid=AAAAAAAA-2222-3333-4444-555555555555",
             "type=1,product=a,,b,serial=T",
-            "type=0,release=12.34.5,uefi=on",
+            "type=0,release=12.34.5,uefi=yes",
             "type=0x11,speed=0xc80",
             "type=11,value=one,value=two",
             "type=11,value=three",
-            "type=4,max-speed=65535,processor-id=0xffffffffffffffff",
+            "type=4,max-speed=65535,processor-id=-1",
         ])
         .unwrap();
         assert_eq!(all.uuid, Some((0, "aaaaaaaa-2222-3333-4444-555555555555".to_owned())));
@@ -276,6 +267,12 @@ mod tests {
             ("type=1,foo=bar", "Invalid parameter 'foo'"),
             ("type=1,help", "Invalid parameter 'help'"),
             ("type=4,max-speed=70000", "SMBIOS CPU speed is too large (> 65535)"),
+            ("type=-1", "out of range!"),
+            ("type=4,max-speed=-1", "SMBIOS CPU speed is too large (> 65535)"),
+            (
+                "type=4,processor-id=0x10000000000000000",
+                "Value '0x10000000000000000' is too large for parameter 'processor-id'",
+            ),
             ("type=4,processor-id=x", "Parameter 'processor-id' expects a number"),
             ("type=11,path=/nonexistent", "Could not open '/nonexistent': No such file or directory"),
             ("type=11,path=/tmp", "Unable to read from /tmp: Is a directory"),

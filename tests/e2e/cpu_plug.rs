@@ -155,9 +155,10 @@ fn places_in_dies_and_cores_are_judged_as_by_qemu() {
             place("a", &at(0, Some(0), 2, 1, Some(13))),
             place("a", &json!({ "apic-id": 6 })),
             place("a", &json!({ "apic-id": 100 })),
+            place("a", &json!({ "apic-id": 13, "node-id": 1 })),
             place("a", &at(0, Some(1), 2, 1, Some(13))),
             place("b", &at(0, Some(0), 0, 1, None)),
-            place("c", &json!({ "apic-id": 12 })),
+            place("c", &json!({ "apic-id": 12, "node-id": 0 })),
             json!("b"),
             json!("/machine/unattached/device[0]"),
         ],
@@ -203,9 +204,11 @@ fn cpus_that_are_there_from_the_start_are_devices_too() {
         [json!(2), json!(2), json!(-1), json!(false), json!(true)]
     );
     let line = "-machine q35 -m 64M -smp 1,maxcpus=3,cores=3 -device qemu64-x86_64-cpu,socket-id=0,thread-id=0,core-id=";
-    for (core, why) in
-        [(0, "CPU[0] with APIC ID 0 exists"), (3, "Invalid CPU core-id: 3 must be in range 0:2")]
-    {
+    for (core, why) in [
+        ("0", "CPU[0] with APIC ID 0 exists"),
+        ("3", "Invalid CPU core-id: 3 must be in range 0:2"),
+        ("1,node-id=1", "invalid node-id, must be 0"),
+    ] {
         assert!(refused(&format!("{line}{core}")).contains(&format!("core-id={core}: {why}\n")));
     }
     let why = "property 'x2apic' of 'qemu64-x86_64-cpu' cannot differ from that of the machine's other CPUs";

@@ -198,17 +198,24 @@ pub struct Smp {
 
 impl SmpConfig {
     /// Fills in what was left out, cores before sockets before threads (sockets first if `prefer_sockets`), and checks it for
-    /// `machine` with `limit` CPUs.
+    /// `machine` with `limit` CPUs, whose sockets may have dies and modules (`has_dies`).
     ///
     /// # Errors
     /// QEMU's texts about the topology.
-    pub fn check(&self, machine: &str, limit: u64, prefer_sockets: bool) -> Result<Smp> {
+    pub fn check(&self, machine: &str, limit: u64, prefer_sockets: bool, has_dies: bool) -> Result<Smp> {
         let given =
             [self.cpus, self.sockets, self.dies, self.modules, self.cores, self.threads, self.maxcpus];
         if given.contains(&Some(0)) {
             return Err(Error::generic(
                 "Invalid CPU topology: CPU topology parameters must be greater than zero",
             ));
+        }
+        for (level, count) in [("dies", self.dies), ("modules", self.modules)] {
+            if !has_dies && count.is_some_and(|count| count > 1) {
+                return Err(Error::generic(format!(
+                    "{level} > 1 not supported by this machine's CPU topology"
+                )));
+            }
         }
         let huge = || Error::generic("Invalid CPU topology: too many CPUs");
         let product = |parts: &[u64]| parts.iter().try_fold(1u64, |a, b| a.checked_mul(*b)).ok_or_else(huge);
@@ -238,9 +245,9 @@ impl SmpConfig {
         let all = product(&[sockets, dies, modules, cores, threads])?;
         let maxcpus = self.maxcpus.or(self.cpus.filter(|_| self.maxcpus.is_none())).unwrap_or(all);
         let cpus = self.cpus.unwrap_or(maxcpus);
-        let hierarchy = format!(
-            "sockets ({sockets}) * dies ({dies}) * modules ({modules}) * cores ({cores}) * threads ({threads})"
-        );
+        let between =
+            if has_dies { format!(" * dies ({dies}) * modules ({modules})") } else { String::new() };
+        let hierarchy = format!("sockets ({sockets}){between} * cores ({cores}) * threads ({threads})");
         if all != maxcpus {
             return Err(Error::generic(format!(
                 "Invalid CPU topology: product of the hierarchy must match maxcpus: {hierarchy} != maxcpus ({maxcpus})"

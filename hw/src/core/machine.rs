@@ -144,7 +144,7 @@ impl Machine {
         for (name, value) in &config.options {
             machine_object.set(name, Input::Option(value))?;
         }
-        let smp = config.smp.check(kind.name, kind.max_cpus(), kind.prefers_sockets())?;
+        let smp = config.smp.check(kind.name, kind.max_cpus(), kind.prefers_sockets(), kind.has_dies())?;
         root.add_child("machine", Arc::clone(&machine_object))?;
         for name in ["unattached", "peripheral", "peripheral-anon"] {
             host.tree.container(&format!("/machine/{name}"));

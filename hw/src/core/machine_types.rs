@@ -192,6 +192,12 @@ impl MachineType {
         self.version <= (6, 1)
     }
 
+    /// Whether a socket's cores may be on several dies, and in several modules of these.
+    #[doc(alias = "dies_supported")]
+    pub fn has_dies(&self) -> bool {
+        self.is_pc()
+    }
+
     /// vCPUs at most.
     pub fn max_cpus(&self) -> u64 {
         match self.board {

@@ -32,15 +32,16 @@ fn ram_is_rounded_up_and_zero_is_the_default() {
 #[test]
 fn topology_is_completed_and_checked() {
     let smp = SmpConfig { sockets: Some(2), cores: Some(2), ..SmpConfig::default() }
-        .check("pc", 255, false)
+        .check("pc", 255, false, true)
         .unwrap();
     assert_eq!((smp.cpus, smp.maxcpus, smp.threads), (4, 4, 1));
-    let smp = SmpConfig { cpus: Some(6), ..SmpConfig::default() }.check("pc", 255, false).unwrap();
+    let smp = SmpConfig { cpus: Some(6), ..SmpConfig::default() }.check("pc", 255, false, true).unwrap();
     assert_eq!((smp.sockets, smp.cores), (1, 6));
-    let old =
-        SmpConfig { cpus: Some(6), threads: Some(2), ..SmpConfig::default() }.check("pc", 255, true).unwrap();
+    let old = SmpConfig { cpus: Some(6), threads: Some(2), ..SmpConfig::default() }
+        .check("pc", 255, true, true)
+        .unwrap();
     assert_eq!((old.sockets, old.cores, old.threads), (3, 1, 2));
-    let text = |c: SmpConfig| c.check("pc-i440fx-10.0", 255, false).unwrap_err().desc().to_owned();
+    let text = |c: SmpConfig| c.check("pc-i440fx-10.0", 255, false, true).unwrap_err().desc().to_owned();
     let given = |n| SmpConfig { cpus: Some(n), ..SmpConfig::default() };
     assert_eq!(text(given(0)), "Invalid CPU topology: CPU topology parameters must be greater than zero");
     assert_eq!(
@@ -51,6 +52,27 @@ fn topology_is_completed_and_checked() {
         text(SmpConfig { sockets: Some(2), cores: Some(1), threads: Some(1), ..given(4) }),
         "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * dies (1) * modules (1) * cores (1) * threads (1) != maxcpus (4)"
     );
+}
+
+#[test]
+fn sockets_without_dies_and_modules_are_made_of_cores() {
+    let text = |c: SmpConfig| c.check("microvm", 288, false, false).unwrap_err().desc().to_owned();
+    let two = SmpConfig { sockets: Some(2), cpus: Some(4), ..SmpConfig::default() };
+    assert_eq!(
+        text(SmpConfig { dies: Some(2), ..two }),
+        "dies > 1 not supported by this machine's CPU topology"
+    );
+    assert_eq!(
+        text(SmpConfig { modules: Some(2), ..two }),
+        "modules > 1 not supported by this machine's CPU topology"
+    );
+    assert_eq!(
+        text(SmpConfig { cores: Some(1), threads: Some(1), ..two }),
+        "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * cores (1) * threads (1) != maxcpus (4)"
+    );
+    let smp =
+        SmpConfig { dies: Some(1), modules: Some(1), ..two }.check("microvm", 288, false, false).unwrap();
+    assert_eq!((smp.dies, smp.modules, smp.cores), (1, 1, 2));
 }
 
 #[test]

@@ -104,16 +104,18 @@ impl Place {
         Ok(position)
     }
 
-    /// Takes the node that the machine has for the vCPU, if it has one.
+    /// Takes the node that the machine has for the vCPU, if it has one. All are in node 0 where there are none.
     ///
     /// # Errors
     /// QEMU's text: another one was asked for.
     pub(super) fn resolve_node(&mut self, node: Option<u16>) -> Result<()> {
-        let Some(node) = node.map(i32::from) else { return Ok(()) };
-        if self.node != UNSET && self.node != node {
-            return error(format!("invalid node-id, must be {node}"));
+        let is = node.map_or(0, i32::from);
+        if self.node != UNSET && self.node != is {
+            return error(format!("invalid node-id, must be {is}"));
         }
-        self.node = node;
+        if node.is_some() {
+            self.node = is;
+        }
         Ok(())
     }
 }
