@@ -1,6 +1,7 @@
 //! `-smbios`, as [`SmbiosConfig`].
 
 use std::fs;
+use std::io::{ErrorKind, Read};
 
 use hw::core::{SmbiosBios, SmbiosBoard, SmbiosConfig, uuid};
 use qapi::{Error, Result};
@@ -14,6 +15,8 @@ const TYPE_MAX: u64 = 127;
 const NOT_HERE: [u64; 3] = [8, 9, 41];
 /// A table has no more texts.
 const TEXTS_MAX: usize = 255;
+/// Bytes that a text of a file has at most, so that one without an end is named.
+const TEXT_MAX: usize = 16 << 20;
 
 /// What the options say together.
 #[derive(Debug, Default, PartialEq)]
@@ -191,16 +194,27 @@ fn oem(options: &Options, list: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The text in a file; a table's text ends at a zero.
+/// The text in a file, which has no zeros.
 fn contents(path: &str) -> Result<String> {
     let failed =
         |what: String| move |e: std::io::Error| Error::generic(format!("{what}: {}", qapi::strerror(&e)));
     let mut file = fs::File::open(path).map_err(failed(format!("Could not open '{path}'")))?;
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut file, &mut bytes)
-        .map_err(failed(format!("Unable to read from {path}")))?;
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    bytes.truncate(end);
+    let (mut bytes, mut part) = (Vec::new(), vec![0; 0x1_0000]);
+    // Part by part: a file such as /dev/zero has no end.
+    loop {
+        let read = match file.read(&mut part) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.map_err(failed(format!("Unable to read from {path}")))?,
+        };
+        let Some(read) = part.get(..read).filter(|read| !read.is_empty()) else { break };
+        if read.contains(&0) {
+            return Err(Error::generic(format!("NUL in OEM strings value in {path}")));
+        }
+        bytes.extend(read);
+        if bytes.len() > TEXT_MAX {
+            return Err(Error::generic(format!("{path} has more than {TEXT_MAX} bytes")));
+        }
+    }
     String::from_utf8(bytes).map_err(|_| Error::generic(format!("{path} is not UTF-8")))
 }
 
@@ -241,12 +255,19 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_files_end_at_a_zero() {
+    fn texts_of_files_have_lines_and_no_zeros() {
         let path = std::env::temp_dir().join(format!("pliant-smbios-{}", std::process::id()));
-        fs::write(&path, b"a line\nanother\0more").unwrap();
-        let all = said(&[&format!("type=11,value=first,path={},value=last", path.display())]);
-        fs::remove_file(&path).unwrap();
-        assert_eq!(all.unwrap().config.oem, ["first", "a line\nanother", "last"]);
+        let oem = |text: &[u8]| {
+            fs::write(&path, text).unwrap();
+            let all = said(&[&format!("type=11,value=first,path={},value=last", path.display())]);
+            fs::remove_file(&path).unwrap();
+            all.map(|all| all.config.oem)
+        };
+        assert_eq!(oem(b"a line\nanother").unwrap(), ["first", "a line\nanother", "last"]);
+        let zero =
+            |error: String, path: &str| error.ends_with(&format!(": NUL in OEM strings value in {path}"));
+        assert!(zero(oem(b"a\0b").unwrap_err(), &path.display().to_string()));
+        assert!(zero(said(&["type=11,path=/dev/zero"]).unwrap_err(), "/dev/zero"));
     }
 
     #[test]

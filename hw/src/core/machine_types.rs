@@ -75,7 +75,15 @@ const COMPAT: &[(Version, &[CompatEntry])] = &[
     ((7, 2), &[("virtio-mem", "x-early-migration", "false"), ("pci-device", "x-pcie-err-unc-mask", "off")]),
     ((7, 1), &[("virtio-device", "queue_reset", "false"), ("virtio-rng-pci", "vectors", "0")]),
     ((6, 2), &[("virtio-mem", "unplugged-inaccessible", "off")]),
-    ((6, 0), &[("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support", "off")]),
+    (
+        (6, 0),
+        &[
+            ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support", "off"),
+            ("qemu64-x86_64-cpu", "family", "6"),
+            ("qemu64-x86_64-cpu", "model", "6"),
+            ("qemu64-x86_64-cpu", "stepping", "3"),
+        ],
+    ),
     ((5, 1), &[("vhost-user-blk", "num-queues", "1"), ("pvpanic", "events", "1")]),
     ((5, 0), &[("virtio-balloon-device", "page-poison", "false")]),
     ((4, 0), &[("virtio-balloon-device", "qemu-4-0-config-size", "true")]),
@@ -256,6 +264,7 @@ mod tests {
         assert_eq!(of("pc-i440fx-8.0", "unplugged-inaccessible"), Some("auto"));
         assert_eq!(of("pc-i440fx-6.2", "unplugged-inaccessible"), Some("off"));
         assert_eq!(of("pc-i440fx-7.1", "queue_reset"), Some("false"));
+        assert_eq!([of("pc-q35-6.1", "family"), of("pc-q35-6.0", "family")], [None, Some("6")]);
     }
 
     #[test]

@@ -160,7 +160,8 @@ impl Kernel {
         more: &str,
     ) -> Result<()> {
         let names = matches!(machine.kind().board, Board::I440fx | Board::Q35)
-            .then(|| Smbios::new(machine, layout, true));
+            .then(|| Smbios::new(machine, layout, true))
+            .transpose()?;
         let size = names.as_ref().map_or(0, |names| names.tables.len() as u64);
         // Hundreds of sockets or DIMMs.
         let extra = if size > SMBIOS_TABLES.1 { size } else { 0 };

@@ -84,7 +84,7 @@ pub(super) fn refresh(
         fw.set_file(name, Vec::new())?;
     }
     file("etc/e820", memory(layout, reserved))?;
-    let names = Smbios::new(machine, layout, false);
+    let names = Smbios::new(machine, layout, false)?;
     file("etc/smbios/smbios-anchor", names.entry_point(0, false))?;
     file("etc/smbios/smbios-tables", names.tables)?;
     if machine.properties().acpi() {

@@ -2,12 +2,16 @@
 //! QEMU has it, and the entry point that leads to them.
 //!
 //! Firmware puts a type 0 of its own in front, so there is one for guests that are started without and none in the files of
-//! `fw_cfg`, unless the user gave one. Left out: processors beyond what 8 bits count, the tables about connectors, slots and on-board devices.
+//! `fw_cfg`, unless the user gave one. Left out: processors of a socket beyond what 8 bits count on machine types up to 8.0, the tables about connectors, slots and on-board devices.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+use qapi::{Error, Result};
 
 use crate::core::config::{SmbiosBios, SmbiosBoard, SmbiosChassis, SmbiosSystem};
 use crate::core::machine::Machine;
+use crate::core::machine_types::Version;
 use crate::core::uuid::{self, Uuid, mixed_endian};
 use crate::i386::cpu;
 use crate::i386::layout::Layout;
@@ -36,6 +40,11 @@ const CHASSIS: u16 = 0x300;
 const SPEED: u16 = 2000;
 /// A length that the older entry point can tell.
 const OLD_ENTRY_MAX: usize = 0xffff;
+/// Threads of a socket that the structures of then can tell.
+const OLD_THREADS_MAX: u32 = 254;
+/// Releases whose machine types have the longer one in any case.
+#[doc(alias = "default_smbios_ep_type")]
+const WIDE_VERSIONS: RangeInclusive<Version> = (8, 1)..=(8, 2);
 
 /// Structures one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +52,8 @@ pub(super) struct Smbios {
     pub(super) tables: Vec<u8>,
     count: u16,
     largest: u16,
+    /// As of version 3.0, with the longer entry point.
+    wide: bool,
 }
 
 /// A structure that is being put together.
@@ -104,9 +115,29 @@ impl Structure {
 }
 
 impl Smbios {
-    /// The tables of `machine`. `bios`: with a type 0.
-    pub(super) fn new(machine: &Arc<Machine>, layout: &Layout, bios: bool) -> Self {
-        let mut all = Self::default();
+    /// The tables of `machine`. `bios`: with a type 0. They are as of version 2.8, unless that has no room for them; machine types of two
+    /// releases had version 3.0 in any case, and those before it in none.
+    ///
+    /// # Errors
+    /// QEMU's text: they are too long for a machine type of that age.
+    pub(super) fn new(machine: &Arc<Machine>, layout: &Layout, bios: bool) -> Result<Self> {
+        let (version, package) = (machine.kind().version, machine.smp().package());
+        let many = package.dies * package.modules * package.cores * package.threads > OLD_THREADS_MAX;
+        if WIDE_VERSIONS.contains(&version) || many && version > *WIDE_VERSIONS.end() {
+            return Ok(Self::build(machine, layout, bios, true));
+        }
+        let all = Self::build(machine, layout, bios, false);
+        match all.tables.len() {
+            ..=OLD_ENTRY_MAX => Ok(all),
+            length if version < *WIDE_VERSIONS.start() => {
+                Err(Error::generic(format!("SMBIOS 2.1 table length {length} exceeds {OLD_ENTRY_MAX}")))
+            }
+            _ => Ok(Self::build(machine, layout, bios, true)),
+        }
+    }
+
+    fn build(machine: &Arc<Machine>, layout: &Layout, bios: bool, wide: bool) -> Self {
+        let mut all = Self { wide, ..Self::default() };
         let kind = machine.kind();
         let version = kind.name;
         let said = &machine.config().smbios;
@@ -169,8 +200,8 @@ impl Smbios {
         let said = &machine.config().smbios.processor;
         let prefix = said.socket.as_deref().unwrap_or("CPU");
         let (signature, features) = cpu::signature(machine);
-        let cores = small(smp.dies * smp.modules * smp.cores);
-        let threads = small(smp.dies * smp.modules * smp.cores * smp.threads);
+        let cores = smp.dies * smp.modules * smp.cores;
+        let threads = cores * smp.threads;
         for (handle, socket) in (0x400..).zip(0..smp.sockets) {
             let mut s = Structure::new(4, handle);
             s.text(&format!("{prefix} {socket}")).bytes(&[3, 0xfe]);
@@ -182,7 +213,10 @@ impl Smbios {
             s.bytes(&[0x41, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
             s.told(said.serial.as_ref()).told(said.asset.as_ref()).told(said.part.as_ref());
             // Unknown characteristics; a family that is not listed, unless somebody said which.
-            s.bytes(&[cores, cores, threads]).u16(2).u16(said.family.unwrap_or(1));
+            s.bytes(&[small(cores), small(cores), small(threads)]).u16(2).u16(said.family.unwrap_or(1));
+            if self.wide {
+                s.u16(cores as u16).u16(cores as u16).u16(threads as u16);
+            }
             self.push(s);
         }
     }
@@ -230,7 +264,7 @@ impl Smbios {
     /// tables.
     pub(super) fn entry_point(&self, address: u64, sealed: bool) -> Vec<u8> {
         let length = self.tables.len();
-        if length > OLD_ENTRY_MAX {
+        if self.wide {
             // Version 3.0, its documentation, the entry point's revision.
             let mut out = b"_SM3_\0\x18\x03\0\0\x01\0".to_vec();
             out.extend((length as u32).to_le_bytes());

@@ -5,6 +5,11 @@ use crate::core::MachineConfig;
 use crate::testing::{Rig, config};
 
 fn of(machine: &str, change: impl FnOnce(&mut MachineConfig)) -> (Rig, Smbios) {
+    let (rig, smbios) = tried(machine, change);
+    (rig, smbios.unwrap())
+}
+
+fn tried(machine: &str, change: impl FnOnce(&mut MachineConfig)) -> (Rig, Result<Smbios>) {
     let mut config = config(machine);
     change(&mut config);
     let rig = Rig::build(config).unwrap();
@@ -84,6 +89,36 @@ fn sockets_dimms_and_the_identity_are_told() {
 }
 
 #[test]
+fn the_age_of_a_machine_type_decides_how_long_tables_may_be() {
+    let long = |config: &mut MachineConfig| config.smbios.oem = vec!["x".repeat(60_000); 2];
+    let kind = |smbios: &Smbios| smbios.entry_point(0, false)[..5].to_vec();
+    for (machine, change, start, processor) in [
+        ("pc-q35-9.0", false, b"_SM_\0", 42),
+        ("pc-q35-9.0", true, b"_SM3_", 48),
+        ("pc-q35-8.2", false, b"_SM3_", 48),
+        ("pc-i440fx-8.1", true, b"_SM3_", 48),
+        ("pc-q35-8.0", false, b"_SM_\0", 42),
+    ] {
+        let (_rig, smbios) = of(machine, |config| {
+            if change {
+                long(config);
+            }
+        });
+        assert_eq!(kind(&smbios), start, "{machine} {change}");
+        let list = structures(&smbios.tables);
+        let fixed = &list.iter().find(|s| s.0 == 4).unwrap().1;
+        assert_eq!((fixed.len(), usize::from(fixed[1])), (processor, processor), "{machine} {change}");
+        if processor == 48 {
+            assert_eq!(fixed[42..], [1, 0, 1, 0, 1, 0]);
+        }
+    }
+    let error = tried("pc-i440fx-8.0", long).1.unwrap_err();
+    assert_eq!(error.desc(), "SMBIOS 2.1 table length 120329 exceeds 65535");
+    let threads = |count| of("q35", |config| config.smp.maxcpus = Some(count)).1;
+    assert_eq!((kind(&threads(254)), kind(&threads(255))), (b"_SM_\0".to_vec(), b"_SM3_".to_vec()));
+}
+
+#[test]
 fn entry_points_are_sealed_by_sums_of_zero() {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     let (_rig, mut smbios) = of("q35", |_| {});
@@ -91,6 +126,7 @@ fn entry_points_are_sealed_by_sums_of_zero() {
     assert_eq!((entry.len(), sum(&entry), sum(&entry[16..])), (31, 0, 0));
     assert_eq!(entry[24..28], [0, 0x60, 0xf, 0]);
     smbios.tables.resize(0x1_0000, 0);
+    smbios.wide = true;
     let wide = smbios.entry_point(0x1_0000_0000, true);
     assert_eq!((&wide[..5], wide.len(), sum(&wide)), (&b"_SM3_"[..], 24, 0));
     assert_eq!((&wide[12..16], &wide[16..]), (&[0, 0, 1, 0][..], &[0, 0, 0, 0, 1, 0, 0, 0][..]));
@@ -153,7 +189,7 @@ fn firmware_of_the_users_stands_for_ours() {
         device_memory: None,
         pci_hole64: (64 * GIB, 2 * GIB),
     };
-    let list = structures(&Smbios::new(&rig.machine, &layout, true).tables);
+    let list = structures(&Smbios::new(&rig.machine, &layout, true).unwrap().tables);
     let kinds: Vec<u8> = list.iter().map(|s| s.0).collect();
     assert_eq!((kinds.iter().filter(|kind| **kind == 0).count(), &list[0].2[..]), (1, &["V".to_owned()][..]));
 }
