@@ -3,7 +3,7 @@
 //! it (`_OST`), and lets go of a CPU by writing its bit.
 //!
 //! At first there is a map of the CPUs that are there instead, by APIC ID, which old systems read when the event comes; nothing leaves
-//! such a machine. A write to its beginning, which the tables of today make when a system begins with them, has the block take its place
+//! such a machine. A zero written to its beginning, which the tables of today make when a system begins with them, has the block take its place
 //! for good.
 //!
 //! Left out: telling firmware of the event by an SMI.

@@ -37,8 +37,8 @@ impl RegionOps for Map {
         here.fold(0, |byte, slot| byte | 1 << (slot.apic_id % 8))
     }
 
-    fn write(&self, offset: u64, _size: u8, _value: u64) {
-        if offset == 0 {
+    fn write(&self, offset: u64, _size: u8, value: u64) {
+        if (offset, value) == (0, 0) {
             self.0.switch();
         }
     }
