@@ -12,6 +12,9 @@ const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_MASTER: u16 = 1 << 2;
 const STATUS: u8 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+const HEADER_TYPE: u8 = 0x0e;
+/// The number of the bus behind a bridge (PCI-to-PCI Bridge 1.2 §3.2.5.4).
+const SECONDARY_BUS: u8 = 0x19;
 const CAPABILITIES: u8 = 0x34;
 const CAP_MSIX: u8 = 0x11;
 /// A capability list has at most this many entries of 4 bytes; longer ones are loops.
@@ -57,6 +60,11 @@ impl Function {
             | u32::from(self.function & 7) << 8
             | u32::from(offset & 0xfc);
         bus.out32(CONFIG_ADDRESS, address);
+    }
+
+    /// The number of the bus behind it, if it is a bridge.
+    pub fn secondary(self, bus: &mut impl Bus) -> Option<u8> {
+        (self.read8(bus, HEADER_TYPE) & 0x7f == 1).then(|| self.read8(bus, SECONDARY_BUS))
     }
 
     /// Reads a byte of configuration space.
@@ -216,12 +224,11 @@ pub fn scan<B: Bus>(bus: &mut B, mut visit: impl FnMut(&mut B, Function, u16, u1
             while index < functions {
                 let function = Function { bus: number, device, function: index };
                 if let Some((vendor, id)) = function.id(bus) {
-                    let header = function.read8(bus, 0x0e);
+                    let header = function.read8(bus, HEADER_TYPE);
                     if index == 0 && header & 0x80 != 0 {
                         functions = 8;
                     }
-                    if header & 0x7f == 1 {
-                        let secondary = function.read8(bus, 0x19);
+                    if let Some(secondary) = function.secondary(bus) {
                         let (word, bit) = (usize::from(secondary >> 6), 1u64 << (secondary & 63));
                         todo[word] |= bit & !seen[word];
                     }

@@ -90,7 +90,7 @@ pub struct Program {
     devices: [Option<Slot>; MAX_DEVICES],
     refused: [Option<pci::Function>; MAX_REFUSED],
     next_scan: u64,
-    /// The highest number of a bus on which there is something.
+    /// The highest number of a bus, empty ones among them.
     last_bus: u8,
     power: power::Power,
     dirty: Dirty,
@@ -267,8 +267,8 @@ impl Program {
         self.forget_disks(bus);
         let (mut found, mut count) = ([None; MAX_DEVICES + MAX_DISKS + MAX_REFUSED], 0);
         let mut last_bus = 0;
-        pci::scan(bus, |_, function, vendor, device| {
-            last_bus = last_bus.max(function.bus);
+        pci::scan(bus, |bus, function, vendor, device| {
+            last_bus = last_bus.max(function.secondary(bus).unwrap_or(0));
             let is_memory = (vendor, device) == (virtio::VENDOR, mem::PCI_DEVICE);
             if (is_memory || disk::is_disk(vendor, device)) && count < found.len() {
                 found[count] = Some((function, is_memory));

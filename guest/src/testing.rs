@@ -81,8 +81,10 @@ pub(crate) struct Machine {
     pub(crate) output: String,
     scratch: u8,
     lcr: u8,
-    /// Slots to eject, where the machine has ACPI hot-plug; slots ejected.
+    /// Slots to eject, where the machine has ACPI hot-plug; of which bus; which is looked at; slots ejected.
     pub(crate) hotplug_down: Option<u32>,
+    pub(crate) hotplug_bus: u32,
+    hotplug_selected: u32,
     pub(crate) ejected: u32,
     pub(crate) pm_status: u16,
     pub(crate) port_writes: Vec<(u16, u32)>,
@@ -214,7 +216,8 @@ impl Bus for Machine {
     }
     fn in32(&mut self, port: u16) -> u32 {
         if let (Some(down), 0xae04 | 0xae10) = (self.hotplug_down, port) {
-            return if port == 0xae04 { down } else { 0 };
+            let here = self.hotplug_selected == self.hotplug_bus;
+            return if port == 0xae10 { self.hotplug_selected } else { down * u32::from(here) };
         }
         u32::from(self.in16(port)) | u32::from(self.in16(port + 2)) << 16
     }
@@ -231,6 +234,9 @@ impl Bus for Machine {
         if port == 0xcf8 {
             self.config_address = value;
             return;
+        }
+        if port == 0xae10 {
+            self.hotplug_selected = value;
         }
         if port == 0xae08 {
             self.ejected |= value;

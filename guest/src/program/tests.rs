@@ -284,6 +284,21 @@ fn slots_the_board_wants_back_are_ejected_once_they_are_empty() {
 }
 
 #[test]
+fn buses_behind_which_there_is_nothing_have_numbers_too() {
+    let (mut machine, mut program) = booted(vec![Device::new(1, 8, 0)], "");
+    let mut bridge = [0; 256];
+    (bridge[0], bridge[0x0e], bridge[0x19]) = (0x86, 1, 2);
+    machine.bridges.insert((0, 4, 0), bridge);
+    // The board counts from the newest bridge on, so that what is wanted may be any of them.
+    (machine.hotplug_bus, machine.hotplug_down) = (2, Some(1));
+    machine.now += 10_000_000_000;
+    settle(&mut machine, &mut program);
+    machine.now += 10_000_000_000;
+    settle(&mut machine, &mut program);
+    assert_eq!(machine.ejected, 1);
+}
+
+#[test]
 fn a_device_replaced_in_its_slot_is_taken_up_anew() {
     let (mut machine, mut program) = booted(vec![Device::new(1, 8, 2)], "");
     machine.lines();
