@@ -100,6 +100,20 @@ impl Rig {
         std::mem::take(&mut *self.events.lock().unwrap()).iter().map(text).collect()
     }
 
+    /// The events that come next, as [`Self::events`] has them: those of a device that is gone come later than the command.
+    pub(crate) fn next_events(&mut self) -> Vec<String> {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let events = self.events();
+            if !events.is_empty() {
+                return events;
+            }
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            assert!(!left.is_zero(), "no event came");
+            self.main.turn(Some(left)).unwrap();
+        }
+    }
+
     /// Lets the main loop do what was posted.
     pub(crate) fn turn(&mut self) {
         self.main.turn(Some(std::time::Duration::ZERO)).unwrap();

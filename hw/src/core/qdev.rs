@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use mainloop::Clock;
 use qapi::{Dict, Error, ErrorClass, Result, Value};
 use qom::{Class, Input, ObjectRef, Resolve, cast, valid_id};
 
@@ -330,7 +331,7 @@ pub(crate) fn undo_realize(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
 pub fn device_del(machine: &Arc<Machine>, id: &str) -> Result<()> {
     let device = find_device(machine, id)?;
     let dev = device.dev();
-    if dev.unplug_refused(machine.mainloop().now_ns(mainloop::Clock::Virtual) / 1_000_000) {
+    if dev.unplug_refused(machine.mainloop().now_ns(Clock::Virtual) / 1_000_000) {
         return Err(Error::generic(format!("Device {id} is already in the process of unplug")));
     }
     let bus = dev.parent_bus();
@@ -389,15 +390,20 @@ pub fn complete_unplug(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     }
 }
 
-/// The same for `device_del`, where no guest needs to be asked. The command is answered before the events come, as in QEMU, where a device lives a little longer than its command: libvirt waits
-/// for them from the answer on only.
+/// How long after `device_del` the events of a device come that no guest had to let go of, in nanoseconds: as long as one lives on in QEMU 10.0.2 until nobody can be looking at it any more.
+const GONE_NS: i64 = 50_000_000;
+
+/// The same for `device_del`, where no guest needs to be asked. The device is gone at once, the events come later, as in QEMU: libvirt 11.3 begins to wait for them when a thread of its own has
+/// seen the answer, misses those that were there before, and then waits for five seconds.
 fn complete_at_once(machine: &Arc<Machine>, device: &Arc<dyn Device>) {
     let gone = take_out(machine, device);
     let weak = Arc::downgrade(machine);
-    machine.mainloop().post(move || {
+    let mainloop = machine.mainloop();
+    let tell = move || {
         let Some(machine) = weak.upgrade() else { return };
         gone.into_iter().for_each(|(id, path)| machine.send_device_deleted(id, path));
-    });
+    };
+    mainloop.timer(Clock::Realtime, mainloop.now_ns(Clock::Realtime) + GONE_NS, tell).detach();
 }
 
 /// Takes a device out; ids and paths of it and of the devices on its buses, those first.

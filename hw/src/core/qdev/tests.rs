@@ -142,7 +142,7 @@ fn an_unplug_waits_for_the_guest_and_then_everything_is_gone() {
         "PCI: slot 1 function 0 not available for virtio-mem-pci, in use by PIIX3,id=(null)"
     );
     // Before the first millisecond of the guest's time is over a request counts for ever, as in QEMU.
-    while rig.machine.mainloop().now_ns(mainloop::Clock::Virtual) < 1_000_000 {
+    while rig.machine.mainloop().now_ns(Clock::Virtual) < 1_000_000 {
         rig.turn();
     }
     device_del(&rig.machine, "vm0").unwrap();

@@ -104,9 +104,8 @@ impl Ports {
             port.pending = pending.into();
             (port.room, port.throttled) = (0, false);
             let open = port.host_connected;
-            if guest_connected {
-                self.news.push(News::Guest(id, true));
-            }
+            // Of what the guest has closed, too: libvirt takes what it hears first for the state of the channel.
+            self.news.push(News::Guest(id, guest_connected));
             if open != host_connected {
                 self.tell(id, PORT_OPEN, open.into());
             }
