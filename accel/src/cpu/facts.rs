@@ -149,6 +149,8 @@ pub struct Facts {
     pub phys_bits: u32,
     /// Whether they are the host's.
     pub host_phys_bits: bool,
+    /// How many of the host's there are at most, 0 if there is no limit.
+    pub host_phys_bits_limit: u32,
     /// Hz; 0 is whatever the host has.
     pub tsc_frequency: u64,
     /// Whether what cannot be migrated was left out.
@@ -314,6 +316,7 @@ impl CpuModel {
             min_xlevel,
             phys_bits: self.phys_bits.unwrap_or(0),
             host_phys_bits: self.host_phys_bits,
+            host_phys_bits_limit: self.host_phys_bits_limit,
             tsc_frequency: self.tsc_frequency,
             migratable: self.migratable,
             l3_cache: self.l3_cache,

@@ -22,6 +22,8 @@ pub struct CpuModel {
     pub(super) switched: Vec<(&'static Feature, bool)>,
     pub(super) phys_bits: Option<u32>,
     pub(super) host_phys_bits: bool,
+    /// 0: none.
+    pub(super) host_phys_bits_limit: u32,
     pub(super) vendor: Option<[u8; 12]>,
     pub(super) family: Option<u32>,
     pub(super) model: Option<u32>,
@@ -166,6 +168,7 @@ impl CpuModel {
             switched: Vec::new(),
             phys_bits: None,
             host_phys_bits: base.is_max(),
+            host_phys_bits_limit: 0,
             vendor: None,
             family: None,
             model: None,
@@ -291,7 +294,10 @@ impl CpuModel {
 
     /// Whether the address bits are ones that a processor can have.
     fn check_phys_bits(&self) -> Result<()> {
-        match self.phys_bits {
+        // The host's are in the range; a limit counts where they do.
+        let limit = Some(self.host_phys_bits_limit).filter(|limit| (1..=52).contains(limit));
+        let bits = if self.host_phys_bits { limit } else { self.phys_bits };
+        match bits {
             Some(bits) if !(32..=52).contains(&bits) && bits != 0 => {
                 let text = format!("phys-bits should be between 32 and 52  (but is {bits})");
                 Err(Error::generic(text))
@@ -306,11 +312,12 @@ impl CpuModel {
         self.base
     }
 
-    /// Physical address bits, given the host's: a set `phys-bits`, else the host's for `host` and `max`, else 40.
+    /// Physical address bits, given the host's: a set `phys-bits`, else the host's for `host` and `max`, `host-phys-bits-limit` of them at most, else 40.
     #[must_use]
     pub fn phys_bits(&self, host: u32) -> u32 {
         match self.phys_bits {
             Some(bits) if bits != 0 && !self.host_phys_bits => bits,
+            _ if self.host_phys_bits && self.host_phys_bits_limit != 0 => host.min(self.host_phys_bits_limit),
             _ if self.host_phys_bits => host,
             _ => PLAIN_PHYS_BITS,
         }

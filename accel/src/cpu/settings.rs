@@ -167,6 +167,15 @@ pub static SETTINGS: &[Setting] = &[
         |f| f.host_phys_bits.into(),
         |m, v, path| v.to_bool(path).map(|on| m.host_phys_bits = on),
     ),
+    Setting {
+        type_name: "uint8",
+        ..number(
+            "host-phys-bits-limit",
+            0,
+            |f| f.host_phys_bits_limit.into(),
+            |m, v, path| v.to_uint(path, 8).map(|n| m.host_phys_bits_limit = n as u32),
+        )
+    },
     switch("check", true, |f| f.check.into(), |m, v, path| v.to_bool(path).map(|on| m.check = on)),
     switch("enforce", false, |f| f.enforce.into(), |m, v, path| v.to_bool(path).map(|on| m.enforce = on)),
     switch("kvm", true, |f| f.kvm.into(), |m, v, path| v.to_bool(path).map(|on| m.kvm = on)),

@@ -46,6 +46,15 @@ fn host_and_max_have_the_hosts_address_bits_unless_told() {
         assert_eq!(CpuModel::parse(&format!("{name},phys-bits=39")).unwrap().phys_bits(46), 39);
     }
     assert_eq!(CpuModel::parse("qemu64,host-phys-bits=on").unwrap().phys_bits(46), 46);
+    for (text, bits) in [
+        ("host,host-phys-bits-limit=40", 40),
+        ("host,host-phys-bits-limit=48", 46),
+        ("host,host-phys-bits-limit=0", 46),
+        ("host,phys-bits=39,host-phys-bits-limit=36", 39),
+        ("qemu64,host-phys-bits-limit=36", 40),
+    ] {
+        assert_eq!(CpuModel::parse(text).unwrap().phys_bits(46), bits, "{text}");
+    }
 }
 
 #[test]
@@ -79,6 +88,7 @@ fn errors_are_qemus() {
     global("base,unavailable-features=1", "Property 'base-x86_64-cpu.unavailable-features' is not writable");
     global("qemu64,phys-bits=x", "Parameter 'phys-bits' expects uint64");
     global("qemu64,level=x", "Parameter 'level' expects uint64");
+    global("host,host-phys-bits-limit=400", "Parameter 'host-phys-bits-limit' expects uint8_t");
     global("host,family=300", "parameter 'family' can be at most 270");
     global("host,model=256", "parameter 'model' can be at most 255");
     global("qemu64,stepping=-1", "parameter 'stepping' can be at most 15");
@@ -87,6 +97,7 @@ fn errors_are_qemus() {
     global("qemu64,sse4.1=maybe", "Parameter 'sse4.1' expects 'on' or 'off'");
     global("host,migratable=maybe", "Parameter 'migratable' expects 'on' or 'off'");
     assert_eq!(error("qemu64,phys-bits=1"), "phys-bits should be between 32 and 52  (but is 1)");
+    assert_eq!(error("host,host-phys-bits-limit=20"), "phys-bits should be between 32 and 52  (but is 20)");
 }
 
 #[test]
