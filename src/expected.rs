@@ -1,8 +1,8 @@
 //! Clients that are about to come when a start fails.
 //!
 //! Who hands over a socket that listens already (`-chardev socket,fd=N,server=on`: libvirt does, for its monitor) connects to it once, without trying again. If it finds
-//! nobody there and the process not yet gone, it can tell its user no more than that; whoever has connected sees the end and reads in the log why. So a start that fails ends a little later
-//! than it could.
+//! nobody there and the process not yet gone, it can tell its user no more than that; whoever has connected, and waits for the answer to its first command, sees the end and reads in the log
+//! why. An end that comes earlier libvirt 11.3 may see before it knows where the log is. So a start that fails ends a little later than it could.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -10,60 +10,119 @@ use std::time::Duration;
 use chardev::fds::Fds;
 use qom::options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{accept, sockopt};
+use rustix::net::{RecvFlags, SendFlags, accept, recv, send, sockopt};
 
-/// How long who comes may take: it goes on as soon as this process has been started.
+use crate::cli::{CommandLine, MonitorOption};
+use crate::vm;
+
+/// How long who comes may take, and then how long to say something: it goes on as soon as this process has been started.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The arguments of `-chardev` in a command line that may be wrong.
-pub(crate) fn chardevs(words: &[String]) -> impl Iterator<Item = &str> {
-    let is_option = |word: &str| matches!(word, "-chardev" | "--chardev");
-    words.windows(2).filter(move |pair| is_option(&pair[0])).map(|pair| pair[1].as_str())
+/// What a command line that may be wrong says of sockets and monitors.
+#[derive(Debug, Default)]
+pub(crate) struct Expected<'l> {
+    chardevs: Vec<&'l str>,
+    /// Arguments of `-mon`.
+    monitors: Vec<&'l str>,
 }
 
-/// Waits until somebody has connected to a socket that was handed over by one of these `-chardev`, for [`PATIENCE`] at most. Where there is none it does not wait.
-pub(crate) fn wait<'a>(chardevs: impl Iterator<Item = &'a str>) {
-    let sockets: Vec<OwnedFd> = chardevs.filter_map(handed_over).collect();
-    if sockets.is_empty() {
-        return;
+impl<'l> Expected<'l> {
+    /// Of a command line that could not be read.
+    pub(crate) fn in_words(words: &'l [String]) -> Self {
+        let of = |name: &str| {
+            let is = |word: &str| {
+                word.strip_prefix('-').is_some_and(|bare| bare.strip_prefix('-').unwrap_or(bare) == name)
+            };
+            words.windows(2).filter(|pair| is(&pair[0])).map(|pair| pair[1].as_str()).collect()
+        };
+        Self { chardevs: of("chardev"), monitors: of("mon") }
     }
-    let mut waiting: Vec<_> = sockets.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+
+    /// Of one that could.
+    pub(crate) fn in_line(line: &'l CommandLine) -> Self {
+        let monitors = line.monitors.iter().filter_map(|monitor| match monitor {
+            MonitorOption::Mon(raw) => Some(raw.text.as_str()),
+            _ => None,
+        });
+        Self {
+            chardevs: line.chardevs.iter().map(|raw| raw.text.as_str()).collect(),
+            monitors: monitors.collect(),
+        }
+    }
+
+    /// Waits until somebody has connected to a socket that was handed over, and where that is QMP's has asked something, for twice [`PATIENCE`] at most. Where there
+    /// is no such socket it does not wait.
+    pub(crate) fn wait(&self) {
+        let sockets: Vec<_> = self.chardevs.iter().filter_map(|text| handed_over(text)).collect();
+        if sockets.is_empty() {
+            return;
+        }
+        let came = ready(sockets.iter().map(|(_, socket)| socket));
+        for ((id, socket), _) in sockets.iter().zip(came).filter(|(_, came)| *came) {
+            // Who is taken in sees an end; who only stands at the door a reset, which says nothing to libvirt.
+            let Ok(client) = accept(socket) else { continue };
+            if self.is_qmp(id) {
+                hear(&client);
+            }
+        }
+    }
+
+    fn is_qmp(&self, chardev: &str) -> bool {
+        self.monitors.iter().any(|text| {
+            let parsed = options::options(text, Some("chardev"));
+            parsed.get("chardev") == Some(chardev) && parsed.get("mode") == Some("control")
+        })
+    }
+}
+
+/// Which of them have something to be read, or a client, once one has; all that time is there for is [`PATIENCE`].
+fn ready<'f>(sockets: impl Iterator<Item = &'f OwnedFd>) -> Vec<bool> {
+    let mut waiting: Vec<_> = sockets.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     // A signal ends it, too.
     let _ = Timespec::try_from(PATIENCE).map(|patience| poll(&mut waiting, Some(&patience)));
-    let came: Vec<_> = waiting.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
-    for (socket, _) in sockets.iter().zip(came).filter(|(_, came)| *came) {
-        // Who is taken in sees an end; who only stands at the door a reset, which says nothing to libvirt.
-        drop(accept(socket));
+    waiting.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect()
+}
+
+/// Greets a client and hears its first command: what is unread at the end would make a reset of it.
+fn hear(client: &OwnedFd) {
+    let greeting = format!("{}\r\n", qapi::json::to_string(&monitor::greeting(&vm::version())));
+    let greeted = send(client, greeting.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    if greeted.is_ok() && ready(std::iter::once(client)) == [true] {
+        let _ = recv(client, &mut [0; 0x1000], RecvFlags::DONTWAIT);
     }
 }
 
-/// The socket, if it listens.
-fn handed_over(chardev: &str) -> Option<OwnedFd> {
+/// Its name and the socket, if it listens.
+fn handed_over(chardev: &str) -> Option<(String, OwnedFd)> {
     let parsed = options::options(chardev, Some("backend"));
     let fd = parsed.get("fd").filter(|_| parsed.get("backend") == Some("socket"))?;
     let socket = Fds::default().socket(fd).ok()?;
-    sockopt::socket_acceptconn(&socket).ok()?.then_some(socket)
+    let id = parsed.get("id").unwrap_or_default().to_owned();
+    sockopt::socket_acceptconn(&socket).ok()?.then_some((id, socket))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
     use std::time::Instant;
 
     use super::*;
 
     #[test]
     fn only_sockets_that_listen_are_waited_at() {
-        let words = ["-chardev", "pty,id=a", "--chardev", "null,id=b", "-chardev"].map(str::to_owned);
-        assert_eq!(chardevs(&words).collect::<Vec<_>>(), ["pty,id=a", "null,id=b"]);
+        let words =
+            ["-chardev", "pty,id=a", "--chardev", "null,id=b", "-mon", "a", "-chardev"].map(str::to_owned);
+        let expected = Expected::in_words(&words);
+        assert_eq!((expected.chardevs, expected.monitors), (vec!["pty,id=a", "null,id=b"], vec!["a"]));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         let of = |fd: i32| handed_over(&format!("socket,id=m,fd={fd},server=on,wait=off"));
-        assert!(of(listener.as_raw_fd()).is_some());
+        assert_eq!(of(listener.as_raw_fd()).unwrap().0, "m");
         assert!(of(client.as_raw_fd()).is_none());
         assert!(of(1 << 20).is_none());
         for other in ["socket,id=m,path=s,server=on", "file,id=m,fd=1", "socket,id=m,fd=x"] {
@@ -77,15 +136,35 @@ mod tests {
         let path = folder.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let text = format!("socket,id=m,fd={},server=on,wait=off", listener.as_raw_fd());
+        let expected = Expected { chardevs: vec![&text], monitors: vec!["chardev=m,mode=readline"] };
         let begin = Instant::now();
-        wait([text.as_str()].into_iter());
+        expected.wait();
         assert!(begin.elapsed() >= PATIENCE);
         let mut client = UnixStream::connect(&path).unwrap();
         let begin = Instant::now();
-        wait([text.as_str()].into_iter());
-        wait(["pty,id=a"].into_iter());
+        expected.wait();
+        Expected { chardevs: vec!["pty,id=a"], monitors: vec![] }.wait();
         assert!(begin.elapsed() < PATIENCE);
         drop(listener);
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end, and no error");
+    }
+
+    #[test]
+    fn a_client_of_qmp_is_heard_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let text = format!("socket,id=m,fd={},server=on,wait=off", listener.as_raw_fd());
+        let client = thread::spawn(move || {
+            let mut lines = BufReader::new(UnixStream::connect(&path).unwrap());
+            let mut line = String::new();
+            lines.read_line(&mut line).unwrap();
+            lines.get_mut().write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
+            (line, lines.read(&mut [0]).unwrap())
+        });
+        Expected { chardevs: vec![&text], monitors: vec!["chardev=m,id=monitor,mode=control"] }.wait();
+        let (line, end) = client.join().unwrap();
+        assert!(line.starts_with(r#"{"QMP": {"#) && line.ends_with("\r\n"), "{line}");
+        assert_eq!(end, 0, "the end, and no error");
     }
 }

@@ -20,6 +20,7 @@ mod vm;
 use std::process::ExitCode;
 
 use cli::CommandLine;
+use expected::Expected;
 use report::Reporter;
 
 fn main() -> ExitCode {
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
         Err(error) => {
             report.error(&error);
-            expected::wait(expected::chardevs(&words));
+            Expected::in_words(&words).wait();
             ExitCode::FAILURE
         }
     }

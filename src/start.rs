@@ -31,7 +31,7 @@ use crate::config::{
 };
 use crate::daemon::{self, PidFile};
 use crate::describe::Description;
-use crate::expected;
+use crate::expected::Expected;
 use crate::help;
 use crate::log::{self, Logging};
 use crate::progress_line::ProgressLine;
@@ -90,7 +90,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
             // While monitors are still connected: who sees them hang up reads why, and finds it.
             report.error(&error);
             if !chardevs.list().iter().any(|info| is_served(&info.filename)) {
-                expected::wait(line.chardevs.iter().map(|raw| raw.text.as_str()));
+                Expected::in_line(line).wait();
             }
             return Ok(1);
         }

@@ -17,5 +17,6 @@ mod terminal;
 mod throttle;
 pub mod trace_events;
 
+pub use qmp::greeting;
 pub use server::{Backend, Conversation, Monitors, Version};
 pub use terminal::TerminalSettings;

@@ -12,7 +12,7 @@ use chardev::{CharEvent, Chardev, Frontend, Port};
 use qapi::{Dict, Value, json};
 
 use crate::descriptors::Descriptors;
-use crate::server::{Server, lock};
+use crate::server::{Server, Version, lock};
 pub(crate) use commands::SessionHandler;
 pub(crate) use oob::OobThread;
 use session::Request;
@@ -177,6 +177,12 @@ struct Monitor {
     peer: Weak<Peer>,
 }
 
+/// What a client is told first.
+pub fn greeting(version: &Version) -> Value {
+    let hello = Dict::new().with("version", commands::version(version)).with("capabilities", vec!["oob"]);
+    Dict::new().with("QMP", hello).into()
+}
+
 /// Starts QMP on `chardev`.
 pub(crate) fn attach(server: &Arc<Server>, chardev: &Arc<Chardev>, pretty: bool) -> qapi::Result<Arc<Peer>> {
     let peer = Arc::new(Peer {
@@ -200,9 +206,7 @@ impl Monitor {
 
     fn greet(&self) {
         let Some((server, peer)) = self.parties() else { return };
-        let hello =
-            Dict::new().with("version", commands::version(&server.version)).with("capabilities", vec!["oob"]);
-        peer.respond(&Dict::new().with("QMP", hello).into());
+        peer.respond(&greeting(&server.version));
     }
 }
 
