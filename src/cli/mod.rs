@@ -10,7 +10,7 @@ use qapi::{Error, Result};
 
 use qom::options::{Options, Pairs, keyval, options};
 pub(crate) use table::usage;
-use table::{Arg, absent, lookup};
+use table::{Arg, absent, can_be_none, lookup};
 
 /// An option's argument as it was written, to be parsed when its turn comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,8 +138,8 @@ impl CommandLine {
     }
 
     /// Options in canonical spelling with their arguments.
-    fn split(mut words: impl Iterator<Item = String>) -> Result<Vec<(&'static str, String)>> {
-        let mut list = Vec::new();
+    fn split(words: impl Iterator<Item = String>) -> Result<Vec<(&'static str, String)>> {
+        let (mut list, mut words) = (Vec::new(), words.peekable());
         while let Some(word) = words.next() {
             let Some(bare) = word.strip_prefix('-') else {
                 // QEMU takes a lone word for a disk image. Disks are not here yet, so neither is the guess.
@@ -149,6 +149,9 @@ impl CommandLine {
             };
             let name = bare.strip_prefix('-').unwrap_or(bare);
             let Some(option) = lookup(name) else {
+                if can_be_none(name) && words.next_if(|value| value == "none").is_some() {
+                    continue;
+                }
                 return Err(Error::generic(match absent(name) {
                     Some(why) => format!("{word} is not supported: {why}"),
                     None => format!("{word}: invalid option"),

@@ -193,6 +193,11 @@ pub(crate) fn absent(name: &str) -> Option<&'static str> {
     ABSENT.iter().find(|(_, names)| names.contains(&name)).map(|(why, _)| *why)
 }
 
+/// Whether QEMU takes `none` for its value, which asks for what there is.
+pub(crate) fn can_be_none(name: &str) -> bool {
+    ["gdb", "net", "nic", "parallel", "vga", "vnc"].contains(&name)
+}
+
 /// The option spelled `name` (without dash).
 pub(crate) fn lookup(name: &str) -> Option<&'static OptionInfo> {
     OPTIONS.iter().find(|o| o.name.strip_prefix('-') == Some(name) || o.aliases.contains(&name))

@@ -25,6 +25,10 @@ fn what_qemu_has_besides_is_refused_with_the_reason() {
     let disks = "there are no disks but those that vhost-user back ends serve";
     assert_eq!(message(&["-blockdev", "x"]), format!("-blockdev is not supported: {disks}"));
     assert_eq!(message(&["--usb"]), "--usb is not supported: there is no USB");
+    assert!(parse(&["-vga", "none", "--net", "none", "-parallel", "none", "-nic", "none"]).is_ok());
+    assert_eq!(message(&["-vga", "none,x"]), "-vga is not supported: there is no display");
+    assert_eq!(message(&["-parallel"]), "-parallel is not supported: there is no parallel port");
+    assert_eq!(message(&["-usb", "none"]), "-usb is not supported: there is no USB");
     assert!(table::OPTIONS.iter().all(|option| absent(&option.name[1..]).is_none()));
 }
 
