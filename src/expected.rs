@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use chardev::ChardevSet;
 use chardev::fds::Fds;
 use qom::options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,28 +51,46 @@ impl<'l> Expected<'l> {
         }
     }
 
-    /// Waits until somebody has connected to a socket that was handed over, and where that is QMP's has asked something, for twice [`PATIENCE`] at most. Where there
-    /// is no such socket it does not wait.
-    pub(crate) fn wait(&self) {
-        let sockets: Vec<_> = self.chardevs.iter().filter_map(|text| handed_over(text)).collect();
-        if sockets.is_empty() {
-            return;
+    /// Waits until clients of QMP have asked something. Where none is connected (to a device of the `set`), it first waits until somebody comes to a socket that was handed over. Each
+    /// wait is for [`PATIENCE`] at most; there is none where there is no such socket.
+    pub(crate) fn wait(&self, set: Option<&ChardevSet>) {
+        let connected = |id: String| Some(set?.get(&id)?.connection()?.socket);
+        let mut clients: Vec<OwnedFd> = self.qmp().filter_map(connected).collect();
+        if clients.is_empty() {
+            clients = self.newcomers();
         }
-        let came = ready(sockets.iter().map(|(_, socket)| socket));
-        for ((id, socket), _) in sockets.iter().zip(came).filter(|(_, came)| *came) {
-            // Who is taken in sees an end; who only stands at the door a reset, which says nothing to libvirt.
-            let Ok(client) = accept(socket) else { continue };
-            if self.is_qmp(id) {
-                hear(&client);
+        for client in &clients {
+            // What is unread at the end would make a reset of it.
+            if ready(std::iter::once(client)) == [true] {
+                let _ = recv(client, &mut [0; 0x1000], RecvFlags::DONTWAIT);
             }
         }
     }
 
-    fn is_qmp(&self, chardev: &str) -> bool {
-        self.monitors.iter().any(|text| {
+    /// Takes in who comes to a socket that was handed over, and greets those that come to QMP, which are returned.
+    fn newcomers(&self) -> Vec<OwnedFd> {
+        let sockets: Vec<_> = self.chardevs.iter().filter_map(|text| handed_over(text)).collect();
+        if sockets.is_empty() {
+            return Vec::new();
+        }
+        let came = ready(sockets.iter().map(|(_, socket)| socket));
+        let came = sockets.iter().zip(came).filter(|(_, came)| *came);
+        // Who is taken in sees an end; who only stands at the door a reset, which says nothing to libvirt.
+        let clients = came.filter_map(|((id, socket), _)| Some((id, accept(socket).ok()?)));
+        let greeting = format!("{}\r\n", qapi::json::to_string(&monitor::greeting(&vm::version())));
+        let greet =
+            |client: &OwnedFd| send(client, greeting.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        let is_qmp = |id: &String| self.qmp().any(|qmp| qmp == *id);
+        clients.filter(|(id, client)| is_qmp(id) && greet(client).is_ok()).map(|(_, client)| client).collect()
+    }
+
+    /// Names of the character devices on which QMP is spoken.
+    fn qmp(&self) -> impl Iterator<Item = String> {
+        let spoken = |text: &&str| {
             let parsed = options::options(text, Some("chardev"));
-            parsed.get("chardev") == Some(chardev) && parsed.get("mode") == Some("control")
-        })
+            parsed.get("chardev").filter(|_| parsed.get("mode") == Some("control")).map(str::to_owned)
+        };
+        self.monitors.iter().filter_map(spoken)
     }
 }
 
@@ -81,15 +100,6 @@ fn ready<'f>(sockets: impl Iterator<Item = &'f OwnedFd>) -> Vec<bool> {
     // A signal ends it, too.
     let _ = Timespec::try_from(PATIENCE).map(|patience| poll(&mut waiting, Some(&patience)));
     waiting.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect()
-}
-
-/// Greets a client and hears its first command: what is unread at the end would make a reset of it.
-fn hear(client: &OwnedFd) {
-    let greeting = format!("{}\r\n", qapi::json::to_string(&monitor::greeting(&vm::version())));
-    let greeted = send(client, greeting.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-    if greeted.is_ok() && ready(std::iter::once(client)) == [true] {
-        let _ = recv(client, &mut [0; 0x1000], RecvFlags::DONTWAIT);
-    }
 }
 
 /// Its name and the socket, if it listens.
@@ -108,6 +118,9 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::thread;
     use std::time::Instant;
+
+    use chardev::{Legacy, parse_legacy};
+    use mainloop::MainLoop;
 
     use super::*;
 
@@ -138,12 +151,12 @@ mod tests {
         let text = format!("socket,id=m,fd={},server=on,wait=off", listener.as_raw_fd());
         let expected = Expected { chardevs: vec![&text], monitors: vec!["chardev=m,mode=readline"] };
         let begin = Instant::now();
-        expected.wait();
+        expected.wait(None);
         assert!(begin.elapsed() >= PATIENCE);
         let mut client = UnixStream::connect(&path).unwrap();
         let begin = Instant::now();
-        expected.wait();
-        Expected { chardevs: vec!["pty,id=a"], monitors: vec![] }.wait();
+        expected.wait(None);
+        Expected { chardevs: vec!["pty,id=a"], monitors: vec![] }.wait(None);
         assert!(begin.elapsed() < PATIENCE);
         drop(listener);
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end, and no error");
@@ -162,9 +175,33 @@ mod tests {
             lines.get_mut().write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
             (line, lines.read(&mut [0]).unwrap())
         });
-        Expected { chardevs: vec![&text], monitors: vec!["chardev=m,id=monitor,mode=control"] }.wait();
+        Expected { chardevs: vec![&text], monitors: vec!["chardev=m,id=monitor,mode=control"] }.wait(None);
         let (line, end) = client.join().unwrap();
         assert!(line.starts_with(r#"{"QMP": {"#) && line.ends_with("\r\n"), "{line}");
         assert_eq!(end, 0, "the end, and no error");
+    }
+
+    #[test]
+    fn a_client_that_was_greeted_is_heard_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let mut main = MainLoop::new().unwrap();
+        let set = ChardevSet::new(main.handle());
+        let text = format!("unix:{},server=on,wait=off", path.display());
+        let Ok(Legacy::New(options)) = parse_legacy("m", &text) else { panic!("{text}") };
+        let chardev = set.add(&options, &mut |_| {}).unwrap();
+        let mut client = UnixStream::connect(&path).unwrap();
+        while chardev.connection().is_none() {
+            main.turn(None).unwrap();
+        }
+        let text = format!("socket,{text}");
+        let expected = Expected { chardevs: vec![&text], monitors: vec!["chardev=m,mode=control"] };
+        let begin = Instant::now();
+        expected.wait(Some(&set));
+        assert!(begin.elapsed() >= PATIENCE, "for what it has to say");
+        client.write_all(b"a command").unwrap();
+        expected.wait(Some(&set));
+        drop((set, chardev, main));
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end, and no error");
     }
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
         Err(error) => {
             report.error(&error);
-            Expected::in_words(&words).wait();
+            Expected::in_words(&words).wait(None);
             ExitCode::FAILURE
         }
     }

@@ -89,9 +89,7 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
         Err(error) => {
             // While monitors are still connected: who sees them hang up reads why, and finds it.
             report.error(&error);
-            if !chardevs.list().iter().any(|info| is_served(&info.filename)) {
-                Expected::in_line(line).wait();
-            }
+            Expected::in_line(line).wait(Some(&chardevs));
             return Ok(1);
         }
     };
@@ -105,11 +103,6 @@ pub(crate) fn run(line: &CommandLine, report: &mut Reporter) -> Result<i32> {
     drop(running.pid_file);
     trace::log::finish();
     Ok(code)
-}
-
-/// Whether a socket that is called so has a client.
-fn is_served(filename: &str) -> bool {
-    filename.contains(",server=on") && !filename.starts_with("disconnected:")
 }
 
 /// What talks to people and clients; it is there before the machine, and outlives it.

@@ -119,6 +119,11 @@ impl Chardev {
         self.backend.queued()
     }
 
+    /// As [`Port::connection`], for who looks at a device that is another's.
+    pub fn connection(&self) -> Option<Connection> {
+        self.backend.connection()
+    }
+
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
     }
