@@ -34,7 +34,7 @@ pub(super) fn kernel_knows_what_it_runs_on(guest: &mut Linux) {
     ] {
         assert_eq!(guest.run(&format!("cat /sys/class/dmi/id/{file}")), text, "{file}");
     }
-    // The place is one of -smp's: its processors and its memory are said.
+    // Processors and memory are told of beside what was given, and not what the board is without.
     let entries = guest.run("cat /sys/firmware/dmi/entries/*/type | sort -n | uniq | tr '\\n' ' '");
     assert_eq!(entries, "0 1 2 3 4 16 17 19 32 127 ");
 }

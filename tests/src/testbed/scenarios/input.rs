@@ -1,4 +1,4 @@
-//! The keyboard.
+//! Keyboard and mouse.
 
 use serde_json::json;
 
