@@ -13,7 +13,7 @@ use qom::options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, accept, recv, send, sockopt};
 
-use crate::cli::{CommandLine, MonitorOption};
+use crate::cli::{CommandLine, MonitorOption, option_name};
 use crate::vm;
 
 /// How long who comes may take, and then how long to say something: it goes on as soon as this process has been started.
@@ -31,10 +31,11 @@ impl<'l> Expected<'l> {
     /// Of a command line that could not be read.
     pub(crate) fn in_words(words: &'l [String]) -> Self {
         let of = |name: &str| {
-            let is = |word: &str| {
-                word.strip_prefix('-').is_some_and(|bare| bare.strip_prefix('-').unwrap_or(bare) == name)
-            };
-            words.windows(2).filter(|pair| is(&pair[0])).map(|pair| pair[1].as_str()).collect()
+            words
+                .windows(2)
+                .filter(|pair| option_name(&pair[0]) == Some(name))
+                .map(|pair| pair[1].as_str())
+                .collect()
         };
         Self { chardevs: of("chardev"), monitors: of("mon") }
     }

@@ -79,7 +79,7 @@ pub use options::{
 };
 pub use ringbuf::DataFormat;
 pub use set::{ChardevInfo, ChardevSet, Notice};
-pub use socket::address::{Listener, connect, listen};
+pub use socket::address::{Listener, SocketPath, connect, listen};
 pub use socket::receive_within;
 pub use tty::Terminal;
 pub use yank::{YankInstances, YankRegistration};

@@ -5,8 +5,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use chardev::SocketPath;
 use chardev::fds::Fds;
 use qapi::types::{InetSocketAddress, NetdevDgramOptions, SocketAddress, UnixSocketAddress};
 use qapi::{Error, Result, strerror};
@@ -36,37 +37,8 @@ enum To {
     Inet(SocketAddrV4),
     Unix {
         remote: SocketAddrUnix,
-        _local: Place,
+        _local: SocketPath,
     },
-}
-
-/// A socket's file, which goes with it unless another one is there by then.
-struct Place {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-impl Place {
-    /// Of a socket that was just bound to `path`.
-    fn new(path: &str) -> Self {
-        // A daemon changes its folder later; the path must still name this socket then.
-        let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
-        let identity = Self::identity(&path);
-        Self { path, identity }
-    }
-
-    fn identity(path: &Path) -> Option<(u64, u64)> {
-        rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if Self::identity(&self.path) == self.identity {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 fn failed(text: &str, errno: Errno) -> Error {
@@ -171,7 +143,7 @@ fn by_unix(local: &UnixSocketAddress, remote: &UnixSocketAddress) -> Result<(Dgr
     let fd = socket(AddressFamily::UNIX)?;
     bind(&fd, &here).map_err(|errno| failed(&format!("can't bind unix={} to socket", local.path), errno))?;
     let info = format!("udp={}:{}", local.path, remote.path);
-    Ok((Dgram { fd, to: To::Unix { remote: there, _local: Place::new(&local.path) } }, info))
+    Ok((Dgram { fd, to: To::Unix { remote: there, _local: SocketPath::new(Path::new(&local.path)) } }, info))
 }
 
 /// What binding will say better.

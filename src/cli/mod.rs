@@ -116,6 +116,12 @@ pub(crate) struct CommandLine {
     pub(crate) warnings: Vec<String>,
 }
 
+/// The name of the option that a word is, without its dashes: two are as good as one.
+pub(crate) fn option_name(word: &str) -> Option<&str> {
+    let bare = word.strip_prefix('-')?;
+    Some(bare.strip_prefix('-').unwrap_or(bare))
+}
+
 impl CommandLine {
     /// Parses the words after the program's name.
     ///
@@ -141,13 +147,12 @@ impl CommandLine {
     fn split(words: impl Iterator<Item = String>) -> Result<Vec<(&'static str, String)>> {
         let (mut list, mut words) = (Vec::new(), words.peekable());
         while let Some(word) = words.next() {
-            let Some(bare) = word.strip_prefix('-') else {
+            let Some(name) = option_name(&word) else {
                 // QEMU takes a lone word for a disk image. Disks are not here yet, so neither is the guess.
                 return Err(Error::generic(format!(
                     "{word}: disk images are not supported, and this is no option"
                 )));
             };
-            let name = bare.strip_prefix('-').unwrap_or(bare);
             let Some(option) = lookup(name) else {
                 if can_be_none(name) && words.next_if(|value| value == "none").is_some() {
                     continue;

@@ -25,10 +25,39 @@ const BACKLOG: i32 = 1;
 /// A listening socket; its path goes with it.
 #[derive(Debug)]
 pub struct Listener {
+    // Before the socket, so that nobody finds a path at which nobody listens.
+    _path: Option<SocketPath>,
     pub(crate) fd: OwnedFd,
-    path: Option<PathBuf>,
-    /// Of the socket at `path`, so that another one in its place stays.
+}
+
+/// The file of a unix socket: it goes with this, unless another one is in its place by then.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
     identity: Option<(u64, u64)>,
+}
+
+impl SocketPath {
+    /// Of a socket that is bound to `path`.
+    pub fn new(path: &Path) -> Self {
+        // A daemon changes its folder later; the path must still name this socket then.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { identity: Self::identity(&path), path }
+    }
+
+    /// What tells the file at `path` from others.
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        if Self::identity(&self.path) == self.identity {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Listener {
@@ -50,22 +79,6 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && identity(path) == self.identity
-        {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// What tells the file at `path` from others.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    rustix::fs::lstat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// `TEXT: REASON`.
@@ -156,24 +169,22 @@ pub fn listen(address: &SocketAddress, fds: &Fds) -> Result<Listener> {
         SocketAddress::Inet { host, port, to, ipv4, ipv6, extra } => {
             let addresses = resolve(host, port, (*ipv4, *ipv6), extra.numeric)?;
             let fd = listen_inet(&addresses, *to, *extra)?;
-            Ok(Listener { fd, path: None, identity: None })
+            Ok(Listener { _path: None, fd })
         }
         SocketAddress::Fd(text) => {
             let fd = fds.socket(text)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("Failed to use socket", errno))?;
             listen_socket(&fd, BACKLOG).map_err(|errno| failed("Failed to listen on fd socket", errno))?;
             // Whoever opened it leaves its path to us, as to QEMU.
-            let path = own_path(&fd);
-            Ok(Listener { fd, identity: path.as_deref().and_then(identity), path })
+            Ok(Listener { _path: own_path(&fd), fd })
         }
     }
 }
 
 /// The path that a socket is bound to.
-fn own_path(fd: &OwnedFd) -> Option<PathBuf> {
+fn own_path(fd: &OwnedFd) -> Option<SocketPath> {
     let local = SocketAddrUnix::try_from(getsockname(fd).ok()?).ok()?;
-    let path = Path::new(OsStr::from_bytes(local.path_bytes()?));
-    std::path::absolute(path).ok()
+    Some(SocketPath::new(Path::new(OsStr::from_bytes(local.path_bytes()?))))
 }
 
 fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {
@@ -190,10 +201,7 @@ fn listen_unix(path: &str, abstract_: bool, tight: bool) -> Result<Listener> {
         }
     }
     bind(&fd, &address).map_err(|errno| failed(&format!("Failed to bind socket to {path}"), errno))?;
-    // A daemon changes its folder later; the path must still name this socket then.
-    let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let path = (!abstract_).then(absolute);
-    let listener = Listener { fd, identity: path.as_deref().and_then(identity), path };
+    let listener = Listener { _path: (!abstract_).then(|| SocketPath::new(Path::new(path))), fd };
     listen_socket(&listener.fd, BACKLOG).map_err(|errno| failed("Failed to listen on socket", errno))?;
     Ok(listener)
 }

@@ -229,6 +229,23 @@ pub const BOOTS: &[Boot] = &[
     },
 ];
 
+/// What is claimed of a machine on which a kernel has a driver for everything.
+const OF_FULL_KERNELS: &[Claim] = claims![
+    cpus::cpus_and_memory,
+    dmesg::dmesg_has_no_warning_of_its_own,
+    firmware::kernel_knows_what_it_runs_on,
+    firmware::kernel_has_the_generation_id,
+    input::keys_are_typed,
+    input::mouse_is_found,
+    virtio::entropy,
+    virtio::console_both_ways,
+    virtio::balloon_up_and_down,
+    hotplug::device_comes_and_goes,
+    hotplug::dimm_comes_and_goes,
+    input::three_keys_reset,
+    power::powerdown_is_a_button_press,
+];
+
 /// What needs drivers that kernels for clouds are without. Without `vmport` it is the PS/2 mouse that they find on QEMU, too.
 pub const FULL_BOOTS: &[Boot] = &[
     Boot {
@@ -248,40 +265,13 @@ pub const FULL_BOOTS: &[Boot] = &[
         name: "q35-full",
         options: &["-machine q35,vmport=off -smp 2 -m 512M,slots=2,maxmem=4G", PCI_DEVICES, PORT, KNOWN],
         append: "",
-        claims: claims![
-            cpus::cpus_and_memory,
-            dmesg::dmesg_has_no_warning_of_its_own,
-            firmware::kernel_knows_what_it_runs_on,
-            firmware::kernel_has_the_generation_id,
-            input::keys_are_typed,
-            input::mouse_is_found,
-            virtio::entropy,
-            virtio::console_both_ways,
-            virtio::balloon_up_and_down,
-            hotplug::device_comes_and_goes,
-            hotplug::dimm_comes_and_goes,
-            input::three_keys_reset,
-            power::powerdown_is_a_button_press,
-        ],
+        claims: OF_FULL_KERNELS,
     },
     Boot {
         name: "pc-full",
         options: &["-machine pc,vmport=off -smp 2 -m 512M,slots=2,maxmem=4G", PCI_DEVICES, KNOWN],
         append: "",
-        claims: claims![
-            cpus::cpus_and_memory,
-            dmesg::dmesg_has_no_warning_of_its_own,
-            firmware::kernel_knows_what_it_runs_on,
-            firmware::kernel_has_the_generation_id,
-            input::keys_are_typed,
-            input::mouse_is_found,
-            virtio::entropy,
-            virtio::balloon_up_and_down,
-            hotplug::device_comes_and_goes,
-            hotplug::dimm_comes_and_goes,
-            input::three_keys_reset,
-            power::powerdown_is_a_button_press,
-        ],
+        claims: OF_FULL_KERNELS,
     },
 ];
 

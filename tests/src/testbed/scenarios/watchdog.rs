@@ -47,6 +47,7 @@ pub(super) fn driver_finds_it(guest: &mut Linux) {
 
 pub(super) fn stays_quiet_while_it_is_fed(guest: &mut Linux) {
     feed(guest);
+    // Longer than it bears: that nothing comes is no event that could be awaited.
     guest.run("sleep 15");
     let left = guest.number("cat /sys/class/watchdog/watchdog0/timeleft");
     assert!(left <= 12, "{left} seconds of twice six");
